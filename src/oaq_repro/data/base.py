@@ -1,0 +1,152 @@
+"""What all data modules share: loaders, subsets, seeds and the fingerprint."""
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader
+
+from oaq_repro.data.checks import check_integer, unexpected
+from oaq_repro.data.loading import ErrorCollate, Loader, Samples, Shuffle, View
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+Transform = Callable[[Any, Any], Any]
+
+
+class DataModule(pl.LightningDataModule, ABC):
+    """Training, calibration and held-out samples of one task.
+
+    `root` is the data folder, `image_size` the side (or height and width) of what the network sees,
+    `subset` and `val_subset` keep only so many samples (balanced over the classes for classification,
+    the first ones otherwise), `mean` and `std` normalise channels of [0, 1]. `seed` fixes the order
+    and every random transform: sample i of epoch e is the same for any number of workers, and after a resume.
+    Subclasses read samples (`read`) and say how they are transformed (`transform`).
+    """
+
+    task: str
+
+    def __init__(
+        self,
+        *,
+        root: str | Path | None,
+        batch_size: int,
+        image_size: int | Sequence[int],
+        seed: int,
+        num_workers: int = 0,
+        subset: int | None = None,
+        val_subset: int | None = None,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+    ) -> None:
+        super().__init__()
+        self.root = None if root is None else Path(root).expanduser()
+        self.batch_size = check_integer("batch_size", batch_size, 1)
+        self.num_workers = check_integer("num_workers", num_workers, 0)
+        self.seed = check_integer("seed", seed, 0)
+        self.subset = None if subset is None else check_integer("subset", subset, 1)
+        self.val_subset = None if val_subset is None else check_integer("val_subset", val_subset, 1)
+        sides = [image_size, image_size] if isinstance(image_size, int) else list(image_size)
+        if len(sides) != 2:
+            raise unexpected("data.image_size", sides, "one side or [height, width]")
+        self.size = (check_integer("image_size", sides[0], 1), check_integer("image_size", sides[1], 1))
+        self.mean, self.std = [float(v) for v in mean], [float(v) for v in std]
+        if len(self.mean) not in (1, 3) or len(self.mean) != len(self.std) or min(self.std) <= 0:
+            raise unexpected("data.mean, data.std", f"{self.mean}, {self.std}", "as many as channels, std above 0")
+        self._splits: tuple[Samples, Samples] | None = None
+
+    @abstractmethod
+    def read(self) -> tuple[Samples, Samples]:
+        """Read the annotations of the training and the held-out split; InputError on trouble."""
+
+    @abstractmethod
+    def transform(self, train: bool) -> Transform:
+        """Return (image, target) -> sample, augmenting when `train`."""
+
+    @abstractmethod
+    def collate(self, samples: list[Any]) -> Any:
+        """Join samples to a batch."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names; of the foreground only for detection (label 1 is the first), of all indices otherwise."""
+        return self.splits[0].classes
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Channels, height, width of a training sample as the network sees it."""
+        return (len(self.mean), *self.size)
+
+    @property
+    def splits(self) -> tuple[Samples, Samples]:
+        """Training and held-out samples after `subset` and `val_subset`; read at the first use."""
+        if self._splits is None:
+            self.prepare_data()
+            train, val = self.read()
+            self._splits = (self._cut(train, self.subset, "subset"), self._cut(val, self.val_subset, "val_subset"))
+        return self._splits
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the annotations and check the layout. Raises InputError naming file, field, found, expected."""
+        train, val = self.splits
+        if len(train) < self.batch_size:
+            raise unexpected("data.batch_size", self.batch_size, f"at most the {len(train)} training samples")
+        if not len(val):
+            raise unexpected(self.root, "no held-out samples", "at least one")
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 (hex) of task, classes, and names and annotations of all samples; no paths, no pixels."""
+        digest = hashlib.sha256(json.dumps([self.task, self.classes]).encode())
+        for samples in self.splits:
+            digest.update(b"split")
+            for index in samples.indices:
+                identity = samples.identity(int(index))
+                digest.update(len(identity).to_bytes(8, "little") + identity)
+        return digest.hexdigest()
+
+    def train_dataloader(self) -> DataLoader:
+        """Augmented training samples in a seeded random order; the last incomplete batch is dropped."""
+        view = View(self.splits[0], self.transform(train=True), self.seed)
+        return self._loader(view, sampler=Shuffle(len(view), self.seed), drop_last=True)
+
+    def calibration_dataloader(self) -> DataLoader:
+        """Training samples in order under the evaluation transform."""
+        return self._loader(View(self.splits[0], self.transform(train=False), None))
+
+    def val_dataloader(self) -> DataLoader:
+        """Held-out samples in order under the evaluation transform."""
+        return self._loader(View(self.splits[1], self.transform(train=False), None))
+
+    def _loader(self, view: View, **how: Any) -> DataLoader:
+        return Loader(
+            view,
+            batch_size=self.batch_size,
+            num_workers=self.num_workers,
+            collate_fn=ErrorCollate(self.collate),
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            **how,
+        )
+
+    def _cut(self, samples: Samples, count: int | None, field: str) -> Samples:
+        if count is None:
+            return samples
+        if count > len(samples):
+            raise unexpected(f"data.{field}", count, f"at most the {len(samples)} samples of that split")
+        return samples.cut(first_balanced(samples.labels(), count))
+
+
+def first_balanced(labels: np.ndarray, count: int) -> np.ndarray:
+    """Return positions of the first `count` samples, taken round robin over the labels, in ascending order."""
+    rank = np.empty(len(labels), dtype=np.int64)
+    for label in np.unique(labels):
+        where = np.flatnonzero(labels == label)
+        rank[where] = np.arange(len(where))
+    return np.sort(np.lexsort((labels, rank))[:count])

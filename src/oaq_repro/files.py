@@ -1,0 +1,40 @@
+"""Atomic writes: a reader sees the old file or the new one, never half of one."""
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from oaq_repro.errors import InputError
+
+
+def write_atomic(path: Path | str, write: Callable[[Path], None] | str | bytes) -> Path:
+    """Write a file beside `path` and rename it into place.
+
+    `write` is the content, or a function that writes to the path it is given (for writers such as
+    `np.savez` or `plt.savefig`; that path keeps the suffix of `path`).
+    Raises InputError when the disk refuses; whatever stood at `path` before is untouched then.
+    """
+    path = Path(path)
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
+        os.close(handle)
+        temporary = Path(name)
+        if callable(write):
+            write(temporary)
+        elif isinstance(write, bytes):
+            temporary.write_bytes(write)
+        else:
+            temporary.write_text(write, encoding="utf-8")
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)  # mkstemp makes private files; results are for everybody
+        os.replace(temporary, path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror or error}); nothing at that place was changed") from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+    return path

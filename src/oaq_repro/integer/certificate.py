@@ -1,0 +1,104 @@
+"""Exact worst cases: can any input whatever make a layer's accumulators overflow?
+
+With codes a in [0, q_max] every product's extremes are reached independently of all others, so the extremes of a
+partial sum are sums of extremes: no estimate. Wrapping registers hold sums of (a - z) * w, saturating ones sums of
+a * w (see `quant.accumulator`). Zero padding is a code z, inside the range, so the bound holds with padding; it is
+reached wherever a window lies inside the image. Source: A2Q (arXiv 2308.13504) bounds the same sums by the l1 norm of
+the weights; the exact form with signs is our choice.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from oaq_repro.errors import InputError
+from oaq_repro.integer.nodes import Conv, Layer, Linear, QParams
+from oaq_repro.quant.accumulator import Accumulator
+
+DEFAULT_BLOCK_BITS = 16  # the register that a 32-bit layer's blocks are asked for
+
+
+@dataclass(frozen=True, eq=False)
+class Certificate:
+    """What is possible in one layer.
+
+    lower, upper: smallest and largest reachable partial sum under `accumulator`, lower <= 0 <= upper, over all outputs.
+    worst_case: max(upper / maximum, lower / minimum); certified: no partial sum can leave the register.
+    longest_block: the largest B for which no aligned block of B consecutive products can leave a register of
+    `block_bits` bits, in any output channel; K where the whole sum cannot; 0 where there is no such B.
+    longest_block_per_channel: the same for each output channel alone, int64 [O].
+    """
+
+    name: str
+    accumulator: Accumulator
+    lower: int
+    upper: int
+    worst_case: float
+    certified: bool
+    block_bits: int
+    longest_block: int
+    longest_block_per_channel: np.ndarray
+
+
+def certify(layer: Layer, q: QParams, accumulator: Accumulator | None = None) -> Certificate:
+    """Certificate of a layer whose input has QParams `q`, under its own accumulator or another one.
+
+    Blocks are asked for the accumulator's bits, or for 16 where it has 32.
+    """
+    if not isinstance(layer, Conv | Linear):
+        raise InputError(f"certificate: found {type(layer).__name__}, expected a Conv or Linear node")
+    policy = layer.accumulator if accumulator is None else accumulator
+    lowest, highest = product_range(layer.matrix, q, policy)
+    lower = int(partial_sums(lowest, policy).min())
+    upper = int(partial_sums(highest, policy).max())
+    block_bits = policy.bits if policy.bits < 32 else DEFAULT_BLOCK_BITS
+    longest, per_channel = longest_blocks(lowest, highest, block_bits)
+    return Certificate(
+        name=layer.name,
+        accumulator=policy,
+        lower=lower,
+        upper=upper,
+        worst_case=max(upper / policy.maximum, lower / policy.minimum),
+        certified=policy.minimum <= lower and upper <= policy.maximum,
+        block_bits=block_bits,
+        longest_block=longest,
+        longest_block_per_channel=per_channel,
+    )
+
+
+def product_range(matrix: np.ndarray, q: QParams, accumulator: Accumulator) -> tuple[np.ndarray, np.ndarray]:
+    """Smallest (<= 0) and largest (>= 0) value of every product, int64 [O, K], for weights int8 [O, K]."""
+    zero_point = q.zero_point if accumulator.overflow == "wrap" else 0
+    weight = matrix.astype(np.int64)
+    at_zero, at_top = -zero_point * weight, (q.q_max - zero_point) * weight
+    return np.minimum(at_zero, at_top), np.maximum(at_zero, at_top)
+
+
+def partial_sums(products: np.ndarray, accumulator: Accumulator) -> np.ndarray:
+    """Partial sums int64 [O, parts] of products [O, K], as the accumulator splits them."""
+    outputs, depth = products.shape
+    length = min(accumulator.lanes if accumulator.block is None else accumulator.block, depth)
+    padded = np.pad(products, ((0, 0), (0, -depth % length))).reshape(outputs, -1, length)
+    return padded.sum(axis=2 if accumulator.block is not None else 1)
+
+
+def longest_blocks(lowest: np.ndarray, highest: np.ndarray, bits: int) -> tuple[int, np.ndarray]:
+    """Largest safe aligned block for all channels together and for each alone, int64 [O]; 0 where no block is safe.
+
+    Every B is tried: a longer block can be safe where a shorter one is not, because its borders lie elsewhere.
+    """
+    outputs, depth = lowest.shape
+    minimum, maximum = -(1 << (bits - 1)), (1 << (bits - 1)) - 1
+    zeros = np.zeros((1, outputs), np.int64)
+    sums_low = np.concatenate([zeros, np.cumsum(lowest.T, axis=0)])
+    sums_high = np.concatenate([zeros, np.cumsum(highest.T, axis=0)])
+    together, alone = 0, np.zeros(outputs, np.int64)
+    for block in range(depth, 0, -1):
+        borders = np.append(np.arange(0, depth, block), depth)
+        low, high = np.diff(sums_low[borders], axis=0), np.diff(sums_high[borders], axis=0)
+        fits = (low.min(axis=0) >= minimum) & (high.max(axis=0) <= maximum)
+        alone = np.where((alone == 0) & fits, block, alone)
+        if fits.all():
+            together = block
+            break
+    return together, alone

@@ -1,0 +1,1 @@
+"""One file per method in the tables: what differs, nothing else."""

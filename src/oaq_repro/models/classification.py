@@ -1,0 +1,34 @@
+"""MobileNetV1, MobileNetV2 and ResNets as classifiers, at any width and for small images too."""
+
+from oaq_repro.errors import InputError
+from oaq_repro.models.backbones import Stem, create, shrink_stem
+from oaq_repro.models.checkpoint import load_backbone, load_checkpoint
+from oaq_repro.models.network import Network, check_input_shape
+
+
+def build(
+    num_classes: int,
+    input_shape: tuple[int, int, int],
+    arch: str = "mobilenetv1",
+    width: float = 1.0,
+    stem: Stem = "imagenet",
+    pretrained: bool = False,
+    checkpoint: str | None = None,
+    backbone_checkpoint: str | None = None,
+) -> Network:
+    """A classifier: image float32 [N, C, H, W] -> logits float32 [N, num_classes].
+
+    `stem="small"` keeps only as many stride-2 stages as let the image end at a map of about 4x4 (CIFAR, digits).
+    `pretrained` starts from timm's ImageNet weights, `checkpoint` from a file of this very network,
+    `backbone_checkpoint` from a file of a timm network with any number of classes.
+    Raises InputError for bad fields and files.
+    """
+    if stem not in ("imagenet", "small"):
+        raise InputError(f"model.stem: found {stem!r}, expected 'imagenet' or 'small'")
+    check_input_shape(input_shape, 8 if stem == "small" else 32, arch)
+    model = create(arch, width, num_classes, int(input_shape[0]), pretrained)
+    if stem == "small":
+        shrink_stem(model, min(input_shape[1:]), pretrained)
+    load_backbone(model, backbone_checkpoint)
+    load_checkpoint(model, checkpoint)
+    return Network(dense=model)

@@ -1,0 +1,1 @@
+"""Quantizer numerics: pure functions on tensors, then thin modules. Knows no Lightning, no Hydra, no task."""

@@ -1,0 +1,115 @@
+"""The arithmetic that training, lowering and the integer engine share, on integer-valued float32 tensors.
+
+Every formula here is the one that the integer graph executes (ONNX QLinearConv and QDQ semantics), so a
+simulated forward pass and the integer engine agree bit for bit wherever no accumulator overflows. Two facts
+make that possible: float32 holds every integer up to 2^24 exactly, and IEEE-754 addition, multiplication
+and division are correctly rounded, so the same operations in the same order give the same bits.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+EXACT_FLOAT32 = 2**24
+"""Integers up to this magnitude, and sums whose terms stay below it, are exact in float32."""
+
+BIAS_LIMIT = 2**23
+"""Largest magnitude of an int32 bias. Keeps it exact in float32; see `symmetric_scale`."""
+
+SMALLEST_SCALE = 1e-12
+"""Floor of every scale: a constant-zero tensor must not divide by zero."""
+
+
+class QTensor(NamedTuple):
+    """A quantized tensor on an edge of the graph: `real = scale * (codes - zero_point)`.
+
+    codes: float32 [N, ...], integer-valued, in [0, q_max]; carries the gradient.
+    scale, zero_point, q_max: float32 scalars (0-dim tensors).
+    """
+
+    codes: Tensor
+    scale: Tensor
+    zero_point: Tensor
+    q_max: Tensor
+
+    def centred(self) -> Tensor:
+        """`codes - zero_point`, float32, integer-valued."""
+        return self.codes - self.zero_point
+
+    def dequantize(self) -> Tensor:
+        """The real values, float32."""
+        return self.centred() * self.scale
+
+
+def round_ste(x: Tensor) -> Tensor:
+    """Round half to even; the gradient passes straight through (Bengio et al. 2013)."""
+    return x + (x.round() - x).detach()
+
+
+class _Requantize(torch.autograd.Function):
+    """`clamp(round(x) + z, 0, q_max)` in one pass each way; the gradient is that of the clamp alone."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, zero_point: Tensor, q_max: Tensor) -> Tensor:  # type: ignore[override]
+        unclamped = x.round().add_(zero_point)
+        codes = unclamped.clamp(min=torch.zeros_like(q_max), max=q_max)
+        if ctx.needs_input_grad[0]:
+            ctx.save_for_backward(unclamped == codes)
+        return codes
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):  # type: ignore[override]
+        (inside,) = ctx.saved_tensors
+        return gradient * inside, None, None
+
+
+def to_codes(x: Tensor, zero_point: Tensor, q_max: Tensor) -> Tensor:
+    """`clamp(round_half_even(x) + zero_point, 0, q_max)`, x already divided by the scale.
+
+    x: float32 of any shape; zero_point, q_max: float32 scalars. The gradient is straight-through inside
+    the range and zero where the clamp acts (Jacob et al. 2018, equation 12).
+    """
+    return _Requantize.apply(x, zero_point, q_max)
+
+
+def activation_levels(bits: int, alpha: Tensor) -> Tensor:
+    """Largest code of a tensor: `round((2^bits - 1) / alpha)`, a float32 scalar.
+
+    OAQ's scale is `alpha * range / (2^bits - 1)` (arXiv 2005.13297), so the calibrated range ends at this
+    code. Codes above it are clamped: our choice, it makes `q_max` a hard bound that certificates can use.
+    """
+    return torch.round((2**bits - 1) / alpha)
+
+
+def affine_parameters(low: Tensor, high: Tensor, bits: int, alpha: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Scale, zero point and largest code for the range [low, high] under range mapping factor alpha.
+
+    All arguments and results are float32 scalars; `low <= 0 <= high` is enforced, so that zero has an exact
+    code. `scale = alpha * (high - low) / (2^bits - 1)` (arXiv 2005.13297), `zero_point = round(-low / scale)`.
+    """
+    low, high = low.clamp(max=0.0), high.clamp(min=0.0)
+    scale = (alpha * (high - low) / (2**bits - 1)).clamp(min=SMALLEST_SCALE)
+    q_max = activation_levels(bits, alpha)
+    zero_point = torch.minimum(torch.round(-low / scale), q_max)
+    return scale, zero_point, q_max
+
+
+def symmetric_scale(weight: Tensor, bits: int, alpha: Tensor, per_channel: bool, floor: Tensor) -> Tensor:
+    """Scale per output channel, float32 [O]: `alpha * max|w| / (2^(bits-1) - 1)`.
+
+    weight: float32 [O, ...]; floor: float32 [O], the smallest scale that keeps the channel's int32 bias below
+    `BIAS_LIMIT` (a channel that batch norm folding has almost switched off would otherwise need a bias
+    beyond int32: our choice, such a channel's weights do not matter). One value for all channels unless
+    `per_channel`.
+    """
+    largest = weight.detach().abs().flatten(1).amax(dim=1)
+    if not per_channel:
+        largest, floor = largest.max().expand_as(largest), floor.max().expand_as(floor)
+    scale = alpha * largest / (2 ** (bits - 1) - 1)
+    return torch.maximum(scale, floor).clamp(min=SMALLEST_SCALE)
+
+
+def channelwise(values: Tensor, like: Tensor) -> Tensor:
+    """Reshape [C] so that it broadcasts along dimension 1 of `like` ([N, C] or [N, C, H, W])."""
+    return values.reshape(1, -1, *([1] * (like.dim() - 2)))

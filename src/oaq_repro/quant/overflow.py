@@ -1,0 +1,142 @@
+"""Exact simulation of an accumulator on a convolution, and the counting of its overflow events.
+
+For a whole-sum accumulator nothing is convolved twice: the exact sum that the forward pass has computed
+anyway is compared with the range. Lanes, blocks and saturating pairs need their partial sums, which are
+computed here from the same integers.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from oaq_repro.quant.accumulator import Accumulator
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How a convolution walks over its input. A linear layer is a 1x1 convolution on [N, K, 1, 1]."""
+
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+
+
+@dataclass
+class Simulated:
+    """Outcome of one convolution in an accumulator; all tensors have the shape of the output [N, O, H, W].
+
+    value: float64, integer-valued, the sum as the accumulator delivers it, zero point corrected.
+    overflowed: bool, whether any partial sum left the range.
+    peak: float, the largest partial sum as a multiple of the limit; above 1 means overflow.
+    """
+
+    value: Tensor
+    overflowed: Tensor
+    peak: float
+
+
+def _peak(partial: Tensor, accumulator: Accumulator) -> Tensor:
+    low, high = partial.aminmax()
+    return torch.maximum(high / accumulator.maximum, low / accumulator.minimum)
+
+
+def _outside(partial: Tensor, accumulator: Accumulator) -> Tensor:
+    return (partial > accumulator.maximum) | (partial < accumulator.minimum)
+
+
+def _partial_sums(x: Tensor, weight: Tensor, geometry: Geometry, accumulator: Accumulator) -> Iterator[Tensor]:
+    """Yield partial sums [N, O, H, W] (float64) in the k order of `accumulator.py`; x is padded already."""
+    n, channels = x.shape[:2]
+    out_channels, group_channels, kh, kw = weight.shape
+    groups, k = geometry.groups, group_channels * kh * kw
+    height = (x.shape[2] - geometry.dilation[0] * (kh - 1) - 1) // geometry.stride[0] + 1
+    width = (x.shape[3] - geometry.dilation[1] * (kw - 1) - 1) // geometry.stride[1] + 1
+    columns = F.unfold(x.double(), (kh, kw), dilation=geometry.dilation, stride=geometry.stride)
+    # unfold orders k as (channel, row, column); the kernels' order has the channel running fastest
+    columns = columns.reshape(n, groups, channels // groups, kh * kw, -1).transpose(2, 3).reshape(n, groups, k, -1)
+    rows = weight.double().reshape(groups, out_channels // groups, group_channels, kh * kw).transpose(2, 3)
+    rows = rows.reshape(groups, out_channels // groups, k)
+    if accumulator.lanes > 1:
+        parts = [slice(lane, k, accumulator.lanes) for lane in range(min(accumulator.lanes, k))]
+    else:
+        block = accumulator.block or k
+        parts = [slice(start, min(start + block, k)) for start in range(0, k, block)]
+    for part in parts:
+        yield (rows[:, :, part] @ columns[:, :, part]).reshape(n, out_channels, height, width)
+
+
+def simulate(
+    codes: Tensor, zero_point: Tensor, weight: Tensor, geometry: Geometry, accumulator: Accumulator
+) -> Simulated:
+    """Run one convolution in `accumulator`, exactly.
+
+    codes: integer-valued [N, C, H, W] in [0, q_max]; zero_point: scalar; weight: integer-valued
+    [O, C/groups, kh, kw]. Padding has the code `zero_point`. Semantics: `oaq_repro.quant.accumulator`.
+    """
+    ph, pw = geometry.padding
+    if accumulator.overflow == "wrap":
+        source = F.pad(codes.double() - zero_point.double(), (pw, pw, ph, ph))
+        correction = None
+    else:
+        source = F.pad(codes.double() - zero_point.double(), (pw, pw, ph, ph)) + zero_point.double()
+        correction = zero_point.double() * weight.double().flatten(1).sum(1).reshape(1, -1, 1, 1)
+    total: Tensor | None = None
+    overflowed: Tensor | None = None
+    peak = torch.zeros((), dtype=torch.float64, device=codes.device)
+    for partial in _partial_sums(source, weight, geometry, accumulator):
+        peak = torch.maximum(peak, _peak(partial, accumulator))
+        outside = _outside(partial, accumulator)
+        if accumulator.overflow == "wrap":
+            span = float(2**accumulator.bits)
+            kept = torch.remainder(partial - accumulator.minimum, span) + accumulator.minimum
+        else:
+            kept = partial.clamp(accumulator.minimum, accumulator.maximum)
+        total = kept if total is None else total + kept
+        overflowed = outside if overflowed is None else overflowed | outside
+    assert total is not None and overflowed is not None  # a convolution has at least one product
+    return Simulated(total if correction is None else total - correction, overflowed, float(peak))
+
+
+@dataclass
+class OverflowMeter:
+    """Counts one layer's overflow events over any number of batches.
+
+    events: int64 per image, in the order seen, one tensor per batch; outputs: number of outputs seen;
+    peak: float64 scalar tensor, the largest partial sum as a multiple of the limit.
+    """
+
+    events: list[Tensor] = field(default_factory=list)
+    outputs: int = 0
+    peak: Tensor | None = None
+
+    @torch.no_grad()
+    def update(
+        self,
+        exact: Tensor,
+        codes: Tensor,
+        zero_point: Tensor,
+        weight: Tensor,
+        geometry: Geometry,
+        accumulator: Accumulator,
+    ) -> None:
+        """Count one batch. `exact` is the corrected sum [N, O, H, W] that the forward pass has computed."""
+        if accumulator.splits or accumulator.overflow == "saturate":
+            outcome = simulate(codes, zero_point, weight, geometry, accumulator)
+            overflowed, peak = outcome.overflowed, torch.as_tensor(outcome.peak, dtype=torch.float64)
+        else:
+            overflowed, peak = _outside(exact, accumulator), _peak(exact.detach(), accumulator).double()
+        self.events.append(overflowed.flatten(1).sum(dim=1))
+        self.outputs += exact.numel()
+        self.peak = peak if self.peak is None else torch.maximum(self.peak, peak)
+
+    def total(self) -> int:
+        """Number of outputs with an event."""
+        return int(sum(int(batch.sum()) for batch in self.events))
+
+    def per_image(self) -> Tensor:
+        """Events per image, int64 [images], on the CPU."""
+        return torch.cat([batch.cpu() for batch in self.events]) if self.events else torch.zeros(0, dtype=torch.int64)

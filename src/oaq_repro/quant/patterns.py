@@ -1,0 +1,191 @@
+"""The table: which float pattern becomes which quantized module.
+
+A row maps a module class, a function or a tensor method to a builder. A builder gets the fx node, the float
+module (None for functions) and a `Context`, and returns the quantized module with the nodes that feed it.
+What has no row cannot be quantized, and conversion says so.
+"""
+
+import operator
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+from oaq_repro.errors import InputError
+from oaq_repro.quant.accumulator import Accumulator
+from oaq_repro.quant.modules import (
+    QuantAdd,
+    QuantAvgPool2d,
+    QuantConcat,
+    QuantConv2d,
+    QuantFlatten,
+    QuantGlobalAvgPool,
+    QuantLinear,
+    QuantMaxPool2d,
+    QuantModule,
+    QuantResize,
+)
+from oaq_repro.quant.quantizers import Activation, ActivationQuantizer, WeightQuantizer
+from oaq_repro.quant.trace import size_source, tensor_inputs
+
+
+class Context(Protocol):
+    """What a builder may ask of the conversion, for the layer at hand."""
+
+    def output(self) -> ActivationQuantizer:
+        """The output quantizer, with the activation that follows the node fused into it."""
+
+    def weights(self) -> WeightQuantizer:
+        """The weight quantizer."""
+
+    def accumulator(self) -> tuple[Accumulator, str]:
+        """The accumulator and why it was chosen."""
+
+
+Built = tuple[QuantModule, list[fx.Node]]
+Builder = Callable[[fx.Node, Any, Context], Built]
+
+
+def pair(value: int | tuple[int, int] | None, default: tuple[int, int] = (1, 1)) -> tuple[int, int]:
+    """An int or pair as a pair."""
+    if value is None:
+        return default
+    return (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))
+
+
+def _conv(node: fx.Node, module: nn.Conv2d, context: Context) -> Built:
+    if module.padding_mode != "zeros" or isinstance(module.padding, str):
+        raise InputError(
+            f"{node.target}: found padding {module.padding!r} with mode {module.padding_mode!r}, expected zeros by number"
+        )
+    accumulator, reason = context.accumulator()
+    return QuantConv2d(module, context.weights(), context.output(), accumulator, reason), [node.args[0]]
+
+
+def _linear(node: fx.Node, module: nn.Linear, context: Context) -> Built:
+    accumulator, reason = context.accumulator()
+    return QuantLinear(module, context.weights(), context.output(), accumulator, reason), [node.args[0]]
+
+
+def _add(node: fx.Node, module: None, context: Context) -> Built:
+    inputs = tensor_inputs(node)
+    if len(inputs) != 2 or node.kwargs.get("alpha", 1) != 1:
+        raise InputError(f"{node.name}: found an addition of {node.args}, expected two tensors")
+    return QuantAdd(context.output()), inputs
+
+
+def _concat(node: fx.Node, module: None, context: Context) -> Built:
+    dim = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
+    if dim != 1:
+        raise InputError(f"{node.name}: found a concatenation along dimension {dim}, expected the channels (1)")
+    return QuantConcat(context.output()), tensor_inputs(node)
+
+
+def _arguments(node: fx.Node, names: tuple[str, ...]) -> dict[str, Any]:
+    """Arguments of a function call by name, positions resolved."""
+    return {**dict(zip(names, node.args, strict=False)), **node.kwargs}
+
+
+def _pool_fields(node: fx.Node, module: nn.Module | None, names: tuple[str, ...]) -> dict[str, Any]:
+    return vars(module) if module is not None else _arguments(node, ("input", *names))
+
+
+def _max_pool(node: fx.Node, module: nn.MaxPool2d | None, context: Context) -> Built:
+    names = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
+    fields = _pool_fields(node, module, names)
+    kernel = pair(fields["kernel_size"])
+    pool = QuantMaxPool2d(
+        kernel, pair(fields.get("stride"), kernel), pair(fields.get("padding", 0)),
+        pair(fields.get("dilation", 1)), bool(fields.get("ceil_mode", False)),
+    )
+    return pool, [node.args[0]]
+
+
+def _avg_pool(node: fx.Node, module: nn.AvgPool2d | None, context: Context) -> Built:
+    names = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
+    fields = _pool_fields(node, module, names)
+    kernel, padding = pair(fields["kernel_size"]), pair(fields.get("padding", 0))
+    uncounted = padding != (0, 0) and not fields.get("count_include_pad", True)
+    if fields.get("ceil_mode") or fields.get("divisor_override") or uncounted:
+        raise InputError(
+            f"{node.name}: average pooling with ceil_mode, divisor_override or uncounted padding has no integer form here"
+        )
+    return QuantAvgPool2d(context.output(), kernel, pair(fields.get("stride"), kernel), padding), [node.args[0]]
+
+
+def _adaptive_pool(node: fx.Node, module: nn.AdaptiveAvgPool2d | None, context: Context) -> Built:
+    size = module.output_size if module is not None else _arguments(node, ("input", "output_size"))["output_size"]
+    if size not in (1, (1, 1), [1, 1]):
+        raise InputError(f"{node.name}: found adaptive average pooling to {size}, expected 1x1")
+    return QuantGlobalAvgPool(context.output(), keepdims=True), [node.args[0]]
+
+
+def _mean(node: fx.Node, module: None, context: Context) -> Built:
+    fields = _arguments(node, ("input", "dim", "keepdim"))
+    dims = fields.get("dim")
+    if sorted(d % 4 for d in (dims if isinstance(dims, (tuple, list)) else ())) != [2, 3]:
+        raise InputError(f"{node.name}: found a mean over dimensions {dims}, expected the spatial ones (2, 3)")
+    return QuantGlobalAvgPool(context.output(), keepdims=bool(fields.get("keepdim", False))), [node.args[0]]
+
+
+def _flatten(node: fx.Node, module: nn.Flatten | None, context: Context) -> Built:
+    fields = vars(module) if module is not None else _arguments(node, ("input", "start_dim", "end_dim"))
+    start, end = fields.get("start_dim", 0), fields.get("end_dim", -1)
+    if (start, end) != (1, -1):
+        raise InputError(f"{node.name}: found flatten({start}, {end}), expected flatten(1, -1)")
+    return QuantFlatten(), [node.args[0]]
+
+
+def _interpolate(node: fx.Node, module: None, context: Context) -> Built:
+    fields = _arguments(node, ("input", "size", "scale_factor", "mode", "align_corners"))
+    size = fields.get("size")
+    like = size_source(size) if isinstance(size, fx.Node) else None
+    if fields.get("mode") != "bilinear" or fields.get("antialias") or like is None:
+        raise InputError(
+            f"{node.name}: found interpolate(size={size}, mode={fields.get('mode')!r}), "
+            "expected mode 'bilinear' to the spatial size of another tensor"
+        )
+    return QuantResize(bool(fields.get("align_corners"))), [node.args[0], like]
+
+
+PATTERNS: dict[Any, Builder] = {
+    nn.Conv2d: _conv,
+    nn.Linear: _linear,
+    operator.add: _add,
+    operator.iadd: _add,
+    torch.add: _add,
+    torch.cat: _concat,
+    nn.MaxPool2d: _max_pool,
+    F.max_pool2d: _max_pool,
+    torch.max_pool2d: _max_pool,
+    nn.AvgPool2d: _avg_pool,
+    F.avg_pool2d: _avg_pool,
+    nn.AdaptiveAvgPool2d: _adaptive_pool,
+    F.adaptive_avg_pool2d: _adaptive_pool,
+    "mean": _mean,
+    torch.mean: _mean,
+    nn.Flatten: _flatten,
+    "flatten": _flatten,
+    torch.flatten: _flatten,
+    F.interpolate: _interpolate,
+}
+"""Keys: module classes (matched exactly), functions, and names of tensor methods."""
+
+
+def activation_of(node: fx.Node, module: nn.Module | None) -> Activation | None:
+    """The activation that a node computes, or None when it is no activation."""
+    target = type(module) if module is not None else node.target
+    if target in (nn.ReLU, F.relu, torch.relu, "relu"):
+        return "relu"
+    if target in (nn.ReLU6, F.relu6):
+        return "relu6"
+    if target in (nn.Hardtanh, F.hardtanh, torch.clamp, "clamp"):
+        if module is not None:
+            bounds: tuple[Any, Any] = (module.min_val, module.max_val)
+        else:
+            fields = _arguments(node, ("input", "min", "max"))
+            bounds = (fields.get("min", fields.get("min_val")), fields.get("max", fields.get("max_val")))
+        return "relu6" if bounds == (0, 6) else None
+    return None

@@ -1,0 +1,155 @@
+"""Observers and quantizers: how a tensor's range is found and how it becomes codes.
+
+A method (room `methods/`) supplies its own quantizers by subclassing these two.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from oaq_repro.errors import InputError
+from oaq_repro.quant.numerics import (
+    BIAS_LIMIT,
+    QTensor,
+    affine_parameters,
+    channelwise,
+    round_ste,
+    symmetric_scale,
+    to_codes,
+)
+
+Activation = Literal["none", "relu", "relu6"]
+
+
+@dataclass(frozen=True)
+class ObserverConfig:
+    """How activation ranges are observed.
+
+    kind: `minmax` takes a batch's extremes, `percentile` the values below which `percentile` percent (and
+    above which `100 - percentile` percent) of it lie. momentum: weight of the newest batch in the running
+    mean (TensorFlow's fake quantization uses 0.001 to 0.01 on long schedules).
+    """
+
+    kind: Literal["minmax", "percentile"] = "minmax"
+    percentile: float = 99.99
+    momentum: float = 0.05
+
+    def __post_init__(self) -> None:
+        """Reject impossible fields (InputError)."""
+        if self.kind not in ("minmax", "percentile"):
+            raise InputError(f"observer.kind: found {self.kind!r}, expected 'minmax' or 'percentile'")
+        if not 50.0 < self.percentile <= 100.0:
+            raise InputError(f"observer.percentile: found {self.percentile}, expected a number in (50, 100]")
+        if not 0.0 < self.momentum <= 1.0:
+            raise InputError(f"observer.momentum: found {self.momentum}, expected a number in (0, 1]")
+
+    def batch_range(self, values: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+        """Lowest and highest real value of one batch; `real = values * scale` (scale: scalar or [C])."""
+        if self.kind == "minmax":
+            if scale.dim() == 0:
+                low, high = values.aminmax()
+                return low * scale, high * scale
+            dims = [d for d in range(values.dim()) if d != 1]
+            return (values.amin(dims) * scale).min(), (values.amax(dims) * scale).max()
+        real = values * (channelwise(scale, values) if scale.dim() else scale)
+        real = real.flatten()
+        index = max(1, round(real.numel() * self.percentile / 100.0))
+        high = real.kthvalue(index).values
+        low = real.kthvalue(real.numel() - index + 1).values
+        return low, high
+
+
+class ActivationQuantizer(nn.Module):
+    """Per-tensor uint8 quantizer of one activation, with its observer and its range mapping factor alpha.
+
+    Buffers (all in the checkpoint): low, high (observed real range, float32), alpha (float32, >= 1),
+    observed (int64 number of batches seen).
+    """
+
+    low: Tensor
+    high: Tensor
+    alpha: Tensor
+    observed: Tensor
+
+    def __init__(self, bits: int, activation: Activation, observer: ObserverConfig, scalable: bool = True) -> None:
+        """`activation` is the function fused into this quantizer's clamp; `scalable`: whether alpha may move.
+
+        Raises InputError for bits outside 2 to 8.
+        """
+        super().__init__()
+        if not 2 <= bits <= 8:
+            raise InputError(f"quantization.activations.bits: found {bits}, expected 2 to 8 (codes are uint8)")
+        self.bits, self.activation, self.observer, self.scalable = bits, activation, observer, scalable
+        self.observing = True
+        self.register_buffer("low", torch.zeros(()))
+        self.register_buffer("high", torch.zeros(()))
+        self.register_buffer("alpha", torch.ones(()))
+        self.register_buffer("observed", torch.zeros((), dtype=torch.int64))
+
+    @torch.no_grad()
+    def observe(self, values: Tensor, scale: Tensor) -> None:
+        """Update the running range with one batch of `values * scale`."""
+        low, high = self.observer.batch_range(values.detach(), scale)
+        if self.activation != "none":
+            low, high = torch.zeros_like(low), high.clamp(min=0.0)
+        if self.activation == "relu6":
+            high = high.clamp(max=6.0)
+        # the running mean starts as a plain mean, so that the first batches weigh alike
+        weight = torch.clamp(1.0 / (self.observed + 1), min=self.observer.momentum)
+        self.low.lerp_(low.to(self.low.dtype), weight)
+        self.high.lerp_(high.to(self.high.dtype), weight)
+        self.observed += 1
+
+    def parameters_of_range(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Scale, zero point and largest code, float32 scalars."""
+        return affine_parameters(self.low, self.high, self.bits, self.alpha)
+
+    def forward(self, values: Tensor, scale: Tensor) -> QTensor:
+        """Quantize `values * scale`: integer-valued sums with a scalar or per-channel [C] scale, float32."""
+        if self.observing and self.training:
+            self.observe(values, scale)
+        out_scale, zero_point, q_max = self.parameters_of_range()
+        multiplier = scale / out_scale
+        if multiplier.dim():
+            multiplier = channelwise(multiplier, values)
+        return QTensor(to_codes(values * multiplier, zero_point, q_max), out_scale, zero_point, q_max)
+
+    def quantize_real(self, real: Tensor) -> QTensor:
+        """Quantize real values by division, the formula of ONNX QuantizeLinear (input, add, concat)."""
+        if self.observing and self.training:
+            self.observe(real, torch.ones((), device=real.device))
+        scale, zero_point, q_max = self.parameters_of_range()
+        return QTensor(to_codes(real / scale, zero_point, q_max), scale, zero_point, q_max)
+
+
+class WeightQuantizer(nn.Module):
+    """Symmetric int8 quantizer of one layer's weights, per output channel or per tensor, with its alpha.
+
+    The range is the present largest magnitude, so there is nothing to calibrate.
+    """
+
+    alpha: Tensor
+
+    def __init__(self, bits: int, per_channel: bool) -> None:
+        """Raises InputError for bits outside 2 to 8."""
+        super().__init__()
+        if not 2 <= bits <= 8:
+            raise InputError(f"quantization.weights.bits: found {bits}, expected 2 to 8 (codes are int8)")
+        self.bits, self.per_channel = bits, per_channel
+        self.register_buffer("alpha", torch.ones(()))
+
+    def forward(self, weight: Tensor, bias: Tensor, input_scale: Tensor) -> tuple[Tensor, Tensor]:
+        """Codes (integer-valued float32, shape of `weight` [O, ...]) and scale (float32 [O]).
+
+        bias: float32 [O] and input_scale: scalar only bound the scale from below (`symmetric_scale`).
+        """
+        floor = bias.detach().abs() / (input_scale.detach() * BIAS_LIMIT)
+        scale = symmetric_scale(weight, self.bits, self.alpha, self.per_channel, floor)
+        return round_ste(weight / scale.reshape(-1, *([1] * (weight.dim() - 1)))), scale
+
+
+def quantize_bias(bias: Tensor, scale: Tensor) -> Tensor:
+    """The int32 bias at scale `s_a * s_w`, integer-valued float32 [O], straight-through gradient."""
+    return round_ste(bias / scale)

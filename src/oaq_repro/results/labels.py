@@ -1,0 +1,51 @@
+"""Short names of a configuration's sections and of layers, for tables and figures."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from oaq_repro.errors import InputError
+from oaq_repro.quant.accumulator import Accumulator
+
+SECTIONS = ("task", "data", "model", "method", "accumulator")
+
+
+def label(config: Mapping[str, Any], section: str) -> str:
+    """Short name of a section, for a table's cell; "-" for a section that is absent or empty.
+
+    The accumulator is named by its fields. Another section is named by the config file that was chosen
+    (`choices`, as Hydra reports them), else by its text, its `name`, or the class or module of its `_target_`.
+    """
+    value = config.get(section)
+    if value is None or value == {}:
+        return "-"
+    choices = config.get("choices")
+    if section != "accumulator" and isinstance(choices, Mapping) and isinstance(choices.get(section), str):
+        return str(choices[section])
+    if not isinstance(value, Mapping):
+        return _accumulator(value) if section == "accumulator" else str(value)
+    if isinstance(value.get("name"), str):
+        return str(value["name"])
+    if section == "accumulator":
+        return _accumulator({key: item for key, item in value.items() if not key.startswith("_")})
+    *modules, target = str(value.get("_target_", "-")).split(".")
+    return modules[-1] if modules and target == "build" else target
+
+
+def short_names(names: Sequence[str], width: int | None = None) -> list[str]:
+    """Qualified names without the parts that all of them begin with, then without their middle beyond `width`."""
+    parts = [name.split(".") for name in names]
+    shared = 0
+    while len(parts) > 1 and all(len(p) > shared + 1 for p in parts) and len({p[shared] for p in parts}) == 1:
+        shared += 1
+    short = [".".join(part[shared:]) for part in parts]
+    if width is None:
+        return short
+    head, tail = width // 2, width - 1 - width // 2
+    return [name if len(name) <= width else f"{name[:head].rstrip('._')}…{name[-tail:].lstrip('._')}" for name in short]
+
+
+def _accumulator(value: Any) -> str:
+    try:
+        return Accumulator.parse(value).name
+    except InputError:
+        return str(value)

@@ -1,0 +1,231 @@
+"""The record of one run: `record.json`, its schema, and its way to disk and back.
+
+Tables, figures and later releases read records, so a field means one thing here and nowhere else. A
+record is checked when it is made, when it is saved and when it is loaded; unknown fields are errors.
+"""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, ValidationError, model_validator
+
+from oaq_repro.errors import InputError
+from oaq_repro.files import write_atomic
+
+RECORD_NAME = "record.json"
+
+Status = Literal["finished", "failed", "interrupted"]
+Stage = Literal["float", "simulated", "integer_int32", "integer"]
+Metric = Literal["top1", "map50", "map", "miou"]
+STAGES: tuple[Stage, ...] = ("float", "simulated", "integer_int32", "integer")
+METRICS: tuple[Metric, ...] = ("top1", "map50", "map", "miou")
+STAGE_LABELS: dict[Stage, str] = {
+    "float": "float",
+    "simulated": "simulated",
+    "integer_int32": "integer int32",
+    "integer": "integer",
+}
+
+Count = Annotated[int, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+NonNegative = Annotated[float, Field(ge=0.0)]
+RunHash = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
+
+
+class _Section(BaseModel):
+    """Common rules: no unknown fields, no silent conversion, no NaN or infinity (JSON has none)."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Overflow(_Section):
+    """Overflow events counted by the integer engine on the chosen accumulator.
+
+    An event is an output element of a layer with at least one partial sum outside the accumulator
+    (DESIGN: reported as outputs, as images affected, and beside the accuracy, because the ratio alone
+    misleads).
+    """
+
+    settle: dict[str, Count] = Field(description="events per layer on the settle set (training images)")
+    evaluation: dict[str, Count] = Field(description="events per layer on the held-out images")
+    images_affected: Count = Field(description="held-out images with at least one event")
+    images: Count = Field(description="held-out images evaluated")
+    outputs: dict[str, Count] = Field(description="outputs per layer that were checked, all held-out images together")
+    settle_images: Count = Field(default=0, description="images of the settle set")
+    settle_outputs: dict[str, Count] = Field(
+        default_factory=dict, description="outputs per layer that were checked, the whole settle set together"
+    )
+
+    @model_validator(mode="after")
+    def _counts_fit(self) -> Self:
+        if self.images_affected > self.images:
+            raise ValueError(f"images_affected is {self.images_affected}, expected at most images = {self.images}")
+        pairs = (
+            ("settle", self.settle, "settle_outputs", self.settle_outputs),
+            ("evaluation", self.evaluation, "outputs", self.outputs),
+        )
+        for events_name, events, outputs_name, outputs in pairs:
+            for layer, count in events.items():
+                if layer not in outputs:
+                    raise ValueError(f"{events_name} has layer {layer!r} but {outputs_name} has no entry for it")
+                if count > outputs[layer]:
+                    raise ValueError(
+                        f"{events_name}[{layer!r}] is {count}, expected at most {outputs[layer]}, its {outputs_name}"
+                    )
+        return self
+
+    @property
+    def settle_events(self) -> int:
+        """Events on the settle set, all layers together."""
+        return sum(self.settle.values())
+
+    @property
+    def evaluation_events(self) -> int:
+        """Events on the held-out images, all layers together."""
+        return sum(self.evaluation.values())
+
+
+class Layer(_Section):
+    """One layer with an accumulator (convolution or linear), in the order of the integer graph."""
+
+    name: str = Field(description="qualified name in the integer graph")
+    kind: str = Field(description="for example conv, depthwise, linear")
+    alpha_activation: float = Field(gt=0, description="range mapping factor of the input activation")
+    alpha_weight: float = Field(gt=0, description="range mapping factor of the weight")
+    bits_activation: float = Field(ge=0, description="effective bits of the activation codes, log2 of their number")
+    bits_weight: float = Field(ge=0, description="effective bits of the weight codes, log2 of their number")
+    overflow_seen: Count = Field(description="events on the held-out images")
+    outputs: Count = Field(description="outputs checked on the held-out images")
+    worst_case: NonNegative | None = Field(
+        description="largest reachable partial sum over the limit, on any input; null when not computed"
+    )
+    certified: bool = Field(description="overflow is impossible on any input")
+    longest_block: Count | None = Field(
+        description="longest certified block of products (K when the whole sum fits); null as worst_case"
+    )
+    accumulator: str = Field(description="name of the accumulator that this layer uses")
+    route: str = Field(description="how the layer got its accumulator: the run's own, blocks, int32")
+    reason: str | None = Field(
+        default=None, description="why the layer left the run's accumulator; null when it did not"
+    )
+
+
+class Hardware(_Section):
+    """The machine of a run."""
+
+    cpu: str
+    cores: Count
+    memory_gib: NonNegative | None
+    gpu: str | None = Field(description="null when no GPU was used")
+
+
+class Provenance(_Section):
+    """Where a run's numbers come from."""
+
+    git_revision: str | None
+    git_dirty: bool | None
+    git_reason: str | None = Field(default=None, description="why git_revision is null")
+    packages: dict[str, str]
+    dataset: str
+    dataset_fingerprint: str
+    parent_hash: str | None = Field(default=None, description="sha256 of the float parent's weights")
+    checkpoint_hash: str | None = Field(default=None, description="sha256 of the checkpoint that was loaded or written")
+    hardware: Hardware
+    wall_time_s: NonNegative
+    started: str = Field(description="UTC, ISO 8601")
+    error: str | None = Field(default=None, description="what ended a run that did not finish")
+
+
+class Record(_Section):
+    """One run: one configuration, one seed."""
+
+    hash: RunHash = Field(description="see store.run_hash; the seed is not part of it")
+    seed: Count
+    status: Status
+    config: dict[str, JsonValue] = Field(description="the resolved configuration")
+    metrics: dict[Stage, dict[Metric, Fraction]] = Field(
+        default_factory=dict, description="stages that were reached; integer is on the chosen accumulator"
+    )
+    overflow: Overflow | None = Field(default=None, description="null when the run ended before the integer stage")
+    layers: list[Layer] = Field(default_factory=list)
+    latency_ms: dict[str, NonNegative] = Field(default_factory=dict, description="milliseconds per image, by engine")
+    swapped: list[str] = Field(default_factory=list, description="float modules that became quantized modules")
+    left_float: list[str] = Field(default_factory=list, description="modules of the dense part that stayed in float")
+    provenance: Provenance
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        twice = [name for name, n in Counter(layer.name for layer in self.layers).items() if n > 1]
+        if twice:
+            raise ValueError(f"layers has the name {twice[0]!r} twice, expected unique names")
+        try:
+            json.dumps(self.config, allow_nan=False)
+        except ValueError as error:
+            raise ValueError("config holds NaN or infinity, expected finite numbers") from error
+        if self.status == "finished" and not self.metrics:
+            raise ValueError("status is 'finished' but metrics is empty")
+        return self
+
+    @property
+    def certified(self) -> int:
+        """Number of layers where overflow is impossible."""
+        return sum(layer.certified for layer in self.layers)
+
+    @property
+    def metric_names(self) -> list[Metric]:
+        """Metrics that any stage has, the headline metric first."""
+        return [name for name in METRICS if any(name in values for values in self.metrics.values())]
+
+
+def save_record(record: Record, path: Path | str) -> Path:
+    """Write a record atomically as JSON; InputError when it is not valid (any more) or the disk refuses."""
+    try:
+        checked = Record.model_validate(record.model_dump(warnings=False))
+    except ValidationError as error:
+        raise InputError(_explain(error, Path(path))) from error
+    return write_atomic(path, checked.model_dump_json(indent=1) + "\n")
+
+
+def load_record(path: Path | str) -> Record:
+    """Read and check a record; InputError names the file and the field."""
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error}), expected the record of a run") from error
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path}: is not UTF-8 text (byte {error.start}), expected the JSON record of a run"
+        ) from error
+    try:
+        return Record.model_validate_json(text)
+    except ValidationError as error:
+        raise InputError(_explain(error, path)) from error
+
+
+def record_schema() -> dict[str, Any]:
+    """JSON schema of `record.json`."""
+    return Record.model_json_schema()
+
+
+def _explain(error: ValidationError, path: Path) -> str:
+    """One message from pydantic's first complaint: file, field, what was found, what is expected."""
+    details = error.errors(include_url=False)
+    first = details[0]
+    if first["type"] == "json_invalid":
+        return f"{path}: is not valid JSON ({first['ctx']['error']}), expected the record of a run"
+    field = ".".join(str(part) for part in first["loc"]) or "record"
+    if first["type"] == "extra_forbidden":
+        problem = "is not a known field"
+    elif first["type"] == "missing":
+        problem = "is missing"
+    elif first["type"] == "value_error":
+        problem = first["msg"].removeprefix("Value error, ")
+    else:
+        found = repr(first["input"])
+        expected = first["msg"].removeprefix("Input should be ")
+        problem = f"found {found if len(found) <= 80 else found[:77] + '...'}, expected {expected}"
+    more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
+    return f"{path}: field {field}: {problem}{more}"

@@ -1,0 +1,102 @@
+"""What a run prints at its end: accuracy by stage, overflow, certificates, and one line per layer."""
+
+from collections import defaultdict
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from oaq_repro.results.labels import label, short_names
+from oaq_repro.results.record import STAGE_LABELS, STAGES, Layer, Overflow, Record
+
+
+def print_record(record: Record, console: Console | None = None) -> None:
+    """Print the tables of a record (to standard output by default)."""
+    (console or Console()).print(render_record(record))
+
+
+def render_record(record: Record) -> RenderableType:
+    """Everything that `print_record` prints, as one rich renderable."""
+    parts: list[RenderableType] = []
+    if record.status != "finished":
+        parts.append(Text(f"This run is {record.status}: {record.provenance.error or 'no error was recorded'}", "bold"))
+    if record.metrics:
+        parts.append(_accuracy(record))
+    if record.layers:
+        parts.append(_layers(record))
+    if record.overflow is not None:
+        parts.extend(Text(line) for line in overflow_lines(record.overflow))
+    if record.layers:
+        parts.append(Text(_certified_line(record)))
+    return Group(*parts)
+
+
+def overflow_lines(overflow: Overflow) -> list[str]:
+    """Overflow in words: outputs and images, settle set apart from held-out data; 'seen', not 'possible'."""
+    settle = _part(overflow.settle_events, sum(overflow.settle_outputs.values()))
+    held_out = _part(overflow.evaluation_events, sum(overflow.outputs.values()))
+    settle_images = f" of {overflow.settle_images:,} images" if overflow.settle_images else ""
+    affected = f"{overflow.images_affected:,} of {overflow.images:,} images"
+    return [
+        f"Overflow seen on the settle set: {settle} outputs{settle_images}",
+        f"Overflow seen on held-out data: {held_out} outputs, in {affected}",
+    ]
+
+
+def _part(events: int, outputs: int) -> str:
+    share = f" ({events / outputs:.1e})" if events and outputs else ""
+    return f"{events:,} of {outputs:,}{share}"
+
+
+def _certified_line(record: Record) -> str:
+    return f"Overflow impossible on any input: {record.certified} of {len(record.layers)} layers certified"
+
+
+def _accuracy(record: Record) -> Table:
+    table = Table(title=f"Run {record.hash}, seed {record.seed} (%)", box=box.SIMPLE, title_justify="left")
+    table.add_column("metric")
+    headings = {**STAGE_LABELS, "integer": f"integer {label(record.config, 'accumulator')}"}
+    for stage in STAGES:
+        table.add_column(headings[stage], justify="right")
+    for metric in record.metric_names:
+        values = (record.metrics.get(stage, {}).get(metric) for stage in STAGES)
+        table.add_row(metric, *("-" if value is None else f"{100 * value:.2f}" for value in values))
+    return table
+
+
+def _layers(record: Record) -> Table:
+    """One row per layer; `a` is the input activation, `w` the weight. Fits 80 columns."""
+    table = Table(title="Layers", box=box.SIMPLE, title_justify="left", padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("layer", overflow="fold", min_width=14)
+    headings = ("alpha\na/w", "bits\na/w", "worst\ncase", "certi-\nfied", "longest\nblock")
+    for heading in (*headings, "overflow\nsettle", "overflow\nheld-out"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    names = short_names([layer.name for layer in record.layers])
+    for name, layer in zip(names, record.layers, strict=True):
+        table.add_row(name, *_layer_cells(layer, record.overflow))
+    others: dict[str, list[str]] = defaultdict(list)
+    for name, layer in zip(names, record.layers, strict=True):
+        if layer.reason:
+            others[f"{layer.accumulator}, {layer.reason}"].append(name)
+    table.caption = "\n".join(f"On another accumulator: {', '.join(found)} ({why})" for why, found in others.items())
+    table.caption_justify = "left"
+    return table
+
+
+def _layer_cells(layer: Layer, overflow: Overflow | None) -> tuple[str, ...]:
+    settle = "-" if overflow is None or layer.name not in overflow.settle else _count(overflow.settle[layer.name])
+    return (
+        f"{layer.alpha_activation:.2f}/{layer.alpha_weight:.2f}",
+        f"{layer.bits_activation:.1f}/{layer.bits_weight:.1f}",
+        "-" if layer.worst_case is None else f"{layer.worst_case:.2f}",
+        "yes" if layer.certified else "no",
+        "-" if layer.longest_block is None else str(layer.longest_block),
+        settle,
+        _count(layer.overflow_seen),
+    )
+
+
+def _count(number: int) -> str:
+    """Exact where the column has room; the record has every digit."""
+    return f"{number:,}" if number < 10**6 else f"{number:.3g}"

@@ -1,0 +1,1 @@
+"""LightningModules: how each task is trained and measured."""

@@ -1,0 +1,116 @@
+"""Training one stage with Lightning: progress bar, checkpoint after every epoch, resumption, evaluation."""
+
+import logging
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.loggers import Logger
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from oaq_repro.data.base import DataModule
+from oaq_repro.tasks.base import Task
+
+LAST = "last.ckpt"
+
+
+class SeedEpochs(pl.Callback):
+    """Seeds torch's generator at every epoch's start, so that a resumed training draws what it would have drawn."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Seed by epoch."""
+        torch.manual_seed(self.seed * 100_003 + trainer.current_epoch)
+
+
+def fit(
+    task: Task,
+    data: DataModule,
+    folder: Path,
+    trainer_config: Mapping[str, Any],
+    seed: int,
+    loggers: list[Logger],
+    callbacks: Iterable[pl.Callback] = (),
+    description: str = "training",
+) -> None:
+    """Train `task` by its schedule; go on from `folder/last.ckpt` where an earlier attempt was interrupted.
+
+    The weights after the last step are in `task`; the checkpoint stays in `folder`.
+    """
+    task.train()  # folding left the modules in evaluation mode
+    last = folder / LAST
+    batches = len(data.train_dataloader())
+    checkpoint = ModelCheckpoint(
+        dirpath=folder, filename=Path(LAST).stem, save_top_k=1, every_n_epochs=1, save_on_train_epoch_end=True,
+        enable_version_counter=False,
+    )
+    trainer = _trainer(
+        trainer_config,
+        logger=loggers,
+        callbacks=[checkpoint, SeedEpochs(seed), *_progress_bar(trainer_config, description), *callbacks],
+        **task.schedule.trainer_fields(batches // trainer_config.get("accumulate_grad_batches", 1)),
+    )
+    trainer.fit(
+        task, train_dataloaders=data.train_dataloader(), val_dataloaders=data.val_dataloader(),
+        ckpt_path=str(last) if last.exists() else None,
+    )
+    trainer.save_checkpoint(last)  # a schedule in steps may end inside an epoch
+
+
+def evaluate(task: Task, loader: DataLoader, trainer_config: Mapping[str, Any], description: str) -> dict[str, float]:
+    """Metrics of `task` on a loader, by the record's names, as fractions."""
+    trainer = _trainer(
+        trainer_config, logger=False, enable_checkpointing=False, callbacks=_progress_bar(trainer_config, description)
+    )
+    (metrics,) = trainer.validate(task, dataloaders=loader, verbose=False)
+    return {name: float(value) for name, value in metrics.items()}
+
+
+def images_of(loader: DataLoader, device: torch.device, batches: int | None = None) -> Iterator[Tensor]:
+    """The images of a loader's batches (at most `batches` of them), on `device`."""
+    for images, _ in islice(loader, batches):
+        yield images.to(device)
+
+
+class _Bar(TQDMProgressBar):
+    """Lightning's progress bar, saying which stage it shows."""
+
+    def __init__(self, description: str) -> None:
+        super().__init__(refresh_rate=10)
+        self.description = description
+
+    @property
+    def train_description(self) -> str:
+        return self.description
+
+    @property
+    def validation_description(self) -> str:
+        return self.description
+
+
+def _progress_bar(trainer_config: Mapping[str, Any], description: str) -> list[pl.Callback]:
+    return [_Bar(description)] if trainer_config.get("enable_progress_bar", True) else []
+
+
+def _trainer(trainer_config: Mapping[str, Any], **fields: Any) -> pl.Trainer:
+    with quiet():
+        return pl.Trainer(**{**trainer_config, **fields}, enable_model_summary=False, num_sanity_val_steps=0)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Hide Lightning's hints about hardware and workers; warnings about the user's data stay."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    for message in (".*does not have many workers.*", ".*GPU available but not used.*", ".*Checkpoint directory.*exists.*",
+                    ".*The number of training batches.*", ".*LeafSpec.*", ".*isinstance\\(treespec.*"):
+        warnings.filterwarnings("ignore", message=message)
+    yield

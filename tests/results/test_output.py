@@ -1,0 +1,110 @@
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from oaq_repro.results.figures import write_figures
+from oaq_repro.results.labels import short_names
+from oaq_repro.results.record import Layer, Record
+from oaq_repro.results.terminal import print_record
+
+
+def _printed(record: Record, width: int) -> str:
+    console = Console(width=width, record=True, file=io.StringIO())
+    print_record(record, console)
+    return console.export_text()
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_terminal_has_the_numbers(make_record, width: int) -> None:
+    record = make_record(22)
+    text = _printed(record, width)
+    for number in ("72.51", "72.39", "72.38", "72.36", "integer int16", record.hash):
+        assert number in text
+    words = " ".join(text.split())
+    assert f"held-out data: {record.overflow.evaluation_events:,} of {sum(record.overflow.outputs.values()):,}" in words
+    assert f"settle set: {record.overflow.settle_events:,} of" in words
+    assert "in 37 of 1,000 images" in words
+    assert f"{record.certified} of 22 layers certified" in words
+    assert "the classifier keeps int32" in words
+    for layer in record.layers:
+        assert f"{layer.alpha_activation:.2f}/{layer.alpha_weight:.2f}" in text
+        assert f"{layer.worst_case:.2f}" in text
+        assert f"{layer.overflow_seen:,}" in text
+    assert max(len(line) for line in text.splitlines()) <= width
+    assert "…" not in text
+
+
+def test_terminal_keeps_large_counts_readable(make_record) -> None:
+    record = make_record(3)
+    record.layers[1].overflow_seen = 123_456_789
+    assert "1.23e+08" in _printed(record, 80)
+
+
+def test_terminal_shows_a_failed_run(make_record) -> None:
+    record = make_record(3, status="failed", error="the loss is not finite at epoch 3")
+    early = record.model_copy(update={"metrics": {}, "overflow": None, "layers": []})
+    for run in (record, early):
+        assert "failed: the loss is not finite at epoch 3" in _printed(run, 80)
+
+
+@pytest.mark.parametrize("layers", [1, 8, 60])
+def test_figures_are_written_and_show_marks(make_record, tmp_path: Path, layers: int) -> None:
+    record = make_record(layers)
+    paths = write_figures(record, tmp_path)
+    assert [path.name for path in paths] == ["alpha.png", "overflow.png"]
+    for path in paths:
+        with Image.open(path) as image:
+            assert image.width == 1000
+            assert image.height >= 40 * layers
+            assert (np.asarray(image.convert("L")) < 64).mean() > 0.005
+
+
+def test_figures_are_deterministic(make_record, tmp_path: Path) -> None:
+    first = [path.read_bytes() for path in write_figures(make_record(8), tmp_path / "a")]
+    assert first == [path.read_bytes() for path in write_figures(make_record(8), tmp_path / "b")]
+
+
+def test_figures_at_the_edges(make_record, tmp_path: Path) -> None:
+    """All zero, everything overflowing, alpha at its cap, nothing counted on the settle set."""
+    quiet, loud, odd = make_record(8), make_record(8), make_record(8)
+    quiet.overflow.evaluation = dict.fromkeys(quiet.overflow.evaluation, 0)
+    quiet.overflow.settle = dict.fromkeys(quiet.overflow.settle, 0)
+    loud.overflow.evaluation = dict(loud.overflow.outputs)
+    loud.layers[2] = Layer.model_validate(loud.layers[2].model_dump() | {"alpha_weight": 16.0, "bits_weight": 1.6})
+    odd.overflow.settle, odd.overflow.settle_outputs = {}, {}
+    for number, record in enumerate((quiet, loud, odd)):
+        assert len(write_figures(record, tmp_path / str(number))) == 2
+
+
+def test_figures_only_of_what_is_known(make_record, tmp_path: Path) -> None:
+    record = make_record(4)
+    assert [path.name for path in write_figures(record.model_copy(update={"overflow": None}), tmp_path)] == [
+        "alpha.png"
+    ]
+    assert write_figures(record.model_copy(update={"layers": []}), tmp_path / "none") == []
+
+
+def test_short_names() -> None:
+    assert short_names(["net.a.conv", "net.b.conv"]) == ["a.conv", "b.conv"]
+    assert short_names(["net.conv"]) == ["net.conv"]
+    assert short_names(["net", "net.a"]) == ["net", "net.a"]
+    assert short_names(["a.rather.long.qualified.name"], 15) == ["a.rathe…ed.name"]
+    assert all(len(name) <= 12 for name in short_names(["x" * 40, "y.z", "abcdefghijklm"], 12))
+
+
+def test_results_room_imports_neither_torch_nor_lightning() -> None:
+    modules = ["record", "store", "provenance", "labels", "terminal", "figures", "tables"]
+    code = (
+        "import importlib, sys\n"
+        f"for name in {modules}: importlib.import_module('oaq_repro.results.' + name)\n"
+        "print([m for m in ('torch', 'pytorch_lightning', 'lightning', 'hydra') if m in sys.modules])"
+    )
+    environment = {"PYTHONPATH": ":".join(sys.path)}
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert result.stdout.strip() == "[]", result.stderr
