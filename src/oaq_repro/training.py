@@ -19,6 +19,7 @@ from oaq_repro.data.base import DataModule
 from oaq_repro.tasks.base import Task
 
 LAST = "last.ckpt"
+STEPS_BETWEEN_CHECKPOINTS = 100  # for data sets of which an epoch is a few batches; long epochs each get one
 
 
 class SeedEpochs(pl.Callback):
@@ -50,8 +51,10 @@ def fit(
     last = folder / LAST
     batches = len(data.train_dataloader())
     checkpoint = ModelCheckpoint(
-        dirpath=folder, filename=Path(LAST).stem, save_top_k=1, every_n_epochs=1, save_on_train_epoch_end=True,
+        dirpath=folder, filename=Path(LAST).stem, save_top_k=1, save_on_train_epoch_end=True,
         enable_version_counter=False,
+        # at ends of epochs only, where a resumed training repeats nothing and skips nothing
+        every_n_epochs=max(1, round(STEPS_BETWEEN_CHECKPOINTS / batches)),
     )
     trainer = _trainer(
         trainer_config,

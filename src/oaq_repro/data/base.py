@@ -12,7 +12,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
-from oaq_repro.data.checks import check_integer, unexpected
+from oaq_repro.data.checks import check_integer, check_sides, unexpected
 from oaq_repro.data.loading import ErrorCollate, Loader, Samples, Shuffle, View
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -53,10 +53,7 @@ class DataModule(pl.LightningDataModule, ABC):
         self.seed = check_integer("seed", seed, 0)
         self.subset = None if subset is None else check_integer("subset", subset, 1)
         self.val_subset = None if val_subset is None else check_integer("val_subset", val_subset, 1)
-        sides = [image_size, image_size] if isinstance(image_size, int) else list(image_size)
-        if len(sides) != 2:
-            raise unexpected("data.image_size", sides, "one side or [height, width]")
-        self.size = (check_integer("image_size", sides[0], 1), check_integer("image_size", sides[1], 1))
+        self.size = check_sides("image_size", image_size)
         self.mean, self.std = [float(v) for v in mean], [float(v) for v in std]
         if len(self.mean) not in (1, 3) or len(self.mean) != len(self.std) or min(self.std) <= 0:
             raise unexpected("data.mean, data.std", f"{self.mean}, {self.std}", "as many as channels, std above 0")
@@ -132,6 +129,7 @@ class DataModule(pl.LightningDataModule, ABC):
             collate_fn=ErrorCollate(self.collate),
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator().manual_seed(self.seed),  # else each epoch would draw from the global one
             **how,
         )
 

@@ -7,7 +7,7 @@ from typing import Any
 from oaq_repro.errors import InputError
 
 
-def unexpected(where: object, found: str, expected: str) -> InputError:
+def unexpected(where: object, found: object, expected: object) -> InputError:
     """Return the error for bad input: what file or field, what was found there, what should have been."""
     return InputError(f"{where}: found {found}; expected {expected}")
 
@@ -17,6 +17,21 @@ def check_integer(field: str, value: Any, least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise unexpected(f"data.{field}", repr(value), f"an integer of at least {least}")
     return value
+
+
+def check_fraction(field: str, value: Any) -> float:
+    """Return `value` if it is a probability; InputError naming the field otherwise."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise unexpected(f"data.{field}", repr(value), "a number from 0 to 1")
+    return float(value)
+
+
+def check_sides(field: str, value: Any) -> tuple[int, int]:
+    """Return (height, width) from one side or from both; InputError naming the field otherwise."""
+    sides = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value, value]
+    if len(sides) != 2:
+        raise unexpected(f"data.{field}", repr(value), "one side, or [height, width]")
+    return check_integer(field, sides[0], 1), check_integer(field, sides[1], 1)
 
 
 def require_folder(folder: Path | None, what: str = "the data") -> Path:

@@ -2,12 +2,15 @@
 
 import os
 import zipfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torchvision import tv_tensors
 from torchvision.datasets import CIFAR10
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from oaq_repro.data import transforms
 from oaq_repro.data.base import Transform
@@ -19,12 +22,14 @@ from oaq_repro.data.loading import Samples
 HOLD_OUT_EVERY = 10
 """Where there is no test split, every tenth image of each class (in the order of the names) is held out."""
 HELD_OUT_FOLDERS = ("test", "val")
+EXPECTED = f"{CIFAR10.base_folder}, train/<class>/<image> or train.zip"
+Files = list[tuple[str, int]]
 
 
 class ZipSamples(FolderSamples):
     """Image files in a zip; every process opens it once."""
 
-    def __init__(self, classes: tuple[str, ...], archive: Path, files: list[tuple[str, int]]) -> None:
+    def __init__(self, classes: tuple[str, ...], files: Files, archive: Path) -> None:
         super().__init__(classes, files)
         self.archive = archive
         self._open: tuple[int, zipfile.ZipFile] | None = None
@@ -39,7 +44,7 @@ class ZipSamples(FolderSamples):
             content = self._open[1].read(name)
         except (zipfile.BadZipFile, OSError, KeyError) as error:
             raise unexpected(where, f"a damaged member ({error})", "an image") from None
-        return read_image(content, where), label
+        return read_image(where, content), label
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_open": None}
@@ -48,14 +53,15 @@ class ZipSamples(FolderSamples):
 class Cifar10(ClassificationData):
     """CIFAR-10, 32x32: pad by 4, crop and flip in training, the image as it is in evaluation.
 
-    `root` is, in this order: a zip; a folder with `cifar-10-batches-py` (the canonical files); with `train/<class>/*`
-    and, if there, `test` or `val`; with train.zip; or else the place that torchvision downloads to (`download`).
-    Without a test split every tenth training image of each class, in the order of their names, is held out.
+    `root` is a zip, or a folder, in this order: with `cifar-10-batches-py` (the canonical files); with
+    `train/<class>/*` and, if there, `test` or `val`; with train.zip; or else the place that torchvision downloads
+    to (`download`). Without a test split every tenth training image of each class, in the order of names, is held out.
     """
 
     def __init__(self, *, download: bool = False, **common: Any) -> None:
         super().__init__(**common)
         self.download = download
+        self.holds_out = False  # set by read: whether part of the training images is held out
 
     def prepare_data(self) -> None:
         """Download the canonical files where nothing is found and `download` is set."""
@@ -72,7 +78,7 @@ class Cifar10(ClassificationData):
             raise unexpected(
                 f"data.root={root}",
                 f"no CIFAR-10, and it cannot be downloaded ({error})",
-                "cifar-10-batches-py, train/<class>/<image> or train.zip",
+                EXPECTED,
             ) from None
 
     @staticmethod
@@ -81,74 +87,79 @@ class Cifar10(ClassificationData):
 
     def read(self) -> tuple[Samples, Samples]:
         """Read the images or their names, from what `root` has."""
-        assert self.root is not None  # prepare_data has seen to it
-        if self.root.is_file():
-            return self._zip(self.root)
-        root = require_folder(self.root, "CIFAR-10")
+        root = self.root
+        assert root is not None  # prepare_data has seen to it
+        archive = next((path for path in (root, root / "train.zip") if path.is_file()), None)
         if (root / CIFAR10.base_folder).is_dir():
-            return self._canonical(root, train=True), self._canonical(root, train=False)
+            return _canonical(root, train=True), _canonical(root, train=False)
+        make: Callable[..., Samples] = FolderSamples
         if (root / "train").is_dir():
-            names, files = read_class_folders(root / "train")
-            for folder in HELD_OUT_FOLDERS:
-                if (root / folder).is_dir():
-                    val_names, val = read_class_folders(root / folder)
-                    if val_names != names:
-                        raise unexpected(f"{root / folder}", f"classes {', '.join(val_names)}", "those of train")
-                    return FolderSamples(names, files), FolderSamples(names, val)
-            train, val = hold_out(files)
-            return FolderSamples(names, train), FolderSamples(names, val)
-        if (root / "train.zip").is_file():
-            return self._zip(root / "train.zip")
-        raise unexpected(f"data.root={root}", "no CIFAR-10", "cifar-10-batches-py, train/<class>/<image> or train.zip")
-
-    @staticmethod
-    def _canonical(root: Path, train: bool) -> ArraySamples:
-        try:
-            data = CIFAR10(root, train=train)
-        except Exception as error:  # RuntimeError for checksums, and whatever unpickling a broken file raises
-            raise unexpected(
-                f"{root / CIFAR10.base_folder}", f"damaged files ({error})", "torchvision's CIFAR-10"
-            ) from None
-        return ArraySamples(tuple(data.classes), data.data.transpose(0, 3, 1, 2), np.array(data.targets))
-
-    @staticmethod
-    def _zip(path: Path) -> tuple[ZipSamples, ZipSamples]:
-        try:
-            with zipfile.ZipFile(path) as archive:
-                members = [name for name in archive.namelist() if not name.endswith("/")]
-        except (zipfile.BadZipFile, OSError) as error:
-            raise unexpected(path, f"a damaged zip ({error})", "one with train/<class>/<image>") from None
-        splits: dict[str, list[tuple[str, str]]] = {}
-        for name in sorted(members):
-            parts = name.split("/")
-            if len(parts) < 3 or Path(name).suffix.lower() not in (".jpg", ".jpeg", ".png"):
-                raise unexpected(path, f"member {name}", "train/<class>/<image>")
-            splits.setdefault(parts[-3], []).append((name, parts[-2]))
-        if "train" not in splits:
-            raise unexpected(path, f"folders {', '.join(sorted(splits)) or 'none'}", "train/<class>/<image>")
-        names = tuple(sorted({label for _, label in splits["train"]}))
-        labelled = {
-            split: [(name, _label(names, label, path)) for name, label in found] for split, found in splits.items()
-        }
-        held_out = next((labelled[split] for split in HELD_OUT_FOLDERS if split in labelled), None)
-        train, val = hold_out(labelled["train"]) if held_out is None else (labelled["train"], held_out)
-        return ZipSamples(names, path, train), ZipSamples(names, path, val)
+            names, splits = _folders(root)
+        elif archive is not None:
+            names, splits = _members(archive)
+            make = partial(ZipSamples, archive=archive)
+        else:
+            require_folder(root, "CIFAR-10")
+            raise unexpected(f"data.root={root}", "no CIFAR-10", EXPECTED)
+        held_out = next((splits[name] for name in HELD_OUT_FOLDERS if name in splits), None)
+        self.holds_out = held_out is None
+        train, val = hold_out(splits["train"]) if held_out is None else (splits["train"], held_out)
+        return make(names, files=train), make(names, files=val)
 
     def transform(self, train: bool) -> Transform:
         """Pad by an eighth of the side (4 of 32), crop, flip."""
         return transforms.small_images(self.size, train, self.size[0] // 8, 0.5, self.mean, self.std)
 
 
-def _label(names: tuple[str, ...], name: str, path: Path) -> int:
-    if name not in names:
-        raise unexpected(path, f"held-out class {name}", f"one of train: {', '.join(names)}")
-    return names.index(name)
+def _canonical(root: Path, train: bool) -> ArraySamples:
+    folder = root / CIFAR10.base_folder
+    try:
+        data = CIFAR10(root, train=train)
+    except Exception as error:  # RuntimeError for checksums, and whatever unpickling a broken file raises
+        raise unexpected(folder, f"damaged files ({error})", "torchvision's CIFAR-10") from None
+    return ArraySamples(tuple(data.classes), data.data.transpose(0, 3, 1, 2), np.array(data.targets))
 
 
-def hold_out(files: list[tuple[str, int]]) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
+def _folders(root: Path) -> tuple[tuple[str, ...], dict[str, Files]]:
+    names, train = read_class_folders(root / "train")
+    splits = {"train": train}
+    for folder in HELD_OUT_FOLDERS:
+        if (root / folder).is_dir():
+            held_out_names, splits[folder] = read_class_folders(root / folder)
+            if held_out_names != names:
+                raise unexpected(root / folder, f"classes {', '.join(held_out_names)}", "those of train")
+    return names, splits
+
+
+def _members(archive: Path) -> tuple[tuple[str, ...], dict[str, Files]]:
+    """Return class names and the images of every split in a zip: members that end in <split>/<class>/<image>."""
+    try:
+        with zipfile.ZipFile(archive) as content:
+            members = sorted(name for name in content.namelist() if name.lower().endswith(IMG_EXTENSIONS))
+    except (zipfile.BadZipFile, OSError) as error:
+        raise unexpected(archive, f"a damaged zip ({error})", "one with train/<class>/<image>") from None
+    found: dict[str, list[tuple[str, str]]] = {}
+    for name in members:
+        parts = name.split("/")
+        if len(parts) >= 3:
+            found.setdefault(parts[-3], []).append((name, parts[-2]))
+    if "train" not in found:
+        raise unexpected(archive, f"folders {', '.join(sorted(found)) or 'none'}", "train/<class>/<image>")
+    names = tuple(sorted({label for _, label in found["train"]}))
+    splits: dict[str, Files] = {}
+    for split in ("train", *HELD_OUT_FOLDERS):
+        for name, label in found.get(split, ()):
+            if label not in names:
+                raise unexpected(f"{archive}: {name}", f"class {label}", f"one of train: {', '.join(names)}")
+            splits.setdefault(split, []).append((name, names.index(label)))
+    return names, splits
+
+
+def hold_out(files: Files) -> tuple[Files, Files]:
     """Return (train, held out): every HOLD_OUT_EVERY-th file of each class, in the given order, is held out."""
     seen: dict[int, int] = {}
-    train, val = [], []
+    train: Files = []
+    val: Files = []
     for file in files:
         seen[file[1]] = seen.get(file[1], 0) + 1
         (val if seen[file[1]] % HOLD_OUT_EVERY == 0 else train).append(file)

@@ -45,10 +45,7 @@ def read_instances(root: Path, split: str) -> tuple[Instances, Path]:
     Raises InputError for broken json, a missing field, an annotation of no image or category, an absent image.
     """
     path, folder = root / "annotations" / f"instances_{split}2017.json", root / f"{split}2017"
-    content = _load(path)
-    for key in ("images", "annotations", "categories"):
-        if not isinstance(content, dict) or not isinstance(content.get(key), list):
-            raise unexpected(f"{path}: {key}", "no such list", "the three lists images, annotations, categories")
+    content = load_instances(path)
     categories = {
         _field(c, "id", int, path, "categories"): _field(c, "name", str, path, "categories")
         for c in content["categories"]
@@ -74,14 +71,19 @@ def read_instances(root: Path, split: str) -> tuple[Instances, Path]:
     return Instances(path, images, annotations, dict(sorted(categories.items()))), folder
 
 
-def _load(path: Path) -> Any:
+def load_instances(path: Path) -> dict[str, list[Any]]:
+    """Return the three lists of an instances_*.json, unchecked; InputError where the file or a list is missing."""
     try:
         with path.open(encoding="utf-8") as file:
-            return json.load(file)
+            content = json.load(file)
     except FileNotFoundError:
         raise unexpected(path, "no such file", "COCO's instances annotations") from None
     except (ValueError, OSError) as error:
         raise unexpected(path, f"broken json ({error})", "COCO's instances annotations") from None
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(content, dict) or not isinstance(content.get(key), list):
+            raise unexpected(f"{path}: {key}", "no such list", "the three lists images, annotations, categories")
+    return content
 
 
 def _field(entry: Any, key: str, kind: type, path: Path, where: str) -> Any:

@@ -12,7 +12,7 @@ from torchvision import tv_tensors
 
 from oaq_repro.data import transforms
 from oaq_repro.data.base import DataModule, Transform
-from oaq_repro.data.checks import unexpected
+from oaq_repro.data.checks import check_fraction, unexpected
 from oaq_repro.data.images import read_image
 from oaq_repro.data.loading import Samples
 
@@ -147,7 +147,12 @@ class DetectionData(DataModule):
         **common: Any,
     ) -> None:
         super().__init__(**common)
-        self.augmentation = {"photometric": photometric, "zoom_out": zoom_out, "iou_crop": iou_crop, "flip": flip}
+        self.augmentation: dict[str, Any] = {
+            "photometric": bool(photometric),
+            "zoom_out": check_fraction("zoom_out", zoom_out),
+            "iou_crop": bool(iou_crop),
+            "flip": check_fraction("flip", flip),
+        }
 
     def split(
         self, where: Path | None, classes: tuple[str, ...], train: list[Annotated], val: list[Annotated]

@@ -29,10 +29,11 @@ class ImageNet(ClassificationData):
         val_names, val = read_class_folders(root / "val")
         if names != val_names:
             odd = sorted(set(names) ^ set(val_names))
+            some = ", ".join(odd[:3]) + (", ..." if len(odd) > 3 else "")
             raise unexpected(
                 f"{root / 'val'}",
                 f"{len(val_names)} classes",
-                f"the {len(names)} of train (only in one of them: {', '.join(odd[:3])}{', ...' if len(odd) > 3 else ''})",
+                f"the {len(names)} of train (only in one of them: {some})",
             )
         return FolderSamples(names, train), FolderSamples(names, val)
 

@@ -17,16 +17,17 @@ IGNORE = 255
 _DECODER_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 
 
-def read_image(source: Path | bytes, name: str | None = None) -> tv_tensors.Image:
+def read_image(name: Path | str, content: bytes | None = None) -> tv_tensors.Image:
     """Decode an image to RGB, uint8 [3, H, W].
 
     Grey, palette, CMYK and 16-bit images are converted and alpha is dropped. EXIF orientation is
     ignored, as by the readers of the benchmarks: their annotations refer to the stored pixels.
-    `name` stands for `source` in messages (members of a zip). Raises InputError when it cannot be decoded.
+    `content` is the file where it is no file of its own (members of a zip; `name` names it in messages then).
+    Raises InputError when it cannot be decoded.
     """
-    with _open(source, name) as image:
+    with _open(name, content) as image:
         if image.mode == "F":
-            raise unexpected(f"{name or source}", "an image of floating point pixels", "8 or 16 bits per channel")
+            raise unexpected(name, "an image of floating point pixels", "8 or 16 bits per channel")
         if image.mode.startswith("I"):  # 16-bit grey: PIL would clip instead of scaling
             grey = np.clip(np.asarray(image).astype(np.int64), 0, 65535) >> 8
             pixels = np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2)
@@ -43,7 +44,7 @@ def read_mask(path: Path, classes: int, size: tuple[int, int]) -> tv_tensors.Mas
     `size` is the (H, W) of the image that it belongs to. Raises InputError for a file that is missing,
     cannot be decoded, has colours instead of indices, another size, or an index of no class.
     """
-    with _open(path, None) as image:
+    with _open(path) as image:
         if image.mode not in ("P", "L", "1"):
             raise unexpected(path, f"a mask of mode {image.mode}", "one index per pixel (palette or 8-bit grey)")
         mask = np.array(image if image.mode != "1" else image.convert("L").point(lambda v: v // 255))
@@ -55,12 +56,12 @@ def read_mask(path: Path, classes: int, size: tuple[int, int]) -> tv_tensors.Mas
     return tv_tensors.Mask(torch.from_numpy(mask))
 
 
-def _open(source: Path | bytes, name: str | None) -> Image.Image:
+def _open(name: Path | str, content: bytes | None = None) -> Image.Image:
     try:
-        image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+        image = Image.open(name if content is None else io.BytesIO(content))
         image.load()
     except FileNotFoundError:
-        raise unexpected(f"{name or source}", "no such file", "an image") from None
+        raise unexpected(name, "no such file", "an image") from None
     except _DECODER_ERRORS as error:
-        raise unexpected(f"{name or source}", f"a damaged image ({error})", "one that decodes completely") from None
+        raise unexpected(name, f"a damaged image ({error})", "one that decodes completely") from None
     return image

@@ -132,7 +132,7 @@ def _xml(scene: Scene) -> str:
     return "<annotation>\n" + "\n".join([head, *objects]) + "\n</annotation>\n"
 
 
-class _Scenes(DataModule):
+class Scenes(DataModule):
     """What scenes add to the readers of VOC and COCO: writing first, and a fingerprint of the generator."""
 
     def __init__(self, *, root: str | Path | None, layout: str, parameters: SceneParameters, **common: Any) -> None:
@@ -149,19 +149,19 @@ class _Scenes(DataModule):
         return hashlib.sha256(json.dumps(what).encode()).hexdigest()
 
 
-class VocSceneDetection(_Scenes, VocDetection):
+class VocSceneDetection(Scenes, VocDetection):
     """Scenes for detection, in VOC's layout."""
 
 
-class CocoSceneDetection(_Scenes, CocoDetection):
+class CocoSceneDetection(Scenes, CocoDetection):
     """Scenes for detection, in COCO's layout."""
 
 
-class VocSceneSegmentation(_Scenes, VocSegmentation):
+class VocSceneSegmentation(Scenes, VocSegmentation):
     """Scenes for segmentation, in VOC's layout."""
 
 
-class CocoSceneSegmentation(_Scenes, CocoSegmentation):
+class CocoSceneSegmentation(Scenes, CocoSegmentation):
     """Scenes for segmentation, in COCO's layout."""
 
 

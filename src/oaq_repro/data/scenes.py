@@ -19,6 +19,8 @@ from oaq_repro.data.digits import CLASSES, scans
 
 VERSION = 1
 """Raised with every change of what the same parameters draw."""
+HELD_OUT_NAMES = 500_001
+"""Names are numbers; those of held-out scenes begin here."""
 
 
 @dataclass(frozen=True)
@@ -72,12 +74,12 @@ class Scene:
 
 
 def draw_scenes(parameters: SceneParameters, train: bool) -> Iterator[Scene]:
-    """Draw the scenes of one split; scene i depends on the parameters and i alone."""
+    """Draw the scenes of one split; scene i depends on the parameters, the split and i, not on their numbers."""
     images, labels = scans(train)
-    first, count = (0, parameters.train) if train else (parameters.train, parameters.val)
-    for number in range(first, first + count):
-        rng = np.random.default_rng([parameters.seed, number])
-        yield _draw(rng, f"{number + 1:06d}", images, labels, parameters)
+    first, count = (1, parameters.train) if train else (HELD_OUT_NAMES, parameters.val)
+    for number in range(count):
+        rng = np.random.default_rng([parameters.seed, int(train), number])
+        yield _draw(rng, f"{first + number:06d}", images, labels, parameters)
 
 
 def _draw(

@@ -11,7 +11,7 @@ from torchvision import tv_tensors
 
 from oaq_repro.data import transforms
 from oaq_repro.data.base import DataModule, Transform
-from oaq_repro.data.checks import check_integer, unexpected
+from oaq_repro.data.checks import check_fraction, check_sides, unexpected
 from oaq_repro.data.images import read_image, read_mask
 from oaq_repro.data.loading import Samples
 
@@ -65,16 +65,11 @@ class SegmentationData(DataModule):
         **common: Any,
     ) -> None:
         super().__init__(**common)
-        low, high = (float(v) for v in scale_range)
-        if not 0 < low <= high:
-            raise unexpected("data.scale_range", f"{low} to {high}", "0 < low <= high")
-        self.scale_range, self.flip = (low, high), flip
-        sides = (
-            [eval_size, eval_size]
-            if isinstance(eval_size, int)
-            else list(self.size if eval_size is None else eval_size)
-        )
-        self.eval_size = (check_integer("eval_size", sides[0], 1), check_integer("eval_size", sides[-1], 1))
+        low, high = (scale_range[0], scale_range[-1])
+        if len(scale_range) != 2 or not 0 < low <= high:
+            raise unexpected("data.scale_range", f"{list(scale_range)}", "[low, high], 0 < low <= high")
+        self.scale_range, self.flip = (low, high), check_fraction("flip", flip)
+        self.eval_size = self.size if eval_size is None else check_sides("eval_size", eval_size)
 
     def transform(self, train: bool) -> Transform:
         """DeepLab's augmentation, or padding alone."""

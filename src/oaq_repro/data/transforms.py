@@ -20,7 +20,7 @@ def finish(mean: Sequence[float], std: Sequence[float]) -> list[v2.Transform]:
 
 
 def imagenet(size: int, train: bool, crop_fraction: float, mean: Sequence[float], std: Sequence[float]) -> v2.Compose:
-    """ImageNet: random resized crop (area 8-100 %) and flip; resize to size / crop_fraction and centre in evaluation."""
+    """ImageNet: random resized crop (area 8-100 %) and flip; resize to size / crop_fraction, centre in evaluation."""
     if train:
         steps = [v2.RandomResizedCrop(size, antialias=True), v2.RandomHorizontalFlip()]
     else:

@@ -85,7 +85,7 @@ def partial_sums(products: np.ndarray, accumulator: Accumulator) -> np.ndarray:
 def longest_blocks(lowest: np.ndarray, highest: np.ndarray, bits: int) -> tuple[int, np.ndarray]:
     """Largest safe aligned block for all channels together and for each alone, int64 [O]; 0 where no block is safe.
 
-    Every B is tried: a longer block can be safe where a shorter one is not, because its borders lie elsewhere.
+    B is searched downwards: a longer block can be safe where a shorter one is not, because its borders lie elsewhere.
     """
     outputs, depth = lowest.shape
     minimum, maximum = -(1 << (bits - 1)), (1 << (bits - 1)) - 1
@@ -93,7 +93,9 @@ def longest_blocks(lowest: np.ndarray, highest: np.ndarray, bits: int) -> tuple[
     sums_low = np.concatenate([zeros, np.cumsum(lowest.T, axis=0)])
     sums_high = np.concatenate([zeros, np.cumsum(highest.T, axis=0)])
     together, alone = 0, np.zeros(outputs, np.int64)
-    for block in range(depth, 0, -1):
+    # Sums only grow, so the first block fits up to some length and no further: longer ones need not be tried.
+    first_fits = (sums_low[1:] >= minimum) & (sums_high[1:] <= maximum)
+    for block in range(int(first_fits.sum(axis=0).max()), 0, -1):
         borders = np.append(np.arange(0, depth, block), depth)
         low, high = np.diff(sums_low[borders], axis=0), np.diff(sums_high[borders], axis=0)
         fits = (low.min(axis=0) >= minimum) & (high.max(axis=0) <= maximum)

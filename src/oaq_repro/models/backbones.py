@@ -4,6 +4,7 @@ Width is timm's channel multiplier for the MobileNets (arXiv 1704.04861, 1801.04
 keeps 1280 channels) and scales the four stages of a ResNet (its stem keeps 64 channels).
 """
 
+import math
 from typing import Any, Literal
 
 import timm
@@ -55,10 +56,11 @@ def create(arch: str, width: float, num_classes: int, in_chans: int, pretrained:
 
 
 def shrink_stem(model: nn.Module, side: int, pretrained: bool) -> None:
-    """Set early stride-2 stages to stride 1, in place, until an input of `side` pixels ends at a map of about 4.
+    """Set stride-2 stages to stride 1, in place, so that an input of `side` pixels ends at a map of about 4x4.
 
-    A ResNet's 7x7 stem and max pooling first become one 3x3 convolution (the CIFAR form of arXiv 1512.03385, section
-    4.2, with ImageNet's stages); in the MobileNets only strides change, so that ImageNet weights still fit.
+    The stages that stay at stride 2 are spread evenly over the depth. A ResNet's 7x7 stem and max pooling become one
+    3x3 convolution (the CIFAR form of arXiv 1512.03385, section 4.2, with ImageNet's stages); in the MobileNets only
+    strides change, so that ImageNet weights still fit.
     """
     if isinstance(model, timm.models.resnet.ResNet):
         if pretrained:
@@ -70,13 +72,11 @@ def shrink_stem(model: nn.Module, side: int, pretrained: bool) -> None:
         stages = [_strided(model.layer2), _strided(model.layer3), _strided(model.layer4)]
     else:
         stages = [[conv] for conv in _strided(model)]
-    reduction = 2 ** len(stages)
-    for stage in stages:
-        if side / reduction >= SMALL_MAP * 0.75:
-            break
-        for conv in stage:
+    halvings = min(len(stages), max(0, round(math.log2(side / SMALL_MAP))))
+    kept = {(i + 1) * len(stages) // (halvings + 1) for i in range(halvings)}
+    for i, stage in enumerate(stages):
+        for conv in stage if i not in kept else ():
             conv.stride = (1, 1)
-        reduction //= 2
 
 
 def _strided(module: nn.Module) -> list[nn.Conv2d]:

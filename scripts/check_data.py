@@ -1,0 +1,39 @@
+"""Check a data set before training: python scripts/check_data.py data=voc_detection data.root=/data/voc.
+
+Takes the overrides of `python -m oaq_repro`. Prints what is there, what is missing and how to get it; exit status 1
+where something is missing.
+"""
+
+import sys
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from hydra.utils import instantiate
+from omegaconf.errors import OmegaConfBaseException
+
+from oaq_repro.data.check import check
+from oaq_repro.errors import InputError
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
+
+
+def main(overrides: list[str]) -> int:
+    """Print the report; return the exit status."""
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            config = compose("config", overrides)
+        report = check(instantiate(config.data, _convert_="all"))
+    except (InputError, HydraException, OmegaConfBaseException) as error:
+        cause = error.__cause__ if isinstance(error.__cause__, InputError) else error
+        print(f"error: {cause}", file=sys.stderr)
+        return 1
+    for finding in report.findings:
+        print(f"{finding.state:8} {finding.text}")
+    if not report.complete and report.get:
+        print(f"\nHow to get it: {report.get}")
+    return 0 if report.complete else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,77 @@
+"""Small float networks with the shapes that matter: depthwise, residual, concatenation, pooling, resize."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from oaq_repro.methods.int8 import Int8
+from oaq_repro.quant.accumulator import NAMED
+from oaq_repro.quant.calibrate import calibrate
+from oaq_repro.quant.convert import QuantizationConfig, quantize_network
+
+
+def unit(inputs, outputs, kernel=1, stride=1, groups=1, act=nn.ReLU6):
+    layers = [nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False), nn.BatchNorm2d(outputs)]
+    return nn.Sequential(*layers, *([act()] if act else []))
+
+
+class Classifier(nn.Module):
+    """Inverted residual, max pooling, classifier."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = unit(3, 8, 3, 2, act=nn.ReLU)
+        self.expand, self.depthwise, self.project = unit(8, 16), unit(16, 16, 3, 1, 16), unit(16, 8, act=None)
+        self.pool = nn.MaxPool2d(2)
+        self.drop = nn.Dropout(0.1)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x):
+        x = self.stem(x)
+        x = x + self.project(self.depthwise(self.expand(x)))
+        x = self.pool(x).mean((2, 3))
+        return self.head(self.drop(x))
+
+
+class Pyramid(nn.Module):
+    """Two outputs, concatenation, average pooling, a branch resized to another's size."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = unit(3, 8, 3, 2)
+        self.left, self.right = unit(8, 6, act=None), unit(8, 4, 3)
+        self.pooled, self.pool = unit(8, 4), nn.AdaptiveAvgPool2d(1)
+        self.smaller = nn.AvgPool2d(2)
+        self.fuse = unit(14, 8)
+        self.first, self.second = nn.Conv2d(8, 3, 1), nn.Conv2d(8, 2, 1)
+
+    def forward(self, x):
+        x = self.stem(x)
+        image = F.interpolate(self.pooled(self.pool(x)), size=x.shape[2:], mode="bilinear", align_corners=False)
+        x = self.fuse(torch.cat([self.left(x), F.relu(self.right(x)), image], dim=1))
+        return self.first(x), self.second(self.smaller(x))
+
+
+def trained(network, seed=0):
+    """The network with weights and statistics that are not those of initialization."""
+    torch.manual_seed(seed)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean, 0, 0.2)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, 0, 0.2)
+        elif isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight)
+    return network.eval()
+
+
+def images(count=4, size=16, seed=1):
+    return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+def quantized(network, method=None, accumulator="int16", batches=None, **config):
+    """The network quantized and calibrated, in evaluation mode."""
+    model = quantize_network(network, method or Int8(), QuantizationConfig(NAMED[accumulator], **config))
+    calibrate(model, batches or [images()])
+    return model.eval()

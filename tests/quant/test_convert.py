@@ -1,0 +1,149 @@
+import copy
+
+import pytest
+import torch
+from quant.networks import Classifier, Pyramid, images, quantized, trained
+from torch import nn
+
+from oaq_repro.errors import InputError
+from oaq_repro.methods.int8 import Int8
+from oaq_repro.quant.accumulator import NAMED
+from oaq_repro.quant.convert import Override, QuantizationConfig, input_quantizer, layers, quantize_network
+
+
+def convert(network, *overrides):
+    return quantize_network(network, Int8(), QuantizationConfig(NAMED["int16"], overrides=overrides))
+
+
+def test_every_node_is_swapped():
+    model = convert(trained(Classifier()))
+    assert [kind for _, _, kind in model.swapped] == [
+        "QuantConv2d", "QuantConv2d", "QuantConv2d", "QuantConv2d", "QuantAdd", "QuantMaxPool2d", "QuantGlobalAvgPool",
+        "QuantLinear",
+    ]  # fmt: skip
+    assert model.swapped[0][:2] == ("stem.0", "Conv2d + relu")
+    assert model.left_float == []
+
+
+@pytest.mark.parametrize("network", [Classifier, Pyramid])
+def test_calibration_mode_computes_the_float_network(network):
+    float_network = trained(network())
+    model = convert(float_network).eval()
+    for found, expected in zip(model(images()), float_network(images()), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("network", [Classifier, Pyramid])
+def test_eight_bits_are_close_to_float(network):
+    float_network = trained(network())
+    model = quantized(float_network)
+    for found, expected in zip(model(images()), float_network(images()), strict=True):
+        assert (found - expected).abs().max() < 0.1 * expected.abs().max()
+
+
+def test_inputs_are_found_through_modules_that_keep_the_scale():
+    model = convert(trained(Classifier()))
+    assert model.sources["stem.0"] == "input"
+    assert model.sources["expand.0"] == "stem.0"
+    assert model.sources["head"] == "mean"
+    assert not input_quantizer(model, "stem.0").scalable
+    assert input_quantizer(model, "expand.0").scalable
+
+
+def test_overrides_by_name_and_role():
+    model = convert(
+        trained(Classifier()),
+        Override("@first", accumulator="int32", reason="image"),
+        Override("@last", weight_bits=4),
+        Override("*pro*.0", accumulator={"bits": 16, "block": 4}, activation_bits=6),
+    )
+    table = layers(model)
+    assert table["stem.0"].accumulator == NAMED["int32"]
+    assert table["stem.0"].accumulator_reason == "@first: image"
+    assert table["head"].weight_quantizer.bits == 4
+    assert table["project.0"].accumulator.block == 4
+    assert table["project.0"].output.bits == 6
+    assert table["expand.0"].accumulator == NAMED["int16"]
+
+
+def test_an_override_that_matches_nothing_is_an_error_with_the_names():
+    with pytest.raises(InputError, match=r"overrides\[1\].match: 'stm\*' matches no layer.*stem.0.*head"):
+        convert(trained(Classifier()), Override("@first"), Override("stm*"))
+
+
+def test_overrides_may_be_plain_fields_and_unknown_ones_are_named():
+    config = QuantizationConfig(NAMED["int16"], overrides=({"match": "@last", "skip": True},))
+    assert config.overrides == (Override("@last", skip=True),)
+    with pytest.raises(InputError, match=r"overrides\[0\].*bitts"):
+        QuantizationConfig(NAMED["int16"], overrides=({"match": "x", "bitts": 3},))
+
+
+def test_skip_leaves_a_layer_in_float():
+    float_network = trained(Classifier())
+    model = quantized(float_network, overrides=(Override("head", skip=True),))
+    assert model.left_float == ["head"]
+    assert "head" not in layers(model)
+    assert (model(images()) - float_network(images())).abs().max() < 0.1 * float_network(images()).abs().max()
+
+
+@pytest.mark.parametrize(
+    "module, message",
+    [
+        (nn.Sequential(nn.Hardswish()), "Hardswish, which has no quantized form"),
+        (nn.Sequential(nn.Conv2d(3, 3, 3, padding="same")), "padding 'same'"),
+        (nn.Sequential(nn.AvgPool2d(3, padding=1, count_include_pad=False)), "uncounted padding"),
+        (nn.Sequential(nn.AdaptiveAvgPool2d(2)), "expected 1x1"),
+        (nn.Sequential(nn.MaxPool2d(2), nn.ReLU()), "activation after MaxPool2d"),
+    ],
+)
+def test_what_has_no_quantized_form_is_an_error(module, message):
+    with pytest.raises(InputError, match=message):
+        convert(module)
+
+
+def test_a_module_called_twice_is_an_error():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 3, 1)
+
+        def forward(self, x):
+            return self.conv(self.conv(x))
+
+    with pytest.raises(InputError, match="conv: this module is called twice"):
+        convert(Twice())
+
+
+def test_state_and_accumulators_round_trip():
+    model = quantized(trained(Classifier()))
+    layers(model)["expand.0"].accumulator = NAMED["int32"]
+    layers(model)["expand.0"].weight_quantizer.alpha.fill_(2.5)
+    other = quantized(trained(Classifier(), seed=5), batches=[images(seed=9)])
+    other.load_state_dict(model.state_dict())
+    assert torch.equal(other(images()), model(images()))
+    assert layers(other)["expand.0"].accumulator == NAMED["int32"]
+    assert copy.deepcopy(model).sources == model.sources
+
+
+@pytest.mark.parametrize("network", [Classifier, Pyramid])
+def test_every_parameter_gets_a_gradient(network):
+    model = quantized(trained(network())).train()
+    outputs = model(images())
+    sum(o.square().sum() for o in outputs).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+def test_the_gradient_is_that_of_the_float_network():
+    float_network = trained(Classifier())
+    model = quantized(float_network)
+    model.load_state_dict(model.state_dict())
+    target = torch.randn(4, 5, generator=torch.Generator().manual_seed(3))
+    (model(images()) * target).sum().backward()
+    folded = convert(float_network).eval()
+    (folded(images()) * target).sum().backward()
+    for name in ("head", "project.0", "expand.0"):
+        ours = layers(model)[name].weight.grad.flatten()
+        theirs = layers(folded)[name].weight.grad.flatten()
+        assert torch.nn.functional.cosine_similarity(ours, theirs, dim=0) > 0.97, name
