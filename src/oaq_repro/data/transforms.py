@@ -19,6 +19,11 @@ def finish(mean: Sequence[float], std: Sequence[float]) -> list[v2.Transform]:
     return [v2.ToDtype(scale, scale=True), v2.Normalize(list(mean), list(std)), v2.ToPureTensor()]
 
 
+def fill_colour(mean: Sequence[float]) -> list[float]:
+    """Return the colour of padding: the mean, as uint8 values."""
+    return [float(round(255 * value)) for value in mean]
+
+
 def imagenet(size: int, train: bool, crop_fraction: float, mean: Sequence[float], std: Sequence[float]) -> v2.Compose:
     """ImageNet: random resized crop (area 8-100 %) and flip; resize to size / crop_fraction, centre in evaluation."""
     if train:
@@ -58,7 +63,7 @@ def detection(
         if photometric:
             steps.append(v2.RandomPhotometricDistort())
         if zoom_out > 0:
-            steps.append(v2.RandomZoomOut(fill={tv_tensors.Image: [255 * v for v in mean], "others": 0}, p=zoom_out))
+            steps.append(v2.RandomZoomOut(fill={tv_tensors.Image: fill_colour(mean), "others": 0}, p=zoom_out))
         if iou_crop:
             steps.append(v2.RandomIoUCrop())
         if flip > 0:
@@ -129,7 +134,7 @@ def segmentation(
 
     Padding is the mean colour in the image and 255 (ignored) in the mask.
     """
-    fill: dict[Any, Any] = {tv_tensors.Image: [255 * v for v in mean], tv_tensors.Mask: IGNORE}
+    fill: dict[Any, Any] = {tv_tensors.Image: fill_colour(mean), tv_tensors.Mask: IGNORE}
     if train:
         steps = [
             RandomScale(*scale_range),

@@ -150,7 +150,7 @@ class VocDetection(DetectionData):
                 record, empty = read_annotation(annotation, images[name], len(records), labels)
                 records.append(record)
                 dropped += empty
-            warn_dropped(split.folder / "Annotations", dropped)
+            warn_dropped(split.folder / "ImageSets" / "Main" / f"{split.name}.txt", dropped)
         return records
 
 
