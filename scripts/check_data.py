@@ -1,7 +1,7 @@
 """Check a data set before training: python scripts/check_data.py data=voc_detection data.root=/data/voc.
 
 Takes the overrides of `python -m oaq_repro`. Prints what is there, what is missing and how to get it; exit status 1
-where something is missing.
+where something is missing or broken.
 """
 
 import sys
@@ -30,7 +30,7 @@ def main(overrides: list[str]) -> int:
         return 1
     for finding in report.findings:
         print(f"{finding.state:8} {finding.text}")
-    if not report.complete and report.get:
+    if report.get and any(finding.state == "missing" for finding in report.findings):
         print(f"\nHow to get it: {report.get}")
     return 0 if report.complete else 1
 

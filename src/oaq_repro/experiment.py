@@ -29,11 +29,13 @@ from oaq_repro.models.network import Network
 from oaq_repro.parent import train_or_load
 from oaq_repro.quant.accumulator import NAMED
 from oaq_repro.quant.calibrate import SettleReport, calibrate, count_overflow, freeze, settle
-from oaq_repro.quant.convert import QuantizationConfig, QuantizedNetwork, quantize_network, set_quantizing
+from oaq_repro.quant.config import QuantizationConfig
+from oaq_repro.quant.convert import quantize_network
+from oaq_repro.quant.network import QuantizedNetwork, set_quantizing
 from oaq_repro.report import layer_rows, overflow_section
 from oaq_repro.results.figures import write_figures
 from oaq_repro.results.provenance import provenance, utc_now
-from oaq_repro.results.record import RECORD_NAME, Record, save_record
+from oaq_repro.results.record import RECORD_NAME, Record, Status, save_record
 from oaq_repro.results.store import file_hash, find_record, lock_run, run_folder, run_hash
 from oaq_repro.results.terminal import print_record
 from oaq_repro.tasks.base import Task
@@ -81,7 +83,7 @@ def headline(record: Record) -> float | None:
     """The headline metric of the last stage a run has reached."""
     for stage in ("integer", "simulated", "float"):
         if stage in record.metrics:
-            return record.metrics[stage][record.metric_names[0]]  # type: ignore[index]
+            return record.metrics[stage][record.metric_names[0]]
     return None
 
 
@@ -95,14 +97,14 @@ def resolve(config: DictConfig) -> dict[str, Any]:
     settings.pop("hydra", None)
     if HydraConfig.initialized():  # names of the config files, for the tables
         settings["choices"] = {k: v for k, v in HydraConfig.get().runtime.choices.items() if "/" not in k}
-    return settings  # type: ignore[return-value]
+    return {str(key): value for key, value in settings.items()}
 
 
 def check_task(settings: Mapping[str, Any], data: DataModule) -> None:
     """InputError where the data are of another task."""
     if data.task != settings["task"]["name"]:
         raise InputError(
-            f"data: found data for {data.task} with task={settings['task']['name']}; expected task={data.task}, or other data"
+            f"data: found data for {data.task} with task={settings['task']['name']}; expected task={data.task}"
         )
 
 
@@ -112,14 +114,22 @@ def _recorded(
     """Run and write the record, whatever happens."""
     outcome, started, clock = Outcome(), utc_now(), time.monotonic()
 
-    def write(status: str, error: str | None) -> Record:
+    def write(status: Status, error: str | None) -> Record:
         record = Record(
-            hash=name, seed=settings["seed"], status=status, config=settings, metrics=outcome.metrics,  # type: ignore[arg-type]
+            hash=name,
+            seed=settings["seed"],
+            status=status,
+            config=settings,
+            metrics=outcome.metrics,  # type: ignore[arg-type]
             **outcome.sections,
             provenance=provenance(
-                dataset=type(data).__name__, dataset_fingerprint=fingerprint, started=started,
-                wall_time_s=time.monotonic() - clock, parent_hash=outcome.parent_hash,
-                checkpoint_hash=outcome.checkpoint_hash, error=error,
+                dataset=type(data).__name__,
+                dataset_fingerprint=fingerprint,
+                started=started,
+                wall_time_s=time.monotonic() - clock,
+                parent_hash=outcome.parent_hash,
+                checkpoint_hash=outcome.checkpoint_hash,
+                error=error,
             ),
         )
         save_record(record, folder / RECORD_NAME)
@@ -128,7 +138,7 @@ def _recorded(
     try:
         _stages(settings, config, data, fingerprint, folder, outcome)
     except BaseException as error:
-        status = "failed" if isinstance(error, Exception) else "interrupted"
+        status: Status = "failed" if isinstance(error, Exception) else "interrupted"
         with suppress(InputError):  # a full disk must not hide the first error
             write(status, str(error) or type(error).__name__)
         raise
@@ -179,16 +189,19 @@ def _stages(
 
 def make_task(config: DictConfig, network: Network, data: DataModule, stage: str) -> Task:
     """The LightningModule of one stage (`float` or `finetune`)."""
-    if config.schedule.get(stage) is None:
-        schedule = None
-    else:
-        schedule = build(config.schedule[stage], f"schedule.{stage}")
+    section = config.schedule.get(stage)
+    schedule = None if section is None else build(section, f"schedule.{stage}")
     fields = {key: value for key, value in config.task.items() if key != "name"}
     return build(fields, "task")(network=network, schedule=schedule, classes=data.classes)
 
 
 def fine_tune(
-    settings: dict[str, Any], data: DataModule, task: Task, method: Method, quantization: QuantizationConfig, folder: Path
+    settings: dict[str, Any],
+    data: DataModule,
+    task: Task,
+    method: Method,
+    quantization: QuantizationConfig,
+    folder: Path,
 ) -> SettleReport:
     """Calibrate, fine-tune, settle and freeze `task.dense`; goes on where an earlier attempt was interrupted.
 
@@ -203,16 +216,21 @@ def fine_tune(
     if task.schedule is not None:
         loggers = make_loggers(settings["logger"], folder, "finetune", settings)
         fit(
-            task, data, folder, settings["trainer"], settings["seed"], loggers, method.callbacks(),
+            task,
+            task.schedule,
+            data,
+            folder,
+            settings["trainer"],
+            settings["seed"],
+            loggers,
+            method.callbacks(),
             description=f"fine-tuning {settings['method']['_target_'].rpartition('.')[2]}",
         )
     freeze(quantized)
     return settle_or_count(quantized, method, lambda batches: images_of(loader, task.device, batches))
 
 
-def settle_or_count(
-    quantized: QuantizedNetwork, method: Method, images: Callable[[int | None], Any]
-) -> SettleReport:
+def settle_or_count(quantized: QuantizedNetwork, method: Method, images: Callable[[int | None], Any]) -> SettleReport:
     """Settle by the method's configuration, or only count overflow where it has none."""
     if method.settle is not None:
         return settle(quantized, lambda: images(method.settle.batches), method.settle)  # type: ignore[union-attr]
@@ -222,7 +240,12 @@ def settle_or_count(
 
 
 def evaluate_integer(
-    graph: Graph, quantized: QuantizedNetwork, task: Task, data: DataModule, trainer_config: Mapping[str, Any], threads: int
+    graph: Graph,
+    quantized: QuantizedNetwork,
+    task: Task,
+    data: DataModule,
+    trainer_config: Mapping[str, Any],
+    threads: int,
 ) -> tuple[dict[str, float], IntegerReport]:
     """Held-out metrics of an integer graph, every image compared with the simulation bit for bit."""
     integer = IntegerNetwork(graph, quantized, threads)

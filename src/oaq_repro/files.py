@@ -33,7 +33,9 @@ def write_atomic(path: Path | str, write: Callable[[Path], None] | str | bytes) 
         temporary.chmod(0o666 & ~umask)  # mkstemp makes private files; results are for everybody
         os.replace(temporary, path)
     except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror or error}); nothing at that place was changed") from error
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror or error}); nothing at that place was changed"
+        ) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)

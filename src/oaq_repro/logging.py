@@ -75,8 +75,13 @@ def _wandb(config: Mapping[str, Any], folder: Path, stage: str, run_config: dict
     if offline is None:
         offline = not _has_login()
     made = WandbLogger(
-        project=config["project"], entity=config.get("entity"), save_dir=str(folder), offline=bool(offline),
-        name=f"{folder.parent.name}-{folder.name}-{stage}", group=folder.parent.name, job_type=stage,
+        project=config["project"],
+        entity=config.get("entity"),
+        save_dir=str(folder),
+        offline=bool(offline),
+        name=f"{folder.parent.name}-{folder.name}-{stage}",
+        group=folder.parent.name,
+        job_type=stage,
         config=run_config,
     )
     _ = made.experiment  # starts it now, where a failure is caught

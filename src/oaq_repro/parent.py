@@ -44,7 +44,7 @@ def train_or_load(config: dict[str, Any], data: DataModule, task: Task, fingerpr
         if not (folder / METRICS).exists():
             if task.schedule is not None:
                 loggers = make_loggers(config["logger"], folder, "float", config)
-                fit(task, data, folder, config["trainer"], config["seed"], loggers, description="float parent")
+                fit(task, task.schedule, data, folder, config["trainer"], config["seed"], loggers, description="float parent")
             metrics = evaluate(task, data.val_dataloader(), config["trainer"], "float on held-out data")
             state = {name: tensor.contiguous() for name, tensor in task.dense.state_dict().items()}
             write_atomic(folder / WEIGHTS, lambda path: save_file(state, path))
@@ -58,6 +58,6 @@ def _read_metrics(path: Path) -> dict[str, float]:
     try:
         return {str(k): float(v) for k, v in json.loads(path.read_text(encoding="utf-8")).items()}
     except (OSError, ValueError, AttributeError) as error:
-        raise InputError(f"{path}: cannot be read as metrics ({error}); remove its folder to train the parent again") from error
-
-
+        raise InputError(
+            f"{path}: cannot be read as metrics ({error}); remove its folder to train the parent again"
+        ) from error

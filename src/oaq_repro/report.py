@@ -7,7 +7,7 @@ from oaq_repro.integer.certificate import certify
 from oaq_repro.integer.graph import Conv, Graph, Layer
 from oaq_repro.integer.network import IntegerReport
 from oaq_repro.quant.calibrate import SettleReport
-from oaq_repro.quant.convert import QuantizedNetwork, input_quantizer, layers
+from oaq_repro.quant.network import QuantizedNetwork, input_quantizer, layers
 
 
 def overflow_section(settled: SettleReport, report: IntegerReport) -> dict[str, Any]:
@@ -34,22 +34,24 @@ def layer_rows(graph: Graph, quantized: QuantizedNetwork, report: IntegerReport)
         module = modules[layer.name]
         largest_weight = int(abs(layer.matrix.astype(int)).max())
         asked = layer.accumulator_reason == "asked for"
-        rows.append({
-            "name": layer.name,
-            "kind": _kind(layer),
-            "alpha_activation": float(input_quantizer(quantized, layer.name).alpha),
-            "alpha_weight": float(module.weight_quantizer.alpha),
-            "bits_activation": math.log2(source.q_max + 1),
-            "bits_weight": math.log2(2 * largest_weight + 1),
-            "overflow_seen": totals[layer.name],
-            "outputs": report.outputs[layer.name],
-            "worst_case": certificate.worst_case,
-            "certified": certificate.certified,
-            "longest_block": certificate.longest_block,
-            "accumulator": layer.accumulator.name,
-            "route": layer.accumulator.name,
-            "reason": None if asked else layer.accumulator_reason,
-        })
+        rows.append(
+            {
+                "name": layer.name,
+                "kind": _kind(layer),
+                "alpha_activation": float(input_quantizer(quantized, layer.name).alpha),
+                "alpha_weight": float(module.weight_quantizer.alpha),
+                "bits_activation": math.log2(source.q_max + 1),
+                "bits_weight": math.log2(2 * largest_weight + 1),
+                "overflow_seen": totals[layer.name],
+                "outputs": report.outputs[layer.name],
+                "worst_case": certificate.worst_case,
+                "certified": certificate.certified,
+                "longest_block": certificate.longest_block,
+                "accumulator": layer.accumulator.name,
+                "route": layer.accumulator.name,
+                "reason": None if asked else layer.accumulator_reason,
+            }
+        )
     return rows
 
 

@@ -17,8 +17,17 @@ from torch.utils.data import DataLoader
 
 from oaq_repro.data.base import DataModule
 from oaq_repro.tasks.base import Task
+from oaq_repro.tasks.schedule import Schedule
 
 LAST = "last.ckpt"
+HINTS = (
+    ".*does not have many workers.*",
+    ".*GPU available but not used.*",
+    ".*Checkpoint directory.*exists.*",
+    ".*The number of training batches.*",
+    ".*LeafSpec.*",
+    ".*isinstance.treespec.*",
+)
 STEPS_BETWEEN_CHECKPOINTS = 100  # for data sets of which an epoch is a few batches; long epochs each get one
 
 
@@ -35,6 +44,7 @@ class SeedEpochs(pl.Callback):
 
 def fit(
     task: Task,
+    schedule: Schedule,
     data: DataModule,
     folder: Path,
     trainer_config: Mapping[str, Any],
@@ -51,7 +61,10 @@ def fit(
     last = folder / LAST
     batches = len(data.train_dataloader())
     checkpoint = ModelCheckpoint(
-        dirpath=folder, filename=Path(LAST).stem, save_top_k=1, save_on_train_epoch_end=True,
+        dirpath=folder,
+        filename=Path(LAST).stem,
+        save_top_k=1,
+        save_on_train_epoch_end=True,
         enable_version_counter=False,
         # at ends of epochs only, where a resumed training repeats nothing and skips nothing
         every_n_epochs=max(1, round(STEPS_BETWEEN_CHECKPOINTS / batches)),
@@ -60,10 +73,12 @@ def fit(
         trainer_config,
         logger=loggers,
         callbacks=[checkpoint, SeedEpochs(seed), *_progress_bar(trainer_config, description), *callbacks],
-        **task.schedule.trainer_fields(batches // trainer_config.get("accumulate_grad_batches", 1)),
+        **schedule.trainer_fields(batches // trainer_config.get("accumulate_grad_batches", 1)),
     )
     trainer.fit(
-        task, train_dataloaders=data.train_dataloader(), val_dataloaders=data.val_dataloader(),
+        task,
+        train_dataloaders=data.train_dataloader(),
+        val_dataloaders=data.val_dataloader(),
         ckpt_path=str(last) if last.exists() else None,
     )
     trainer.save_checkpoint(last)  # a schedule in steps may end inside an epoch
@@ -113,7 +128,13 @@ def _trainer(trainer_config: Mapping[str, Any], **fields: Any) -> pl.Trainer:
 def quiet() -> Iterator[None]:
     """Hide Lightning's hints about hardware and workers; warnings about the user's data stay."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    for message in (".*does not have many workers.*", ".*GPU available but not used.*", ".*Checkpoint directory.*exists.*",
-                    ".*The number of training batches.*", ".*LeafSpec.*", ".*isinstance\\(treespec.*"):
+    for message in (
+        ".*does not have many workers.*",
+        ".*GPU available but not used.*",
+        ".*Checkpoint directory.*exists.*",
+        ".*The number of training batches.*",
+        ".*LeafSpec.*",
+        ".*isinstance\\(treespec.*",
+    ):
         warnings.filterwarnings("ignore", message=message)
     yield

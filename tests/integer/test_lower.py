@@ -13,7 +13,8 @@ from oaq_repro.integer.lower import lower
 from oaq_repro.integer.network import IntegerNetwork
 from oaq_repro.quant.accumulator import NAMED, Accumulator
 from oaq_repro.quant.calibrate import SettleConfig, count_overflow, settle
-from oaq_repro.quant.convert import Override, layers
+from oaq_repro.quant.config import Override
+from oaq_repro.quant.network import layers
 
 
 def outputs_of(model, x):

@@ -7,11 +7,15 @@ from torch import nn
 from oaq_repro.methods.int8 import Int8
 from oaq_repro.quant.accumulator import NAMED
 from oaq_repro.quant.calibrate import calibrate
-from oaq_repro.quant.convert import QuantizationConfig, quantize_network
+from oaq_repro.quant.config import QuantizationConfig
+from oaq_repro.quant.convert import quantize_network
 
 
 def unit(inputs, outputs, kernel=1, stride=1, groups=1, act=nn.ReLU6):
-    layers = [nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False), nn.BatchNorm2d(outputs)]
+    layers = [
+        nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False),
+        nn.BatchNorm2d(outputs),
+    ]
     return nn.Sequential(*layers, *([act()] if act else []))
 
 

@@ -6,7 +6,9 @@ from oaq_repro.errors import InputError
 from oaq_repro.methods.int8 import Int8
 from oaq_repro.quant.accumulator import NAMED, Accumulator
 from oaq_repro.quant.calibrate import SettleConfig, calibrate, count_overflow, freeze, settle
-from oaq_repro.quant.convert import Override, QuantizationConfig, input_quantizer, layers, quantize_network
+from oaq_repro.quant.config import Override, QuantizationConfig
+from oaq_repro.quant.convert import quantize_network
+from oaq_repro.quant.network import input_quantizer, layers
 from oaq_repro.quant.overflow import simulate
 
 POLICIES = ["int16", "int16_lanes8", "int16_block", "pair_saturating"]
@@ -42,10 +44,11 @@ def test_counts_are_those_of_the_exact_simulation(policy):
     model = narrow(NAMED[policy].with_bits(12))
     seen = {}
     for name, layer in layers(model).items():
+
         def record(module, inputs, name=name, layer=layer):
             x = inputs[0]
             weight, _, _ = layer.weight_codes(x)
-            as4 = (lambda t: t if t.dim() == 4 else t[:, :, None, None])  # noqa: E731
+            as4 = lambda t: t if t.dim() == 4 else t[:, :, None, None]  # noqa: E731
             outcome = simulate(as4(x.codes), x.zero_point, as4(weight), layer.geometry, layer.accumulator)
             seen[name] = int(outcome.overflowed.sum())
 
@@ -78,7 +81,9 @@ def test_settling_shares_the_excess_between_both_operands():
     product = float(layer.weight_quantizer.alpha) * float(input_quantizer(model, "depthwise.0").alpha)
     if before["depthwise.0"] > 1:
         assert product >= before["depthwise.0"]
-        assert float(layer.weight_quantizer.alpha) == pytest.approx(float(input_quantizer(model, "depthwise.0").alpha), rel=0.2)
+        assert float(layer.weight_quantizer.alpha) == pytest.approx(
+            float(input_quantizer(model, "depthwise.0").alpha), rel=0.2
+        )
 
 
 def test_the_images_alpha_stays_one_and_the_weights_take_it_all():

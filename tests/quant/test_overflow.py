@@ -43,12 +43,19 @@ def convolutions(draw):
 def test_simulation_equals_the_reference(convolution, accumulator):
     codes, zero_point, weight, g = convolution
     acc, happened, _, _ = conv2d(
-        codes.transpose(0, 2, 3, 1), weight.transpose(0, 2, 3, 1), zero_point, g.stride, g.padding, g.dilation, g.groups,
+        codes.transpose(0, 2, 3, 1),
+        weight.transpose(0, 2, 3, 1),
+        zero_point,
+        *(g.stride, g.padding, g.dilation, g.groups),
         accumulator,
-    )  # fmt: skip
+    )
     expected, events = acc.transpose(0, 3, 1, 2), happened.transpose(0, 3, 1, 2).astype(bool)
     found = simulate(
-        torch.from_numpy(codes).float(), torch.tensor(float(zero_point)), torch.from_numpy(weight).float(), g, accumulator
+        torch.from_numpy(codes).float(),
+        torch.tensor(float(zero_point)),
+        torch.from_numpy(weight).float(),
+        g,
+        accumulator,
     )
     assert np.array_equal(found.value.numpy(), expected)
     assert np.array_equal(found.overflowed.numpy(), events)

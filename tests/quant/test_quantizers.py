@@ -64,7 +64,9 @@ def test_codes_stay_in_the_shortened_range():
     assert (out.scale * out.q_max).item() == pytest.approx(6.0, rel=0.01)
 
 
-@pytest.mark.parametrize("make", [lambda b: ActivationQuantizer(b, "none", ObserverConfig()), lambda b: WeightQuantizer(b, True)])
+@pytest.mark.parametrize(
+    "make", [lambda b: ActivationQuantizer(b, "none", ObserverConfig()), lambda b: WeightQuantizer(b, True)]
+)
 @pytest.mark.parametrize("bits", [1, 9])
 def test_bits_that_no_code_holds(make, bits):
     with pytest.raises(InputError, match=f"bits: found {bits}"):

@@ -25,9 +25,13 @@ SHOWN = 5
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report. `differs`: complete in itself, but not the published benchmark."""
+    """One line of the report.
 
-    state: Literal["ok", "missing", "differs"]
+    missing: a file or folder is not there; broken: what is there cannot be read or contradicts itself;
+    differs: complete in itself, but not the published benchmark.
+    """
+
+    state: Literal["ok", "missing", "broken", "differs"]
     text: str
 
 
@@ -40,8 +44,8 @@ class Report:
 
     @property
     def complete(self) -> bool:
-        """Whether nothing is missing."""
-        return all(finding.state != "missing" for finding in self.findings)
+        """Whether nothing is missing or broken."""
+        return not any(finding.state in ("missing", "broken") for finding in self.findings)
 
 
 def check(data: DataModule) -> Report:
@@ -60,11 +64,10 @@ def check(data: DataModule) -> Report:
     if all(finding.state != "missing" for finding in findings):
         try:
             data.prepare_data()
-            data.setup()
-        except InputError as error:
-            findings.append(Finding("missing", str(error)))
-        else:
             train, val = data.splits
+        except InputError as error:
+            findings.append(Finding("broken", str(error)))
+        else:
             text = f"{len(data.classes)} classes, {len(train)} samples to train on, {len(val)} held out"
             findings.append(Finding("ok", text))
     return Report(tuple(findings), get)

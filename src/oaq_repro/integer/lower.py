@@ -8,10 +8,13 @@ from torch import Tensor, fx
 
 from oaq_repro.errors import InputError
 from oaq_repro.integer import graph as ir
+from oaq_repro.quant import layers as ql
 from oaq_repro.quant import modules as qm
-from oaq_repro.quant.convert import QuantizedNetwork
+from oaq_repro.quant.network import QuantizedNetwork
 from oaq_repro.quant.numerics import QTensor
 from oaq_repro.quant.quantizers import ActivationQuantizer
+from oaq_repro.quant.resize import QuantResize
+from oaq_repro.quant.trace import tensor_inputs
 
 
 def lower(model: QuantizedNetwork) -> ir.Graph:
@@ -28,19 +31,17 @@ def lower(model: QuantizedNetwork) -> ir.Graph:
     nodes: list[ir.Node] = []
     names: dict[fx.Node, str] = {}
     parameters: dict[str, ir.QParams] = {}
-    input_name, outputs = "", ()
+    input_name = ""
+    outputs: tuple[str, ...] = ()
     with torch.no_grad():
         for node in model.graph.nodes:
             if node.op == "placeholder":
                 input_name = names[node] = node.name
             elif node.op == "output":
-                found: list[str] = []
-                fx.map_arg(node.args, lambda n, found=found: found.append(names[n]))
-                outputs = tuple(found)
+                outputs = tuple(names[value] for value in tensor_inputs(node))
             else:
-                module = model.get_submodule(node.target)
-                inputs = tuple(names[arg] for arg in node.args)
-                lowered = _lower_module(node.target, module, inputs, parameters)
+                module, name = model.get_submodule(str(node.target)), str(node.target)
+                lowered = _lower_module(name, module, tuple(names[x] for x in tensor_inputs(node)), parameters)
                 nodes.append(lowered)
                 names[node] = lowered.name
                 if not isinstance(lowered, ir.Dequantize):
@@ -79,7 +80,7 @@ def _integers(values: Tensor, dtype: type) -> np.ndarray:
     return values.cpu().numpy().astype(dtype)
 
 
-def _layer(module: qm.QuantLayer, source: ir.QParams, output: ir.QParams) -> dict:
+def _layer(module: ql.QuantLayer, source: ir.QParams, output: ir.QParams) -> dict:
     x = _as_qtensor(source, module.weight.device)
     weight, bias, scale = module.weight_codes(x)
     _, weight_scale = module.weight_quantizer(module.weight, module.bias, x.scale)
@@ -94,7 +95,7 @@ def _layer(module: qm.QuantLayer, source: ir.QParams, output: ir.QParams) -> dic
     }
 
 
-def _conv(module: qm.QuantConv2d, name, inputs, source, output) -> ir.Node:
+def _conv(module: ql.QuantConv2d, name, inputs, source, output) -> ir.Node:
     g = module.geometry
     return ir.Conv(
         name,
@@ -108,15 +109,15 @@ def _conv(module: qm.QuantConv2d, name, inputs, source, output) -> ir.Node:
     )
 
 
-def _linear(module: qm.QuantLinear, name, inputs, source, output) -> ir.Node:
+def _linear(module: ql.QuantLinear, name, inputs, source, output) -> ir.Node:
     return ir.Linear(name, inputs, output, **_layer(module, source, output))
 
 
 _BUILDERS: dict[type, Callable[..., ir.Node]] = {
     qm.QuantInput: lambda m, name, inputs, source, output: ir.Quantize(name, inputs, output),
     qm.QuantOutput: lambda m, name, inputs, source, output: ir.Dequantize(name, inputs),
-    qm.QuantConv2d: _conv,
-    qm.QuantLinear: _linear,
+    ql.QuantConv2d: _conv,
+    ql.QuantLinear: _linear,
     qm.QuantAdd: lambda m, name, inputs, source, output: ir.Add(name, inputs, output),
     qm.QuantConcat: lambda m, name, inputs, source, output: ir.Concat(name, inputs, output),
     qm.QuantRequantize: lambda m, name, inputs, source, output: ir.Requantize(name, inputs, output),
@@ -137,7 +138,5 @@ _BUILDERS: dict[type, Callable[..., ir.Node]] = {
     qm.QuantGlobalAvgPool: lambda m, name, inputs, source, output: ir.GlobalAvgPool(
         name, inputs, output, keepdims=m.keepdims
     ),
-    qm.QuantResize: lambda m, name, inputs, source, output: ir.Resize(
-        name, inputs, output, align_corners=m.align_corners
-    ),
+    QuantResize: lambda m, name, inputs, source, output: ir.Resize(name, inputs, output, align_corners=m.align_corners),
 }

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from oaq_repro.errors import InputError
 from oaq_repro.integer.executor import Executor
 from oaq_repro.integer.graph import Graph
-from oaq_repro.quant.convert import QuantizedNetwork
+from oaq_repro.quant.network import QuantizedNetwork
 
 
 @dataclass

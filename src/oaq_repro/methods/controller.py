@@ -7,7 +7,8 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from oaq_repro.quant.convert import QuantizedNetwork, input_quantizer, layers
+from oaq_repro.errors import InputError
+from oaq_repro.quant.network import QuantizedNetwork, input_quantizer, layers
 from oaq_repro.quant.overflow import OverflowMeter
 
 
@@ -17,6 +18,14 @@ class BatchOverflow:
 
     events: int
     peak: float
+
+
+def check_interval(interval: int, warmup_steps: int) -> None:
+    """Reject a controller's impossible fields (InputError)."""
+    if interval < 1:
+        raise InputError(f"method.interval: found {interval}, expected at least 1")
+    if warmup_steps < 0:
+        raise InputError(f"method.warmup_steps: found {warmup_steps}, expected at least 0")
 
 
 class OverflowController(pl.Callback):
@@ -44,9 +53,7 @@ class OverflowController(pl.Callback):
             for name, layer in layers(pl_module.dense).items():
                 layer.meter = self._meters[name] = OverflowMeter()
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Sum the counts over the ranks and let the rule act."""
         if not self._meters:
             return

@@ -20,9 +20,9 @@ import torch
 
 from oaq_repro.errors import InputError
 from oaq_repro.methods.base import Method
-from oaq_repro.methods.controller import BatchOverflow, OverflowController
+from oaq_repro.methods.controller import BatchOverflow, OverflowController, check_interval
 from oaq_repro.quant.calibrate import ALPHA_CAP
-from oaq_repro.quant.convert import QuantizedNetwork, input_quantizer, layers
+from oaq_repro.quant.network import QuantizedNetwork, input_quantizer, layers
 
 
 @dataclass
@@ -41,8 +41,7 @@ class OAQ(Method):
 
     def __post_init__(self) -> None:
         """Reject impossible fields (InputError)."""
-        if self.interval < 1:
-            raise InputError(f"method.interval: found {self.interval}, expected at least 1")
+        check_interval(self.interval, self.warmup_steps)
         if not 0 < self.lr <= self.lr_max:
             raise InputError(f"method.lr, method.lr_max: found {self.lr}, {self.lr_max}, expected 0 < lr <= lr_max")
         if not 0 <= self.decrease_until <= 1:

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 import pytorch_lightning as pl
 import torch
 
-from oaq_repro.errors import InputError
 from oaq_repro.methods.base import Method
-from oaq_repro.methods.controller import BatchOverflow, OverflowController
+from oaq_repro.methods.controller import BatchOverflow, OverflowController, check_interval
 from oaq_repro.quant.calibrate import ALPHA_CAP
-from oaq_repro.quant.convert import QuantizedNetwork, input_quantizer, layers
+from oaq_repro.quant.network import QuantizedNetwork, input_quantizer, layers
 
 LARGEST_CODE = 127
 
@@ -29,8 +28,7 @@ class OAQClamp(Method):
 
     def __post_init__(self) -> None:
         """Reject impossible fields (InputError)."""
-        if self.interval < 1:
-            raise InputError(f"method.interval: found {self.interval}, expected at least 1")
+        check_interval(self.interval, self.warmup_steps)
 
     def callbacks(self) -> list[pl.Callback]:
         """The controller of the clamps."""

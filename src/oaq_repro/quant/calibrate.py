@@ -13,7 +13,7 @@ from torch import Tensor
 
 from oaq_repro.errors import InputError
 from oaq_repro.quant.accumulator import NAMED
-from oaq_repro.quant.convert import QuantizedNetwork, input_quantizer, layers, set_quantizing
+from oaq_repro.quant.network import QuantizedNetwork, input_quantizer, layers, set_quantizing
 from oaq_repro.quant.overflow import OverflowMeter
 from oaq_repro.quant.quantizers import ActivationQuantizer
 
@@ -41,7 +41,9 @@ def calibrate(model: QuantizedNetwork, images: Iterable[Tensor]) -> None:
         raise InputError("calibration: found no images, expected at least one")
     for name, module in model.named_modules():
         if isinstance(module, ActivationQuantizer) and not torch.isfinite(module.high - module.low):
-            raise InputError(f"{name}: calibration found the range [{module.low}, {module.high}], expected finite numbers")
+            raise InputError(
+                f"{name}: calibration found the range [{module.low}, {module.high}], expected finite numbers"
+            )
     set_quantizing(model, True)
     model.train(was_training)
 
@@ -147,10 +149,8 @@ def settle(model: QuantizedNetwork, images: ImageBatches, config: SettleConfig) 
             return report
         for name in _raise_alphas(model, excess):
             layer = table[name]
-            report.replaced[name] = (
-                f"settle: {layer.accumulator.name} needs alpha above {ALPHA_CAP:g} (peak {float(meters[name].peak):.3g} "  # type: ignore[arg-type]
-                "times the limit)"
-            )
+            peak = f"peak {excess[name] / config.margin:.3g} times the limit"
+            report.replaced[name] = f"settle: {layer.accumulator.name} needs alpha above {ALPHA_CAP:g} ({peak})"
             layer.accumulator, layer.accumulator_reason = NAMED["int32"], report.replaced[name]
     left = {name: count for name, count in report.events.items() if count}
     raise InputError(

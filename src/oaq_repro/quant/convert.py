@@ -1,19 +1,19 @@
 """Float network -> graph of quantized modules."""
 
 import fnmatch
-from dataclasses import dataclass, field, fields
 from typing import Any, Protocol
 
 from torch import fx, nn
 
 from oaq_repro.errors import InputError
 from oaq_repro.quant.accumulator import Accumulator
-from oaq_repro.quant.modules import QuantInput, QuantLayer, QuantModule, QuantOutput, QuantRequantize, QuantSkip
+from oaq_repro.quant.config import ROLES, Override, QuantizationConfig
+from oaq_repro.quant.layers import QuantLayer, QuantSkip
+from oaq_repro.quant.modules import QuantInput, QuantModule, QuantOutput, QuantRequantize
+from oaq_repro.quant.network import QuantizedNetwork, layer_sources
 from oaq_repro.quant.patterns import PATTERNS, activation_of
 from oaq_repro.quant.quantizers import Activation, ActivationQuantizer, ObserverConfig, WeightQuantizer
-from oaq_repro.quant.trace import fold
-
-SPECIAL_MATCHES = ("@first", "@last")
+from oaq_repro.quant.trace import fold, input_node, module_of
 
 
 class QuantizerFactory(Protocol):
@@ -26,84 +26,6 @@ class QuantizerFactory(Protocol):
 
     def weight_quantizer(self, bits: int, per_channel: bool) -> WeightQuantizer:
         """A quantizer for one layer's weights."""
-
-
-@dataclass(frozen=True)
-class Override:
-    """Other settings for the layers whose qualified name matches.
-
-    match: a glob over qualified names (`backbone.*.conv_dw`), or `@first` (layers that read the image), or
-    `@last` (layers whose result leaves the dense part). The fields that are None keep the common setting;
-    `skip` leaves the layer in float. `reason` goes into the record.
-    """
-
-    match: str
-    weight_bits: int | None = None
-    activation_bits: int | None = None
-    accumulator: Accumulator | None = None
-    skip: bool = False
-    reason: str = "override"
-
-    def __post_init__(self) -> None:
-        """Accept an accumulator by name or fields."""
-        if self.accumulator is not None:
-            object.__setattr__(self, "accumulator", Accumulator.parse(self.accumulator))
-
-
-@dataclass(frozen=True)
-class QuantizationConfig:
-    """How a network is quantized, whatever the method.
-
-    weight_bits, activation_bits: of the codes, 2 to 8. per_channel: one weight scale per output channel, else
-    one per tensor. calibration_batches: batches of images that set the first activation ranges. overrides:
-    layers that differ, each an Override or its fields.
-    """
-
-    accumulator: Accumulator
-    weight_bits: int = 8
-    activation_bits: int = 8
-    per_channel: bool = True
-    calibration_batches: int = 8
-    observer: ObserverConfig = field(default_factory=ObserverConfig)
-    overrides: tuple[Override, ...] = ()
-
-    def __post_init__(self) -> None:
-        """Turn plain fields of overrides into Overrides (InputError for unknown ones)."""
-        made = tuple(_override(index, value) for index, value in enumerate(self.overrides))
-        object.__setattr__(self, "overrides", made)
-
-
-def _override(index: int, value: Override | dict[str, Any]) -> Override:
-    if isinstance(value, Override):
-        return value
-    known = [f.name for f in fields(Override)]
-    unknown = sorted(set(value) - set(known)) if isinstance(value, dict) else [value]
-    if unknown or "match" not in value:
-        raise InputError(
-            f"quantization.overrides[{index}]: found {value!r}; expected 'match' and any of {', '.join(known[1:])}"
-        )
-    return Override(**value)
-
-
-class QuantizedNetwork(fx.GraphModule):
-    """The dense part as a graph of quantized modules."""
-
-    # kept in `meta`, which torch.fx carries along when a graph module is copied
-
-    @property
-    def swapped(self) -> list[tuple[str, str, str]]:
-        """(qualified name, float kind, quantized kind) of every node."""
-        return self.meta["swapped"]
-
-    @property
-    def left_float(self) -> list[str]:
-        """Names of the layers skipped on request."""
-        return self.meta["left_float"]
-
-    @property
-    def sources(self) -> dict[str, str]:
-        """For each layer the qualified name of the module whose quantizer made its input."""
-        return self.meta["sources"]
 
 
 def quantize_network(dense: nn.Module, factory: QuantizerFactory, config: QuantizationConfig) -> QuantizedNetwork:
@@ -166,40 +88,39 @@ class _Conversion:
         self.graph.eliminate_dead_code()
         self.model.delete_all_unused_submodules()
         result = QuantizedNetwork(self.model, self.graph, "QuantizedNetwork")
-        result.meta.update(swapped=self.kinds, left_float=self.left_float, sources=_sources(result))
+        result.meta.update(swapped=self.kinds, left_float=self.left_float, sources=layer_sources(result))
         return result
-
-    def _float_module(self, node: fx.Node) -> nn.Module | None:
-        return self.model.get_submodule(node.target) if node.op == "call_module" else None
 
     def _absorbed(self, node: fx.Node) -> bool:
         """Nodes that read sizes, and nodes already replaced (activations fused into what feeds them)."""
         if node not in self.graph.nodes or not node.users:
             return True
-        is_shape = node.op == "call_method" and node.target == "size"
-        is_shape |= node.op == "call_function" and node.target is getattr and node.args[1] == "shape"
+        is_size = node.op == "call_method" and node.target == "size"
+        is_shape = node.op == "call_function" and node.target is getattr and node.args[1] == "shape"
         reads_shape = node.all_input_nodes and all(id(i) in self.shapes for i in node.all_input_nodes)
-        if is_shape or reads_shape:
+        if is_size or is_shape or reads_shape:
             self.shapes.add(id(node))
             return True
         return False
 
     def _convert(self, node: fx.Node) -> None:
-        module = self._float_module(node)
-        self.name = node.target if node.op == "call_module" else node.name
+        module = module_of(self.model, node)
+        self.name = str(node.target) if node.op == "call_module" else node.name
         self._check_single_use(node)
         activation_node = self._following_activation(node)
         self.activation = "none"
         if activation_node is not None:
-            self.activation = activation_of(activation_node, self._float_module(activation_node)) or "none"
+            self.activation = activation_of(activation_node, module_of(self.model, activation_node)) or "none"
         self.overrides = self._matching_overrides(node, activation_node or node)
         kind = type(module).__name__ if module is not None else getattr(node.target, "__name__", str(node.target))
 
+        quantized: QuantModule
         own_activation = activation_of(node, module)
         builder = PATTERNS.get(type(module) if module is not None else node.target)
         if own_activation is not None:  # an activation after something that cannot absorb it
             self.activation, activation_node = own_activation, None
-            quantized, inputs = QuantRequantize(self.output()), [node.args[0]]
+            quantized = QuantRequantize(self.output())
+            inputs = [input_node(node)]
         elif builder is None:
             raise InputError(
                 f"{self.name}: found {kind}, which has no quantized form; expected one of "
@@ -209,17 +130,22 @@ class _Conversion:
             quantized, inputs = builder(node, module, self)
             if any(o.skip for o in self.overrides):
                 if not isinstance(quantized, QuantLayer):
-                    raise InputError(f"{self.name}: override 'skip' is for convolutions and linear layers, found {kind}")
+                    raise InputError(
+                        f"{self.name}: 'skip' is for convolutions and linear layers, found {kind}"
+                    )
+                assert module is not None
                 quantized = QuantSkip(module, quantized.output)
                 self.left_float.append(self.name)
         if activation_node is not None and quantized.output is None:
-            raise InputError(f"{self.name}: found an activation after {kind}, expected it before: {kind} keeps its scale")
+            raise InputError(
+                f"{self.name}: found an activation after {kind}, expected it before: {kind} keeps its scale"
+            )
         self._replace(node, activation_node, quantized, inputs)
         fused = f" + {self.activation}" if self.activation != "none" and own_activation is None else ""
         self.kinds.append((self.name, kind + fused, type(quantized).__name__))
 
     def _check_single_use(self, node: fx.Node) -> None:
-        if node.op == "call_module" and isinstance(self._float_module(node), QuantModule):
+        if node.op == "call_module" and isinstance(module_of(self.model, node), QuantModule):
             raise InputError(f"{node.target}: this module is called twice; expected one call per quantized module")
 
     def _following_activation(self, node: fx.Node) -> fx.Node | None:
@@ -228,7 +154,7 @@ class _Conversion:
             return None
         (user,) = node.users
         is_call = user.op in ("call_module", "call_function", "call_method")
-        return user if is_call and activation_of(user, self._float_module(user)) is not None else None
+        return user if is_call and activation_of(user, module_of(self.model, user)) is not None else None
 
     def _replace(
         self, node: fx.Node, activation: fx.Node | None, quantized: QuantModule, inputs: list[fx.Node]
@@ -243,9 +169,7 @@ class _Conversion:
             self.graph.erase_node(node)
 
     def _insert_input(self, node: fx.Node) -> None:
-        quantizer = self.factory.activation_quantizer(
-            self.config.activation_bits, "none", self.config.observer, False
-        )
+        quantizer = self.factory.activation_quantizer(self.config.activation_bits, "none", self.config.observer, False)
         self.model.add_submodule("input", QuantInput(quantizer))
         with self.graph.inserting_after(node):
             new = self.graph.call_module("input", (node,))
@@ -273,7 +197,7 @@ class _Conversion:
             roles.add("@first")
         if any(user.op == "output" for user in last.users):
             roles.add("@last")
-        is_layer = isinstance(self._float_module(node), (nn.Conv2d, nn.Linear))
+        is_layer = isinstance(module_of(self.model, node), (nn.Conv2d, nn.Linear))
         found = []
         for index, override in enumerate(self.config.overrides):
             by_role = override.match in roles and is_layer
@@ -288,41 +212,5 @@ class _Conversion:
                 names = [name for name, _, kind in self.kinds if kind.startswith(("QuantConv", "QuantLinear"))]
                 raise InputError(
                     f"quantization.overrides[{index}].match: {override.match!r} matches no layer; "
-                    f"expected {' or '.join(SPECIAL_MATCHES)} or a glob over: {', '.join(names)}"
+                    f"expected {' or '.join(ROLES)} or a glob over: {', '.join(names)}"
                 )
-
-
-def _sources(model: QuantizedNetwork) -> dict[str, str]:
-    """For every layer the module whose quantizer made its input; scale-keeping modules are looked through."""
-    origin: dict[fx.Node, str] = {}
-    sources = {}
-    for node in model.graph.nodes:
-        if node.op != "call_module":
-            continue
-        module = model.get_submodule(node.target)
-        assert isinstance(module, QuantModule)
-        if isinstance(module, QuantLayer):
-            sources[node.target] = origin[node.args[0]]
-        origin[node] = node.target if module.output is not None else origin.get(node.args[0], "")
-    return sources
-
-
-def set_quantizing(model: nn.Module, quantizing: bool) -> None:
-    """Switch all modules between calibration (real tensors) and quantized execution."""
-    for module in model.modules():
-        if isinstance(module, QuantModule):
-            module.quantizing = quantizing
-
-
-def layers(model: nn.Module) -> dict[str, QuantLayer]:
-    """Convolutions and linear layers by qualified name, in execution order of the graph."""
-    assert isinstance(model, fx.GraphModule)
-    modules = ((n.target, model.get_submodule(n.target)) for n in model.graph.nodes if n.op == "call_module")
-    return {name: module for name, module in modules if isinstance(module, QuantLayer)}
-
-
-def input_quantizer(model: QuantizedNetwork, layer: str) -> ActivationQuantizer:
-    """The quantizer whose codes a layer reads."""
-    quantizer = model.get_submodule(model.sources[layer]).output
-    assert isinstance(quantizer, ActivationQuantizer)
-    return quantizer

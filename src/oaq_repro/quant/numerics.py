@@ -51,7 +51,7 @@ class _Requantize(torch.autograd.Function):
     """`clamp(round(x) + z, 0, q_max)` in one pass each way; the gradient is that of the clamp alone."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, zero_point: Tensor, q_max: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx, x: Tensor, zero_point: Tensor, q_max: Tensor) -> Tensor:
         unclamped = x.round().add_(zero_point)
         codes = unclamped.clamp(min=torch.zeros_like(q_max), max=q_max)
         if ctx.needs_input_grad[0]:
@@ -59,7 +59,7 @@ class _Requantize(torch.autograd.Function):
         return codes
 
     @staticmethod
-    def backward(ctx, gradient: Tensor):  # type: ignore[override]
+    def backward(ctx, gradient: Tensor):
         (inside,) = ctx.saved_tensors
         return gradient * inside, None, None
 

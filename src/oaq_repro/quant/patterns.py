@@ -15,20 +15,19 @@ from torch import fx, nn
 
 from oaq_repro.errors import InputError
 from oaq_repro.quant.accumulator import Accumulator
+from oaq_repro.quant.layers import QuantConv2d, QuantLinear
 from oaq_repro.quant.modules import (
     QuantAdd,
     QuantAvgPool2d,
     QuantConcat,
-    QuantConv2d,
     QuantFlatten,
     QuantGlobalAvgPool,
-    QuantLinear,
     QuantMaxPool2d,
     QuantModule,
-    QuantResize,
 )
 from oaq_repro.quant.quantizers import Activation, ActivationQuantizer, WeightQuantizer
-from oaq_repro.quant.trace import size_source, tensor_inputs
+from oaq_repro.quant.resize import QuantResize
+from oaq_repro.quant.trace import input_node, size_source, tensor_inputs
 
 
 class Context(Protocol):
@@ -58,15 +57,15 @@ def pair(value: int | tuple[int, int] | None, default: tuple[int, int] = (1, 1))
 def _conv(node: fx.Node, module: nn.Conv2d, context: Context) -> Built:
     if module.padding_mode != "zeros" or isinstance(module.padding, str):
         raise InputError(
-            f"{node.target}: found padding {module.padding!r} with mode {module.padding_mode!r}, expected zeros by number"
+            f"{node.target}: found padding {module.padding!r} of mode {module.padding_mode!r}, expected numbers, zeros"
         )
     accumulator, reason = context.accumulator()
-    return QuantConv2d(module, context.weights(), context.output(), accumulator, reason), [node.args[0]]
+    return QuantConv2d(module, context.weights(), context.output(), accumulator, reason), [input_node(node)]
 
 
 def _linear(node: fx.Node, module: nn.Linear, context: Context) -> Built:
     accumulator, reason = context.accumulator()
-    return QuantLinear(module, context.weights(), context.output(), accumulator, reason), [node.args[0]]
+    return QuantLinear(module, context.weights(), context.output(), accumulator, reason), [input_node(node)]
 
 
 def _add(node: fx.Node, module: None, context: Context) -> Built:
@@ -97,10 +96,13 @@ def _max_pool(node: fx.Node, module: nn.MaxPool2d | None, context: Context) -> B
     fields = _pool_fields(node, module, names)
     kernel = pair(fields["kernel_size"])
     pool = QuantMaxPool2d(
-        kernel, pair(fields.get("stride"), kernel), pair(fields.get("padding", 0)),
-        pair(fields.get("dilation", 1)), bool(fields.get("ceil_mode", False)),
+        kernel,
+        pair(fields.get("stride"), kernel),
+        pair(fields.get("padding", 0)),
+        pair(fields.get("dilation", 1)),
+        bool(fields.get("ceil_mode", False)),
     )
-    return pool, [node.args[0]]
+    return pool, [input_node(node)]
 
 
 def _avg_pool(node: fx.Node, module: nn.AvgPool2d | None, context: Context) -> Built:
@@ -110,16 +112,16 @@ def _avg_pool(node: fx.Node, module: nn.AvgPool2d | None, context: Context) -> B
     uncounted = padding != (0, 0) and not fields.get("count_include_pad", True)
     if fields.get("ceil_mode") or fields.get("divisor_override") or uncounted:
         raise InputError(
-            f"{node.name}: average pooling with ceil_mode, divisor_override or uncounted padding has no integer form here"
+            f"{node.name}: no integer form of ceil_mode, divisor_override or uncounted padding in average pooling"
         )
-    return QuantAvgPool2d(context.output(), kernel, pair(fields.get("stride"), kernel), padding), [node.args[0]]
+    return QuantAvgPool2d(context.output(), kernel, pair(fields.get("stride"), kernel), padding), [input_node(node)]
 
 
 def _adaptive_pool(node: fx.Node, module: nn.AdaptiveAvgPool2d | None, context: Context) -> Built:
     size = module.output_size if module is not None else _arguments(node, ("input", "output_size"))["output_size"]
     if size not in (1, (1, 1), [1, 1]):
         raise InputError(f"{node.name}: found adaptive average pooling to {size}, expected 1x1")
-    return QuantGlobalAvgPool(context.output(), keepdims=True), [node.args[0]]
+    return QuantGlobalAvgPool(context.output(), keepdims=True), [input_node(node)]
 
 
 def _mean(node: fx.Node, module: None, context: Context) -> Built:
@@ -127,7 +129,7 @@ def _mean(node: fx.Node, module: None, context: Context) -> Built:
     dims = fields.get("dim")
     if sorted(d % 4 for d in (dims if isinstance(dims, (tuple, list)) else ())) != [2, 3]:
         raise InputError(f"{node.name}: found a mean over dimensions {dims}, expected the spatial ones (2, 3)")
-    return QuantGlobalAvgPool(context.output(), keepdims=bool(fields.get("keepdim", False))), [node.args[0]]
+    return QuantGlobalAvgPool(context.output(), keepdims=bool(fields.get("keepdim", False))), [input_node(node)]
 
 
 def _flatten(node: fx.Node, module: nn.Flatten | None, context: Context) -> Built:
@@ -135,7 +137,7 @@ def _flatten(node: fx.Node, module: nn.Flatten | None, context: Context) -> Buil
     start, end = fields.get("start_dim", 0), fields.get("end_dim", -1)
     if (start, end) != (1, -1):
         raise InputError(f"{node.name}: found flatten({start}, {end}), expected flatten(1, -1)")
-    return QuantFlatten(), [node.args[0]]
+    return QuantFlatten(), [input_node(node)]
 
 
 def _interpolate(node: fx.Node, module: None, context: Context) -> Built:
@@ -147,7 +149,7 @@ def _interpolate(node: fx.Node, module: None, context: Context) -> Built:
             f"{node.name}: found interpolate(size={size}, mode={fields.get('mode')!r}), "
             "expected mode 'bilinear' to the spatial size of another tensor"
         )
-    return QuantResize(bool(fields.get("align_corners"))), [node.args[0], like]
+    return QuantResize(bool(fields.get("align_corners"))), [input_node(node), like]
 
 
 PATTERNS: dict[Any, Builder] = {

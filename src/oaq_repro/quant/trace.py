@@ -43,13 +43,10 @@ def fold(dense: nn.Module) -> fx.GraphModule:
     """
     model = trace(dense)
     for node in list(model.graph.nodes):
-        if node.op == "call_module":
-            module = model.get_submodule(node.target)
-            if isinstance(module, _BatchNorm):
-                _fold_batch_norm(model, node, module)
-            elif isinstance(module, IDENTITY_MODULES):
-                _bypass(model, node)
-        elif node.op == "call_function" and node.target in IDENTITY_FUNCTIONS:
+        module = module_of(model, node)
+        if isinstance(module, _BatchNorm):
+            _fold_batch_norm(model, node, module)
+        elif isinstance(module, IDENTITY_MODULES) or node.op == "call_function" and node.target in IDENTITY_FUNCTIONS:
             _bypass(model, node)
     model.graph.eliminate_dead_code()
     model.delete_all_unused_submodules()
@@ -57,14 +54,27 @@ def fold(dense: nn.Module) -> fx.GraphModule:
     return model
 
 
+def input_node(node: fx.Node, index: int = 0) -> fx.Node:
+    """A positional argument that is a node of the graph; InputError where it is a constant."""
+    argument = node.args[index] if index < len(node.args) else None
+    if not isinstance(argument, fx.Node):
+        raise InputError(f"{node.name}: found {argument!r} as input {index} of {node.target}, expected a tensor")
+    return argument
+
+
+def module_of(model: fx.GraphModule, node: fx.Node) -> nn.Module | None:
+    """The module that a node calls, or None where it calls none."""
+    return model.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+
 def _bypass(model: fx.GraphModule, node: fx.Node) -> None:
-    node.replace_all_uses_with(node.args[0])
+    node.replace_all_uses_with(input_node(node))
     model.graph.erase_node(node)
 
 
 def _fold_batch_norm(model: fx.GraphModule, node: fx.Node, norm: _BatchNorm) -> None:
-    source = node.args[0]
-    layer = model.get_submodule(source.target) if source.op == "call_module" else None
+    source = input_node(node)
+    layer = module_of(model, source)
     if not isinstance(layer, (nn.Conv2d, nn.Linear)) or len(source.users) != 1:
         raise InputError(
             f"{node.target}: this batch norm follows {source.target!s} with {len(source.users)} consumers; "
@@ -80,25 +90,28 @@ def _fold_batch_norm(model: fx.GraphModule, node: fx.Node, norm: _BatchNorm) -> 
     if activation is None or isinstance(activation, nn.Identity):
         _bypass(model, node)
     else:
-        model.add_submodule(node.target, activation)
+        model.add_submodule(str(node.target), activation)
 
 
 def size_source(node: fx.Node) -> fx.Node | None:
     """The tensor whose spatial size this node is (`y.shape[2:]`, `y.size()[2:]`, `y.shape[-2:]`), or None."""
     if node.op != "call_function" or node.target is not operator.getitem or not isinstance(node.args[1], slice):
         return None
-    shape, part = node.args
+    shape, part = input_node(node), node.args[1]
     if (part.start, part.stop, part.step) not in ((2, None, None), (-2, None, None)):
         return None
     is_size = shape.op == "call_method" and shape.target == "size" and len(shape.args) == 1
     is_shape = shape.op == "call_function" and shape.target is getattr and shape.args[1] == "shape"
-    return shape.args[0] if is_size or is_shape else None
+    return input_node(shape) if is_size or is_shape else None
 
 
 def tensor_inputs(node: fx.Node) -> list[fx.Node]:
     """All graph nodes among a node's arguments, sequences flattened, in order."""
     found: list[fx.Node] = []
-    fx.map_arg((node.args, node.kwargs), lambda n: found.append(n) or n)
+
+    def see(argument: fx.Node) -> fx.Node:
+        found.append(argument)
+        return argument
+
+    fx.map_arg((node.args, node.kwargs), see)
     return found
-
-

@@ -1,0 +1,67 @@
+"""How a network is to be quantized, whatever the method: bits, accumulator, observers, layers that differ."""
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from oaq_repro.errors import InputError
+from oaq_repro.quant.accumulator import Accumulator
+from oaq_repro.quant.quantizers import ObserverConfig
+
+ROLES = ("@first", "@last")
+
+
+@dataclass(frozen=True)
+class Override:
+    """Other settings for the layers whose qualified name matches.
+
+    match: a glob over qualified names (`backbone.*.conv_dw`), or `@first` (layers that read the image), or
+    `@last` (layers whose result leaves the dense part). The fields that are None keep the common setting;
+    `skip` leaves the layer in float. `reason` goes into the record.
+    """
+
+    match: str
+    weight_bits: int | None = None
+    activation_bits: int | None = None
+    accumulator: Accumulator | None = None
+    skip: bool = False
+    reason: str = "override"
+
+    def __post_init__(self) -> None:
+        """Accept an accumulator by name or fields."""
+        if self.accumulator is not None:
+            object.__setattr__(self, "accumulator", Accumulator.parse(self.accumulator))
+
+
+@dataclass(frozen=True)
+class QuantizationConfig:
+    """How a network is quantized, whatever the method.
+
+    weight_bits, activation_bits: of the codes, 2 to 8. per_channel: one weight scale per output channel, else
+    one per tensor. calibration_batches: batches of images that set the first activation ranges. overrides:
+    layers that differ, each an Override or its fields.
+    """
+
+    accumulator: Accumulator
+    weight_bits: int = 8
+    activation_bits: int = 8
+    per_channel: bool = True
+    calibration_batches: int = 8
+    observer: ObserverConfig = field(default_factory=ObserverConfig)
+    overrides: tuple[Override, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Turn plain fields of overrides into Overrides (InputError for unknown ones)."""
+        made = tuple(_override(index, value) for index, value in enumerate(self.overrides))
+        object.__setattr__(self, "overrides", made)
+
+
+def _override(index: int, value: Override | dict[str, Any]) -> Override:
+    if isinstance(value, Override):
+        return value
+    known = [f.name for f in fields(Override)]
+    unknown = sorted(set(value) - set(known)) if isinstance(value, dict) else [value]
+    if unknown or "match" not in value:
+        raise InputError(
+            f"quantization.overrides[{index}]: found {value!r}; expected 'match' and any of {', '.join(known[1:])}"
+        )
+    return Override(**value)

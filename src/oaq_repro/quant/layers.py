@@ -1,0 +1,141 @@
+"""The modules that accumulate products: convolution and linear layer; and the layer left in float on request."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from oaq_repro.quant.accumulator import Accumulator
+from oaq_repro.quant.modules import QuantModule, Value
+from oaq_repro.quant.numerics import EXACT_FLOAT32, QTensor, channelwise
+from oaq_repro.quant.overflow import Geometry, OverflowMeter
+from oaq_repro.quant.quantizers import ActivationQuantizer, WeightQuantizer, quantize_bias
+
+
+class QuantLayer(QuantModule):
+    """What a convolution and a linear layer share: weights, bias, accumulator, meter.
+
+    `meter`: an OverflowMeter while somebody counts, else None; counting costs time only then.
+    `accumulator_reason` says why the accumulator is what it is, for the record.
+    """
+
+    output: ActivationQuantizer
+
+    def __init__(
+        self,
+        float_layer: nn.Conv2d | nn.Linear,
+        weights: WeightQuantizer,
+        output: ActivationQuantizer,
+        accumulator: Accumulator,
+        accumulator_reason: str,
+    ) -> None:
+        """Takes the float layer's parameters; a missing bias becomes zeros, so that it can be learned."""
+        super().__init__()
+        self.weight = nn.Parameter(float_layer.weight.detach().clone())
+        bias = float_layer.bias
+        self.bias = nn.Parameter(self.weight.new_zeros(len(self.weight)) if bias is None else bias.detach().clone())
+        self.weight_quantizer, self.output = weights, output
+        self.accumulator, self.accumulator_reason = accumulator, accumulator_reason
+        self.geometry = Geometry()
+        self.meter: OverflowMeter | None = None
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """The accumulator is in the checkpoint: settling may have changed it."""
+        return {"accumulator": self.accumulator.to_dict(), "reason": self.accumulator_reason}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Restore the accumulator."""
+        self.accumulator, self.accumulator_reason = Accumulator.parse(state["accumulator"]), state["reason"]
+
+    def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The convolution or matrix product itself."""
+        raise NotImplementedError
+
+    def weight_codes(self, x: QTensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Weight codes [O, ...], bias codes [O] and their scale `s_a * s_w` [O] for this input."""
+        codes, weight_scale = self.weight_quantizer(self.weight, self.bias, x.scale)
+        scale = x.scale * weight_scale
+        return codes, quantize_bias(self.bias, scale), scale
+
+    def _exact_dtype(self, x: QTensor, weight: Tensor) -> torch.dtype:
+        """float32 where it is provably exact, else float64; training does not pay for the last bits.
+
+        GPU convolutions may transform their operands (Winograd), so evaluation there is in float64.
+        """
+        if self.training:
+            return torch.float32
+        bound = weight.detach().abs().flatten(1).sum(1).max() * x.q_max
+        return torch.float64 if weight.is_cuda or bound >= EXACT_FLOAT32 else torch.float32
+
+    def forward(self, x: Value) -> Value:
+        """x: [N, C, H, W] or [N, K]; accumulates, adds the bias in 32 bits, requantizes."""
+        if not isinstance(x, QTensor):
+            return self._finish(self.product(x, self.weight, self.bias))
+        weight, bias, scale = self.weight_codes(x)
+        dtype = self._exact_dtype(x, weight)
+        acc = self.product(x.centred().to(dtype), weight.to(dtype), None)
+        if self.meter is not None:
+            self.count(acc, x, weight)
+        # adding before the conversion rounds once, as converting the int32 sum does
+        total = (acc + channelwise(bias, acc)).to(torch.float32)
+        return self.output(total, scale)
+
+    def count(self, acc: Tensor, x: QTensor, weight: Tensor) -> None:
+        """Let the meter see this batch."""
+        assert self.meter is not None
+        self.meter.update(
+            _as_image(acc), _as_image(x.codes), x.zero_point, _as_image(weight), self.geometry, self.accumulator
+        )
+
+
+def _as_image(x: Tensor) -> Tensor:
+    """[N, K] as [N, K, 1, 1]; images unchanged. Gradients are of no concern to a meter."""
+    x = x.detach()
+    return x if x.dim() == 4 else x[:, :, None, None]
+
+
+class QuantConv2d(QuantLayer):
+    """Convolution + folded batch norm + activation."""
+
+    def __init__(
+        self,
+        float_layer: nn.Conv2d,
+        weights: WeightQuantizer,
+        output: ActivationQuantizer,
+        accumulator: Accumulator,
+        accumulator_reason: str,
+    ) -> None:
+        super().__init__(float_layer, weights, output, accumulator, accumulator_reason)
+        conv = float_layer
+        self.geometry = Geometry(conv.stride, conv.padding, conv.dilation, conv.groups)  # type: ignore[arg-type]
+
+    def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Convolution with this layer's geometry."""
+        g = self.geometry
+        return F.conv2d(x, weight, bias, g.stride, g.padding, g.dilation, g.groups)
+
+
+class QuantLinear(QuantLayer):
+    """Linear layer + activation, on [N, K]."""
+
+    def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Matrix product."""
+        return F.linear(x, weight, bias)
+
+
+class QuantSkip(QuantModule):
+    """A layer left in float on request (override `skip`): dequantize, compute in float, quantize."""
+
+    output: ActivationQuantizer
+
+    def __init__(self, float_layer: nn.Module, output: ActivationQuantizer) -> None:
+        super().__init__()
+        self.float_layer, self.output = float_layer, output
+
+    def forward(self, x: Value) -> Value:
+        """[N, C, H, W] or [N, K]."""
+        if not isinstance(x, QTensor):
+            return self._finish(self.float_layer(x))
+        real = self.float_layer(x.dequantize())
+        return self.output.quantize_real(real)

@@ -1,0 +1,36 @@
+import pytest
+from quant.networks import Classifier, quantized, trained
+
+from oaq_repro.errors import InputError
+from oaq_repro.methods.controller import BatchOverflow
+from oaq_repro.methods.oaq_clamp import OAQClamp
+from oaq_repro.quant.network import input_quantizer, layers
+from oaq_repro.quant.numerics import activation_levels
+
+
+def test_the_clamp_goes_down_by_one_and_never_up():
+    model = quantized(trained(Classifier()))
+    (rule,) = OAQClamp().callbacks()
+    clamps = []
+    for events in (3, 0, 1, 0, 0):
+        rule.update(model, {name: BatchOverflow(events, 1.0) for name in layers(model)}, batch_size=4, progress=0.0)
+        clamps.append(127 / float(layers(model)["expand.0"].weight_quantizer.alpha))
+    assert clamps == pytest.approx([126, 126, 125, 125, 125])
+    assert input_quantizer(model, "expand.0").alpha == layers(model)["expand.0"].weight_quantizer.alpha
+    assert input_quantizer(model, "stem.0").alpha == 1
+
+
+def test_the_clamp_is_the_largest_weight():
+    model = quantized(trained(Classifier()))
+    (rule,) = OAQClamp().callbacks()
+    for _ in range(27):
+        rule.update(model, {name: BatchOverflow(1, 2.0) for name in layers(model)}, batch_size=4, progress=0.0)
+    layer = layers(model)["expand.0"]
+    codes, _ = layer.weight_quantizer(layer.weight, layer.bias, input_quantizer(model, "expand.0").alpha)
+    assert codes.abs().max() == 100
+    assert activation_levels(8, input_quantizer(model, "expand.0").alpha) == round(255 * 100 / 127)
+
+
+def test_bad_interval():
+    with pytest.raises(InputError, match="method.interval"):
+        OAQClamp(interval=0)
