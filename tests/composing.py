@@ -1,0 +1,23 @@
+"""Configurations for tests: the real ones of conf/, composed as the command line composes them."""
+
+from hydra import compose, initialize_config_dir
+
+from oaq_repro.configuration import config_folder
+
+TINY = [
+    "task=classification", "data.subset=64", "data.val_subset=20", "data.batch_size=16", "schedule.float.epochs=2",
+    "schedule.finetune.epochs=2", "schedule.float.warmup_steps=1", "schedule.finetune.warmup_steps=1",
+    "schedule.controller_interval=2", "trainer.enable_progress_bar=false", "quantization.calibration_batches=2",
+    "threads=1",
+]  # fmt: skip
+
+
+def composed(*overrides):
+    """conf/config.yaml with command line overrides."""
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        return compose("config", overrides=list(overrides))
+
+
+def tiny(results, *overrides):
+    """A run of seconds on 64 digits."""
+    return composed(*TINY, f"results={results}", *overrides)

@@ -1,0 +1,117 @@
+"""`python -m oaq_repro` as a user meets it: in processes of its own."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from composing import TINY
+
+from oaq_repro.results.record import load_record
+
+LONG = [*TINY, "schedule.finetune.epochs=12", "method=oaq", "accumulator.bits=14"]
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "oaq_repro", *arguments]
+
+
+def call(*arguments, cwd=None):
+    return subprocess.run(command(*arguments), capture_output=True, text=True, cwd=cwd, timeout=300)
+
+
+def test_help_is_quick_and_lists_the_groups():
+    started = time.monotonic()
+    done = call("--help")
+    assert done.returncode == 0
+    assert time.monotonic() - started < 20  # a hang, not a speed; heavy imports are tested below
+    for word in ("task: classification, detection, segmentation", "method:", "oaq"):
+        assert word in done.stdout
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys, runpy; sys.argv = ['oaq_repro', '--help']\n"
+        "try: runpy.run_module('oaq_repro', run_name='__main__')\n"
+        "except SystemExit: pass\n"
+        "print([m for m in ('torch', 'pytorch_lightning', 'timm', 'mmseg', 'wandb') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.rstrip().endswith("[]"), done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["methd=oaq"], "methd"),
+        (["method=oak"], "Could not find 'method/oak'"),
+        (["model.widht=1"], "widht"),
+    ],
+)
+def test_misspelt_keys_are_named_without_a_traceback(arguments, message, tmp_path):
+    done = call(f"results={tmp_path}", *arguments)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["task=detection", "data=voc_detection", "data.root=nowhere"], "nowhere"),
+        (["data=voc_detection"], "found data for detection with task=classification"),
+        (["accumulator.bits=99"], "accumulator.bits: found 99"),
+        (["+method.momentum=1"], "method.momentum: no such field"),
+        (["model.checkpoint=nothing.ckpt"], "nothing.ckpt"),
+        (["quantization.overrides=[{match: nolayer}]"], "overrides[0].match: 'nolayer' matches no layer"),
+    ],
+)
+def test_bad_input_is_one_message(arguments, message, tmp_path):
+    done = call(*TINY, f"results={tmp_path}", *arguments, cwd=tmp_path)
+    assert done.returncode == 1
+    (line,) = [text for text in done.stderr.splitlines() if text.startswith("error: ")]
+    assert message in line
+    assert "Traceback" not in done.stderr
+
+
+def interrupted_then_resumed(tmp_path, how):
+    """Start a run, stop it by `how` inside fine-tuning, start it again; the records of both starts."""
+    results = tmp_path / "stopped"
+    process = subprocess.Popen(command(*LONG, f"results={results}"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 240
+    while not list(results.glob("runs/*/0/last.ckpt")):
+        assert process.poll() is None and time.monotonic() < deadline, "no checkpoint of fine-tuning appeared"
+        time.sleep(0.02)
+    os.kill(process.pid, how)
+    process.wait(timeout=60)
+    between = [load_record(path) for path in results.glob("runs/*/0/record.json")]
+    assert call(*LONG, f"results={results}").returncode == 0
+    (path,) = results.glob("runs/*/0/record.json")
+    return between, load_record(path), process.returncode
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_an_interrupted_run_goes_on_and_ends_the_same(tmp_path, how):
+    between, resumed, status = interrupted_then_resumed(tmp_path, how)
+    assert status != 0
+    assert all(record.status == "interrupted" for record in between)
+    whole = tmp_path / "whole"
+    assert call(*LONG, f"results={whole}").returncode == 0
+    (path,) = whole.glob("runs/*/0/record.json")
+    uninterrupted = load_record(path)
+    assert resumed.hash == uninterrupted.hash
+    assert resumed.metrics == uninterrupted.metrics
+    assert resumed.layers == uninterrupted.layers
+
+
+@pytest.mark.slow
+def test_a_sweep_leaves_a_record_each_and_goes_on_after_a_failure(tmp_path):
+    done = call("-m", *TINY, f"results={tmp_path}", "method=int8", "accumulator.bits=16,99,32", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "accumulator.bits: found 99" in done.stderr
+    records = [load_record(path) for path in tmp_path.glob("runs/*/0/record.json")]
+    assert sorted(r.config["accumulator"]["bits"] for r in records if r.status == "finished") == [16, 32]

@@ -1,0 +1,63 @@
+from itertools import chain
+
+import pytest
+from composing import composed
+
+from oaq_repro.configuration import build, config_folder
+from oaq_repro.errors import InputError
+
+GROUPS = {
+    "task=classification": ["data=digits", "data=cifar10", "data=imagenet"],
+    "task=detection": ["data=scenes", "data=voc_detection", "data=coco_detection"],
+    "task=segmentation": ["data=scenes", "data=voc_segmentation", "data=coco_segmentation", "data=camvid"],
+}
+
+
+@pytest.mark.parametrize("task, data", list(chain(*([(t, d) for d in data] for t, data in GROUPS.items()))))
+def test_every_data_set_brings_a_network_and_a_schedule(task, data):
+    config = composed(task, data)
+    assert config.schedule.controller_interval >= 1
+    for stage in ("float", "finetune"):
+        build(config.schedule[stage], f"schedule.{stage}")
+    assert config.model._target_ and config.data._target_
+
+
+@pytest.mark.parametrize("group", ["method", "accumulator", "schedule", "model", "data", "logger", "trainer"])
+def test_every_config_composes(group):
+    names = [path.stem for path in sorted((config_folder() / group).glob("*.yaml"))]
+    assert names
+    for name in names:
+        task = {"voc": "detection", "coco": "detection", "camvid": "segmentation", "scenes": "detection"}
+        chosen = task.get(name.split("_")[0], "classification") if group == "data" else "detection"
+        if name.endswith("segmentation"):
+            chosen = "segmentation"
+        composed(f"task={chosen}", f"{group}={name}")
+
+
+@pytest.mark.parametrize("method", ["float32", "int8", "int8_settle", "oaq", "oaq_clamp"])
+def test_methods_are_built(method):
+    built = build(composed(f"method={method}").method, "method")
+    assert (built.settle is not None) == (method in ("oaq", "int8_settle"))
+
+
+def test_the_command_line_wins_over_what_data_and_task_choose():
+    config = composed("task=detection", "data=voc_detection", "model=ssd_mobilenetv1", "schedule=coco_detection")
+    assert config.model.arch == "mobilenetv1"
+    assert config.data._target_.endswith("VocDetection")
+
+
+def test_an_unknown_field_is_named_with_the_known_ones():
+    config = composed("+method.momentum=0.9")
+    with pytest.raises(InputError, match=r"method.momentum: no such field; expected one of settle, interval"):
+        build(config.method, "method")
+
+
+def test_errors_of_the_object_pass_through():
+    with pytest.raises(InputError, match="accumulator.bits: found 99"):
+        build(composed("accumulator.bits=99").accumulator, "accumulator")
+
+
+@pytest.mark.parametrize("target", [None, "no.such.module", "oaq_repro.nothing"])
+def test_a_bad_target(target):
+    with pytest.raises(InputError, match="method._target_|method: found no _target_"):
+        build({"_target_": target}, "method")

@@ -1,0 +1,153 @@
+import json
+
+import pytest
+import torch
+from composing import tiny
+
+from oaq_repro import experiment, parent
+from oaq_repro.errors import InputError
+from oaq_repro.experiment import headline, run
+from oaq_repro.integer.executor import Executor
+from oaq_repro.integer.graph import Graph
+from oaq_repro.results.record import load_record
+from oaq_repro.results.store import run_folder
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """One results folder for the module, so that the float parent is trained once."""
+    return tmp_path_factory.mktemp("results")
+
+
+@pytest.fixture(scope="module")
+def oaq(results):
+    return run(tiny(results, "method=oaq", "accumulator.bits=14"))
+
+
+def folder_of(results, record):
+    return run_folder(results, record.hash, record.seed)
+
+
+def test_a_run_leaves_everything_it_promises(results, oaq):
+    folder = folder_of(results, oaq)
+    assert load_record(folder / "record.json") == oaq
+    assert oaq.status == "finished"
+    assert set(oaq.metrics) == {"float", "simulated", "integer_int32", "integer"}
+    assert oaq.metrics["integer_int32"] == oaq.metrics["simulated"]
+    assert {p.name for p in folder.iterdir()} >= {"graph.npz", "quantized.ckpt", "alpha.png", "overflow.png", "finetune"}
+    assert headline(oaq) == oaq.metrics["integer"]["top1"]
+    assert (folder / "finetune" / "metrics.csv").read_text().count("\n") > 1
+
+
+def test_oaq_has_no_event_on_the_settle_set(oaq):
+    assert oaq.overflow.settle_events == 0
+    assert oaq.overflow.settle_images == 64
+    assert any(layer.alpha_weight > 1 for layer in oaq.layers)
+    assert [layer.accumulator for layer in oaq.layers if layer.reason] == ["int32", "int32"]
+    assert {layer.accumulator for layer in oaq.layers[1:-1]} == {"int14"}
+
+
+def test_the_saved_graph_and_checkpoint_are_those_of_the_record(results, oaq):
+    folder = folder_of(results, oaq)
+    graph = Graph.load(folder / "graph.npz")
+    assert [layer.name for layer in graph.layers()] == [layer.name for layer in oaq.layers]
+    assert Executor(graph).run(torch.zeros(1, 1, 16, 16).numpy()).outputs[0].shape == (1, 10)
+    state = torch.load(folder / "quantized.ckpt", weights_only=True)["state_dict"]
+    alphas = {k: float(v) for k, v in state.items() if k.endswith("weight_quantizer.alpha")}
+    assert sorted(alphas.values()) == pytest.approx(sorted(layer.alpha_weight for layer in oaq.layers))
+
+
+def no_training(*args, **kwargs):
+    raise AssertionError("this was trained before")
+
+
+def test_a_finished_run_is_never_trained_again(results, oaq, monkeypatch):
+    monkeypatch.setattr(experiment, "fit", no_training)
+    monkeypatch.setattr(parent, "fit", no_training)
+    assert run(tiny(results, "method=oaq", "accumulator.bits=14", "threads=2")) == oaq
+
+
+def test_int8_overflows_and_pays_for_it_and_shares_the_parent(results, oaq, monkeypatch):
+    monkeypatch.setattr(parent, "fit", no_training)
+    record = run(tiny(results, "method=int8", "accumulator.bits=12"))
+    assert record.provenance.parent_hash == oaq.provenance.parent_hash
+    assert record.metrics["float"] == oaq.metrics["float"]
+    assert record.overflow.evaluation_events > 0 and record.overflow.settle_events > 0
+    assert record.overflow.images_affected > 0
+    assert {layer.alpha_weight for layer in record.layers} == {1.0}
+
+
+def test_the_float_parent_alone(results, oaq):
+    record = run(tiny(results, "method=float32"))
+    assert record.metrics == {"float": oaq.metrics["float"]}
+    assert record.layers == [] and record.overflow is None
+
+
+def test_clamps_are_whole_numbers(results, oaq):
+    record = run(tiny(results, "method=oaq_clamp", "accumulator.bits=13"))
+    clamps = [127 / layer.alpha_weight for layer in record.layers]
+    assert clamps == pytest.approx([round(c) for c in clamps], rel=1e-5)
+    assert min(clamps) < 127
+
+
+def test_layers_left_in_float_have_no_integer_stage(results, oaq):
+    record = run(tiny(results, "method=int8", "+quantization.overrides.2={match: classifier, skip: true}"))
+    assert record.left_float == ["classifier"]
+    assert set(record.metrics) == {"float", "simulated"}
+
+
+def test_a_post_training_run_has_no_fine_tuning(results, oaq, monkeypatch):
+    monkeypatch.setattr(experiment, "fit", no_training)
+    record = run(tiny(results, "method=int8_settle", "schedule.finetune=null"))
+    assert record.metrics["simulated"] and record.overflow.settle_events == 0
+
+
+def test_nan_is_one_clear_error_and_a_failed_record(results, oaq):
+    config = tiny(results, "method=int8", "schedule.finetune.lr=1e30", "schedule.finetune.decay=constant")
+    with pytest.raises(InputError, match=r"loss is (nan|inf) in epoch \d+, step \d+, at learning rate"):
+        run(config)
+    (failed,) = [
+        r for r in map(load_record, results.glob("runs/*/*/record.json")) if r.status == "failed"
+    ]
+    assert "learning rate" in failed.provenance.error
+    assert failed.metrics["float"] == oaq.metrics["float"]
+
+
+def test_a_full_disk_loses_nothing(results, oaq, monkeypatch):
+    import os
+
+    def full(source, target, **kwargs):
+        if str(target).endswith("record.json"):
+            raise OSError(28, "No space left on device")
+        return replace(source, target, **kwargs)
+
+    replace = os.replace
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(InputError, match="record.json: cannot be written .No space left on device"):
+        run(tiny(results, "method=int8", "accumulator=int32"))
+    assert load_record(folder_of(results, oaq) / "record.json") == oaq
+    monkeypatch.undo()
+    monkeypatch.setattr(parent, "fit", no_training)
+    assert run(tiny(results, "method=int8", "accumulator=int32")).status == "finished"
+
+
+def test_data_of_another_task(results):
+    with pytest.raises(InputError, match="found data for detection with task=classification; expected task=detection"):
+        run(tiny(results, "data=voc_detection", "data.subset=null"))
+
+
+def test_metrics_of_a_parent_that_cannot_be_read(results, oaq):
+    (path,) = results.glob("parents/*/0/metrics.json")
+    good = path.read_text()
+    path.write_text("{")
+    with pytest.raises(InputError, match=r"metrics.json: cannot be read"):
+        run(tiny(results, "method=int8", "accumulator.bits=17"))
+    path.write_text(good)
+
+
+def test_records_are_plain_json(results, oaq):
+    content = json.loads((folder_of(results, oaq) / "record.json").read_text())
+    assert {"hash", "seed", "status", "config", "metrics", "overflow", "layers", "latency_ms", "provenance"} <= set(content)
+    assert content["config"]["quantization"]["accumulator"]["bits"] == 14
