@@ -66,7 +66,7 @@ def test_misspelt_keys_are_named_without_a_traceback(arguments, message, tmp_pat
         (["accumulator.bits=99"], "accumulator.bits: found 99"),
         (["+method.momentum=1"], "method.momentum: no such field"),
         (["model.checkpoint=nothing.ckpt"], "nothing.ckpt"),
-        (["quantization.overrides=[{match: nolayer}]"], "overrides[0].match: 'nolayer' matches no layer"),
+        (["+quantization.overrides.x={match: nolayer}"], "overrides.x.match: 'nolayer' matches no layer"),
     ],
 )
 def test_bad_input_is_one_message(arguments, message, tmp_path):
@@ -80,7 +80,9 @@ def test_bad_input_is_one_message(arguments, message, tmp_path):
 def interrupted_then_resumed(tmp_path, how):
     """Start a run, stop it by `how` inside fine-tuning, start it again; the records of both starts."""
     results = tmp_path / "stopped"
-    process = subprocess.Popen(command(*LONG, f"results={results}"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command(*LONG, f"results={results}"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     deadline = time.monotonic() + 240
     while not list(results.glob("runs/*/0/last.ckpt")):
         assert process.poll() is None and time.monotonic() < deadline, "no checkpoint of fine-tuning appeared"

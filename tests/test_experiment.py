@@ -2,7 +2,7 @@ import json
 
 import pytest
 import torch
-from composing import tiny
+from composing import composed, tiny
 
 from oaq_repro import experiment, parent
 from oaq_repro.errors import InputError
@@ -36,7 +36,13 @@ def test_a_run_leaves_everything_it_promises(results, oaq):
     assert oaq.status == "finished"
     assert set(oaq.metrics) == {"float", "simulated", "integer_int32", "integer"}
     assert oaq.metrics["integer_int32"] == oaq.metrics["simulated"]
-    assert {p.name for p in folder.iterdir()} >= {"graph.npz", "quantized.ckpt", "alpha.png", "overflow.png", "finetune"}
+    assert {p.name for p in folder.iterdir()} >= {
+        "graph.npz",
+        "quantized.ckpt",
+        "alpha.png",
+        "overflow.png",
+        "finetune",
+    }
     assert headline(oaq) == oaq.metrics["integer"]["top1"]
     assert (folder / "finetune" / "metrics.csv").read_text().count("\n") > 1
 
@@ -93,7 +99,7 @@ def test_clamps_are_whole_numbers(results, oaq):
 
 
 def test_layers_left_in_float_have_no_integer_stage(results, oaq):
-    record = run(tiny(results, "method=int8", "+quantization.overrides.2={match: classifier, skip: true}"))
+    record = run(tiny(results, "method=int8", "+quantization.overrides.mine={match: classifier, skip: true}"))
     assert record.left_float == ["classifier"]
     assert set(record.metrics) == {"float", "simulated"}
 
@@ -108,9 +114,7 @@ def test_nan_is_one_clear_error_and_a_failed_record(results, oaq):
     config = tiny(results, "method=int8", "schedule.finetune.lr=1e30", "schedule.finetune.decay=constant")
     with pytest.raises(InputError, match=r"loss is (nan|inf) in epoch \d+, step \d+, at learning rate"):
         run(config)
-    (failed,) = [
-        r for r in map(load_record, results.glob("runs/*/*/record.json")) if r.status == "failed"
-    ]
+    (failed,) = [r for r in map(load_record, results.glob("runs/*/*/record.json")) if r.status == "failed"]
     assert "learning rate" in failed.provenance.error
     assert failed.metrics["float"] == oaq.metrics["float"]
 
@@ -135,7 +139,7 @@ def test_a_full_disk_loses_nothing(results, oaq, monkeypatch):
 
 def test_data_of_another_task(results):
     with pytest.raises(InputError, match="found data for detection with task=classification; expected task=detection"):
-        run(tiny(results, "data=voc_detection", "data.subset=null"))
+        run(composed("data=voc_detection", f"results={results}"))
 
 
 def test_metrics_of_a_parent_that_cannot_be_read(results, oaq):
@@ -149,5 +153,7 @@ def test_metrics_of_a_parent_that_cannot_be_read(results, oaq):
 
 def test_records_are_plain_json(results, oaq):
     content = json.loads((folder_of(results, oaq) / "record.json").read_text())
-    assert {"hash", "seed", "status", "config", "metrics", "overflow", "layers", "latency_ms", "provenance"} <= set(content)
+    assert {"hash", "seed", "status", "config", "metrics", "overflow", "layers", "latency_ms", "provenance"} <= set(
+        content
+    )
     assert content["config"]["quantization"]["accumulator"]["bits"] == 14

@@ -58,7 +58,7 @@ class NeverFails(Logger):
 
 def make_loggers(config: Mapping[str, Any], folder: Path, stage: str, run_config: dict[str, Any]) -> list[Logger]:
     """Loggers for one stage (`float` or `finetune`) of a run; `run_config` is what W&B shows as configuration."""
-    loggers: list[Logger] = [NeverFails(CSVLogger(str(folder), name="", version=stage))]
+    loggers: list[Logger] = [NeverFails(CSVLogger(str(folder), name="", version=_free_name(folder, stage)))]
     wandb = config.get("wandb")
     if wandb is not None:
         try:
@@ -66,6 +66,12 @@ def make_loggers(config: Mapping[str, Any], folder: Path, stage: str, run_config
         except Exception as error:
             warnings.warn(f"Weights & Biases is not available ({error}); going on without it", stacklevel=2)
     return loggers
+
+
+def _free_name(folder: Path, stage: str) -> str:
+    """`stage`, or `stage-2`, ... where earlier attempts have logged: CSVLogger would delete their files."""
+    attempts = 1 + len(list(folder.glob(f"{stage}*/metrics.csv")))
+    return stage if attempts == 1 else f"{stage}-{attempts}"
 
 
 def _wandb(config: Mapping[str, Any], folder: Path, stage: str, run_config: dict[str, Any]) -> Logger:

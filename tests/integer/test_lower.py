@@ -102,7 +102,7 @@ def test_a_difference_without_an_event_is_an_error():
 
 
 def test_float_layers_cannot_be_lowered():
-    model = quantized(trained(Classifier()), overrides=(Override("head", skip=True),))
+    model = quantized(trained(Classifier()), overrides={"mine": Override("head", skip=True)})
     with pytest.raises(InputError, match="head: left in float"):
         lower(model)
 

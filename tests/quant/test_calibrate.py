@@ -94,7 +94,7 @@ def test_the_images_alpha_stays_one_and_the_weights_take_it_all():
 
 
 def test_a_layer_beyond_the_cap_gets_32_bits_and_says_why():
-    model = narrow(Accumulator(bits=8), overrides=(Override("@last", accumulator=NAMED["int32"]),))
+    model = narrow(Accumulator(bits=8), overrides={"mine": Override("@last", accumulator=NAMED["int32"])})
     report = settle(model, lambda: [images()], SettleConfig())
     assert "stem.0" in report.replaced
     stem = layers(model)["stem.0"]

@@ -14,7 +14,9 @@ from oaq_repro.quant.network import input_quantizer, layers
 
 
 def convert(network, *overrides):
-    return quantize_network(network, Int8(), QuantizationConfig(NAMED["int16"], overrides=overrides))
+    return quantize_network(
+        network, Int8(), QuantizationConfig(NAMED["int16"], overrides={str(i): o for i, o in enumerate(overrides)})
+    )
 
 
 def test_every_node_is_swapped():
@@ -69,20 +71,20 @@ def test_overrides_by_name_and_role():
 
 
 def test_an_override_that_matches_nothing_is_an_error_with_the_names():
-    with pytest.raises(InputError, match=r"overrides\[1\].match: 'stm\*' matches no layer.*stem.0.*head"):
+    with pytest.raises(InputError, match=r"overrides\.1\.match: 'stm\*' matches no layer.*stem.0.*head"):
         convert(trained(Classifier()), Override("@first"), Override("stm*"))
 
 
 def test_overrides_may_be_plain_fields_and_unknown_ones_are_named():
-    config = QuantizationConfig(NAMED["int16"], overrides=({"match": "@last", "skip": True},))
-    assert config.overrides == (Override("@last", skip=True),)
-    with pytest.raises(InputError, match=r"overrides\[0\].*bitts"):
-        QuantizationConfig(NAMED["int16"], overrides=({"match": "x", "bitts": 3},))
+    config = QuantizationConfig(NAMED["int16"], overrides={"x": {"match": "@last", "skip": True}})
+    assert config.overrides == {"x": Override("@last", skip=True)}
+    with pytest.raises(InputError, match=r"overrides\.x.*bitts"):
+        QuantizationConfig(NAMED["int16"], overrides={"x": {"match": "x", "bitts": 3}})
 
 
 def test_skip_leaves_a_layer_in_float():
     float_network = trained(Classifier())
-    model = quantized(float_network, overrides=(Override("head", skip=True),))
+    model = quantized(float_network, overrides={"mine": Override("head", skip=True)})
     assert model.left_float == ["head"]
     assert "head" not in layers(model)
     assert (model(images()) - float_network(images())).abs().max() < 0.1 * float_network(images()).abs().max()

@@ -47,9 +47,7 @@ class Accumulator:
         if self.block is not None and (not isinstance(self.block, int) or self.block < 1):
             raise InputError(f"accumulator.block: found {self.block!r}, expected null or an integer of at least 1")
         if self.lanes > 1 and self.block is not None:
-            raise InputError(
-                f"accumulator: found lanes={self.lanes} with block={self.block}, expected one of them"
-            )
+            raise InputError(f"accumulator: found lanes={self.lanes} with block={self.block}, expected one of them")
 
     @property
     def minimum(self) -> int:

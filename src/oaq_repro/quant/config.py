@@ -1,5 +1,6 @@
 """How a network is to be quantized, whatever the method: bits, accumulator, observers, layers that differ."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -38,7 +39,7 @@ class QuantizationConfig:
 
     weight_bits, activation_bits: of the codes, 2 to 8. per_channel: one weight scale per output channel, else
     one per tensor. calibration_batches: batches of images that set the first activation ranges. overrides:
-    layers that differ, each an Override or its fields.
+    layers that differ, under any names; where several match a layer, the last one wins.
     """
 
     accumulator: Accumulator
@@ -47,21 +48,20 @@ class QuantizationConfig:
     per_channel: bool = True
     calibration_batches: int = 8
     observer: ObserverConfig = field(default_factory=ObserverConfig)
-    overrides: tuple[Override, ...] = ()
+    overrides: Mapping[str, Override] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Turn plain fields of overrides into Overrides (InputError for unknown ones)."""
-        made = tuple(_override(index, value) for index, value in enumerate(self.overrides))
+        """Make Overrides of plain fields (InputError for unknown ones)."""
+        made = {name: _override(name, value) for name, value in self.overrides.items()}
         object.__setattr__(self, "overrides", made)
 
 
-def _override(index: int, value: Override | dict[str, Any]) -> Override:
+def _override(name: str, value: Override | Mapping[str, Any]) -> Override:
     if isinstance(value, Override):
         return value
     known = [f.name for f in fields(Override)]
-    unknown = sorted(set(value) - set(known)) if isinstance(value, dict) else [value]
-    if unknown or "match" not in value:
+    if not isinstance(value, Mapping) or set(value) - set(known) or "match" not in value:
         raise InputError(
-            f"quantization.overrides[{index}]: found {value!r}; expected 'match' and any of {', '.join(known[1:])}"
+            f"quantization.overrides.{name}: found {value!r}; expected 'match' and any of {', '.join(known[1:])}"
         )
     return Override(**value)

@@ -45,7 +45,7 @@ class _Conversion:
         self.graph = model.graph
         self.kinds: list[tuple[str, str, str]] = []
         self.left_float: list[str] = []
-        self.matched: set[int] = set()
+        self.matched: set[str] = set()
         self.name = ""
         self.activation: Activation = "none"
         self.overrides: list[Override] = []
@@ -130,9 +130,7 @@ class _Conversion:
             quantized, inputs = builder(node, module, self)
             if any(o.skip for o in self.overrides):
                 if not isinstance(quantized, QuantLayer):
-                    raise InputError(
-                        f"{self.name}: 'skip' is for convolutions and linear layers, found {kind}"
-                    )
+                    raise InputError(f"{self.name}: 'skip' is for convolutions and linear layers, found {kind}")
                 assert module is not None
                 quantized = QuantSkip(module, quantized.output)
                 self.left_float.append(self.name)
@@ -199,18 +197,18 @@ class _Conversion:
             roles.add("@last")
         is_layer = isinstance(module_of(self.model, node), (nn.Conv2d, nn.Linear))
         found = []
-        for index, override in enumerate(self.config.overrides):
+        for name, override in self.config.overrides.items():
             by_role = override.match in roles and is_layer
             if by_role or fnmatch.fnmatchcase(self.name, override.match):
-                self.matched.add(index)
+                self.matched.add(name)
                 found.append(override)
         return found
 
     def _check_overrides(self) -> None:
-        for index, override in enumerate(self.config.overrides):
-            if index not in self.matched:
+        for key, override in self.config.overrides.items():
+            if key not in self.matched:
                 names = [name for name, _, kind in self.kinds if kind.startswith(("QuantConv", "QuantLinear"))]
                 raise InputError(
-                    f"quantization.overrides[{index}].match: {override.match!r} matches no layer; "
+                    f"quantization.overrides.{key}.match: {override.match!r} matches no layer; "
                     f"expected {' or '.join(ROLES)} or a glob over: {', '.join(names)}"
                 )
