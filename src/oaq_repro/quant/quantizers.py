@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from oaq_repro.errors import InputError
 from oaq_repro.quant.numerics import (
@@ -61,6 +61,19 @@ class ObserverConfig:
         return low, high
 
 
+def _over_ranks(observer: ObserverConfig, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """The range of the global batch: its extremes, or the mean of the ranks' percentiles; one process changes nothing."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return low, high
+    ends = torch.stack([-low, high])
+    if observer.kind == "minmax":
+        distributed.all_reduce(ends, distributed.ReduceOp.MAX)
+    else:
+        distributed.all_reduce(ends, distributed.ReduceOp.SUM)
+        ends /= distributed.get_world_size()
+    return -ends[0], ends[1]
+
+
 class ActivationQuantizer(nn.Module):
     """Per-tensor uint8 quantizer of one activation, with its observer and its range mapping factor alpha.
 
@@ -91,7 +104,7 @@ class ActivationQuantizer(nn.Module):
     @torch.no_grad()
     def observe(self, values: Tensor, scale: Tensor) -> None:
         """Update the running range with one batch of `values * scale`."""
-        low, high = self.observer.batch_range(values.detach(), scale)
+        low, high = _over_ranks(self.observer, *self.observer.batch_range(values.detach(), scale))
         if self.activation != "none":
             low, high = torch.zeros_like(low), high.clamp(min=0.0)
         if self.activation == "relu6":

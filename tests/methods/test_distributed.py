@@ -1,0 +1,29 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).with_name("ddp_script.py")
+
+
+@pytest.mark.slow
+def test_two_processes_count_what_one_counts_on_the_whole_batch(tmp_path):
+    environment = os.environ | {"PYTHONPATH": str(SCRIPT.parents[1]), "OMP_NUM_THREADS": "1"}
+    seen = {}
+    for processes in (1, 2):
+        done = subprocess.run(
+            [sys.executable, str(SCRIPT), str(processes), str(tmp_path)],
+            env=environment, capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        for rank in range(processes):
+            seen[processes, rank] = json.loads((tmp_path / f"{processes}-{rank}.json").read_text())
+    alone, first, second = seen[1, 0], seen[2, 0], seen[2, 1]
+    assert alone["batch_size"] == first["batch_size"] == 8
+    assert sum(alone["events"].values()) > 0
+    assert alone["events"] == first["events"] == second["events"]
+    assert alone["peaks"] == first["peaks"] == second["peaks"]
+    assert alone["alphas"] == first["alphas"] == second["alphas"]
