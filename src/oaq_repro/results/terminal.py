@@ -11,6 +11,9 @@ from oaq_repro.results.labels import label, short_names
 from oaq_repro.results.record import STAGE_LABELS, STAGES, Layer, Overflow, Record
 
 
+NAME_WIDTH = 28
+
+
 def print_record(record: Record, console: Console | None = None) -> None:
     """Print the tables of a record (to standard output by default)."""
     (console or Console()).print(render_record(record))
@@ -50,7 +53,7 @@ def _part(events: int, outputs: int) -> str:
 
 
 def _certified_line(record: Record) -> str:
-    return f"Overflow impossible on any input: {record.certified} of {len(record.layers)} layers certified"
+    return f"Overflow impossible on any input: {record.certified} of {len(record.layers)} layers certified (✓)"
 
 
 def _accuracy(record: Record) -> Table:
@@ -66,13 +69,13 @@ def _accuracy(record: Record) -> Table:
 
 
 def _layers(record: Record) -> Table:
-    """One row per layer; `a` is the input activation, `w` the weight. Fits 80 columns."""
-    table = Table(title="Layers", box=box.SIMPLE, title_justify="left", padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column("layer", overflow="fold", min_width=14)
-    headings = ("alpha\na/w", "bits\na/w", "worst\ncase", "certi-\nfied", "longest\nblock")
-    for heading in (*headings, "overflow\nsettle", "overflow\nheld-out"):
+    """One row per layer; `a` is the input activation, `w` the weight, a tick: certified. Fits 80 columns."""
+    table = Table(title="Layers (a: input, w: weight, ✓: certified; overflow seen on s: settle set, h: held-out data)", box=box.SIMPLE, title_justify="left", padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("layer", no_wrap=True)
+    headings = ("alpha\na/w", "bits\na/w", "worst\ncase", "longest\nblock")
+    for heading in (*headings, "overflow\ns/h"):
         table.add_column(heading, justify="right", no_wrap=True)
-    names = short_names([layer.name for layer in record.layers])
+    names = short_names([layer.name for layer in record.layers], NAME_WIDTH)
     for name, layer in zip(names, record.layers, strict=True):
         table.add_row(name, *_layer_cells(layer, record.overflow))
     others: dict[str, list[str]] = defaultdict(list)
@@ -89,11 +92,9 @@ def _layer_cells(layer: Layer, overflow: Overflow | None) -> tuple[str, ...]:
     return (
         f"{layer.alpha_activation:.2f}/{layer.alpha_weight:.2f}",
         f"{layer.bits_activation:.1f}/{layer.bits_weight:.1f}",
-        "-" if layer.worst_case is None else f"{layer.worst_case:.2f}",
-        "yes" if layer.certified else "no",
+        ("-" if layer.worst_case is None else f"{layer.worst_case:.2f}") + (" ✓" if layer.certified else "  "),
         "-" if layer.longest_block is None else str(layer.longest_block),
-        settle,
-        _count(layer.overflow_seen),
+        f"{settle}/{_count(layer.overflow_seen)}",
     )
 
 
