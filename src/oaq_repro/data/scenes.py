@@ -27,7 +27,7 @@ HELD_OUT_NAMES = 500_001
 class SceneParameters:
     """What is drawn: image side in pixels, scenes per split, object height in pixels, objects per scene, seed."""
 
-    side: int = 128
+    side: int = 96
     train: int = 1200
     val: int = 200
     least_height: int = 24

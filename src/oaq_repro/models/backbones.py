@@ -5,6 +5,7 @@ keeps 1280 channels) and scales the four stages of a ResNet (its stem keeps 64 c
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, Literal
 
 import timm
@@ -14,13 +15,18 @@ from torch import nn
 from oaq_repro.errors import InputError
 
 Stem = Literal["imagenet", "small"]
-MOBILENETS = {"mobilenetv1": efficientnet._gen_mobilenet_v1, "mobilenetv2": efficientnet._gen_mobilenet_v2}
+MOBILENETS: dict[str, Callable[..., nn.Module]] = {
+    "mobilenetv1": efficientnet._gen_mobilenet_v1,
+    "mobilenetv2": efficientnet._gen_mobilenet_v2,
+}
 RESNETS = ("resnet18", "resnet34", "resnet50")
 RESNET_CHANNELS = (64, 128, 256, 512)
 SMALL_MAP = 4  # the small stem ends at a map of about this side
 
 
-def create(arch: str, width: float, num_classes: int, in_chans: int, pretrained: bool = False, **fields: Any) -> nn.Module:
+def create(
+    arch: str, width: float, num_classes: int, in_chans: int, pretrained: bool = False, **fields: Any
+) -> nn.Module:
     """One timm network; `num_classes=0` leaves the classifier out. `fields` go to timm (for example `norm_layer`).
 
     Raises InputError for an unknown family, a width that is not positive, a width without published weights when
@@ -50,8 +56,8 @@ def create(arch: str, width: float, num_classes: int, in_chans: int, pretrained:
     except Exception as error:  # the hub raises its own, requests', httpx' and OS errors
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
-            f"model.pretrained: timm's weights of {name} could not be loaded ({reason}); go online once, or give a file: "
-            "model.checkpoint=PATH (the whole network) or model.backbone_checkpoint=PATH (a timm classifier's weights)"
+            f"model.pretrained: timm's weights of {name} could not be loaded ({reason}); go online once, or give a "
+            "file: model.checkpoint=PATH (the whole network) or model.backbone_checkpoint=PATH (a timm classifier)"
         ) from error
 
 
@@ -64,12 +70,14 @@ def shrink_stem(model: nn.Module, side: int, pretrained: bool) -> None:
     """
     if isinstance(model, timm.models.resnet.ResNet):
         if pretrained:
-            raise InputError("model.stem: found 'small' with pretrained weights of a ResNet, whose stem is 7x7; use 'imagenet'")
-        old = model.conv1
-        model.conv1 = nn.Conv2d(old.in_channels, old.out_channels, 3, padding=1, bias=False)
-        nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
-        model.maxpool = nn.Identity()
-        stages = [_strided(model.layer2), _strided(model.layer3), _strided(model.layer4)]
+            raise InputError("model.stem: found 'small' with pretrained weights of a ResNet (7x7 stem); use 'imagenet'")
+        old = model.get_submodule("conv1")
+        assert isinstance(old, nn.Conv2d)
+        stem = nn.Conv2d(old.in_channels, old.out_channels, 3, padding=1, bias=False)
+        nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")
+        model.set_submodule("conv1", stem)
+        model.set_submodule("maxpool", nn.Identity())
+        stages = [_strided(model.get_submodule(name)) for name in ("layer2", "layer3", "layer4")]
     else:
         stages = [[conv] for conv in _strided(model)]
     halvings = min(len(stages), max(0, round(math.log2(side / SMALL_MAP))))

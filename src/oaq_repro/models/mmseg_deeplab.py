@@ -5,6 +5,7 @@ needs changed: SyncBN becomes BN, no download at construction, no auxiliary head
 would not be part of the deployed network; our choice). Loss, resizing to the mask and metrics are the task's.
 """
 
+import math
 import sys
 import warnings
 from collections.abc import Sequence
@@ -39,13 +40,14 @@ class DeepLabDense(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """See the class."""
-        return self.decode_head(self.backbone(image))
+        return self.decode_head([self.backbone(image)])
 
 
 def build(
     num_classes: int,
     input_shape: tuple[int, int, int],
     width: float = 1.0,
+    stages: int = 7,
     strides: Sequence[int] = (1, 2, 2, 1, 1, 1, 1),
     dilations: Sequence[int] = (1, 1, 1, 2, 2, 4, 4),
     channels: int = 512,
@@ -57,26 +59,39 @@ def build(
 ) -> Network:
     """A segmenter of `num_classes` classes; see `DeepLabDense`.
 
-    `strides` and `dilations` are of MobileNetV2's seven stages, `channels` and `aspp_dilations` of the ASPP head.
+    `stages`: how many of MobileNetV2's seven stages the backbone has; fewer train faster from random weights on small
+    images. `strides` and `dilations` are of all seven, `channels` and `aspp_dilations` of the ASPP head.
     `pretrained` and `backbone_checkpoint` fill the backbone with the weights of timm's MobileNetV2 (the same
     layers), `checkpoint` the whole network. Raises InputError for bad fields and files, and when mmsegmentation
     is not installed.
     """
     check_input_shape(input_shape, 32, "deeplabv3_mobilenetv2")
     if int(input_shape[0]) != 3:
-        raise InputError(f"data.input_shape: found {input_shape[0]} channels, expected 3 (mmseg's MobileNetV2 takes colour)")
+        raise InputError(f"data.input_shape: found {input_shape[0]} channels, expected 3 as mmseg's MobileNetV2 has")
     registry, config = _mmseg()
     norm = {"type": "BN", "requires_grad": True}
-    stages = {"widen_factor": width, "strides": tuple(strides), "dilations": tuple(dilations), "norm_cfg": norm}
+    if not 1 <= stages <= 7:
+        raise InputError(f"model.stages: found {stages}, expected 1 to 7")
+    body = {"widen_factor": width, "strides": tuple(strides), "dilations": tuple(dilations), "norm_cfg": norm}
+    body["out_indices"] = (stages - 1,)
     head = {"channels": channels, "dilations": tuple(aspp_dilations), "dropout_ratio": dropout, "norm_cfg": norm}
+    head["in_index"] = 0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about mmseg's own loss, which every decode head builds and we do not use
-        backbone = registry.build(config.backbone | stages)
-        inputs = backbone.layer7[-1].conv[-1].conv.out_channels
+        backbone = registry.build(config.backbone | body)
+        for name in backbone.layers[stages:]:
+            delattr(backbone, name)
+        del backbone.layers[stages:]
+        inputs = getattr(backbone, backbone.layers[-1])[-1].conv[-1].conv.out_channels
         decode_head = registry.build(config.decode_head | head | {"in_channels": inputs, "num_classes": num_classes})
-    # mmcv's ConvModule has initialised itself (Kaiming, fan out); the last convolution as mmseg's init_cfg says.
-    nn.init.normal_(decode_head.conv_seg.weight, std=0.01)
-    nn.init.zeros_(decode_head.conv_seg.bias)
+    # mmcv's ConvModule has initialised itself (Kaiming, fan out), but counts a depthwise convolution's fan out over
+    # all channels: weights 10 times too small, so that Adam's steps are 10 times too large for them.
+    for module in backbone.modules():
+        if isinstance(module, nn.Conv2d) and module.groups > 1:
+            module.weight.data *= math.sqrt(module.groups)
+    # mmseg starts the last convolution at a standard deviation of 0.01, which suits pretrained backbones; without one, the
+    # classes are hardly told apart for hundreds of steps.
+    decode_head.conv_seg.reset_parameters()
     if pretrained or backbone_checkpoint is not None:
         _copy_backbone(backbone, width, pretrained, backbone_checkpoint)
     dense = DeepLabDense(backbone, decode_head)
@@ -104,7 +119,7 @@ def _mmseg() -> tuple[Any, Any]:
         from mmseg.registry import MODELS
     except (ImportError, AssertionError) as error:  # mmseg asserts the versions of mmcv and mmengine
         raise InputError(
-            f"model: DeepLabV3 needs mmsegmentation ({error}); install this project's dependencies, with mmcv-lite>=2.1,<2.2"
+            f"model: DeepLabV3 needs mmsegmentation ({error}); install this project's extra 'segmentation'"
         ) from error
     path = Path(import_module("mmseg").__file__ or "").parent / CONFIG
     if not path.is_file():

@@ -5,7 +5,7 @@ Default boxes, loss and non-maximum suppression are torchvision's own, see `ssd_
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 from torchvision.models.detection.ssd import SSDHead
@@ -35,15 +35,22 @@ class SsdDense(nn.Module):
     """
 
     def __init__(
-        self, backbone: nn.Module, first_stride: int, anchors: Sequence[int], labels: int, head: Head, width: float, momentum: float
+        self,
+        backbone: nn.Module,
+        first_stride: int,
+        anchors: Sequence[int],
+        labels: int,
+        head: Head,
+        width: float,
+        momentum: float,
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.segments, channels = _segments(backbone, first_stride)
         if not len(channels) <= len(anchors) <= len(channels) + len(EXTRA_CHANNELS):
             raise InputError(
-                f"model.levels: found {len(anchors)}, expected {len(channels)} (the backbone's, from stride {first_stride}) "
-                f"to {len(channels) + len(EXTRA_CHANNELS)}"
+                f"model.levels: found {len(anchors)}, expected {len(channels)} (the backbone's from stride "
+                f"{first_stride}) to {len(channels) + len(EXTRA_CHANNELS)}"
             )
         norm = partial(nn.BatchNorm2d, eps=1e-3, momentum=momentum)
         self.extra = nn.ModuleList()
@@ -58,8 +65,8 @@ class SsdDense(nn.Module):
             heads: nn.Module = SSDLiteHead(channels, list(anchors), labels, norm)
         else:
             heads = SSDHead(channels, list(anchors), labels)
-        self.classification = heads.classification_head.module_list
-        self.regression = heads.regression_head.module_list
+        self.classification = nn.ModuleList(heads.get_submodule("classification_head.module_list").children())
+        self.regression = nn.ModuleList(heads.get_submodule("regression_head.module_list").children())
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """See the class."""
@@ -77,13 +84,13 @@ class SsdDense(nn.Module):
         return tuple(maps)
 
 
-def _segments(backbone: nn.Module, first_stride: int) -> tuple[list[list[str]], list[int]]:
+def _segments(backbone: Any, first_stride: int) -> tuple[list[list[str]], list[int]]:
     """Names of the backbone's modules between two levels, in order, and the channels of each level."""
     segments: list[list[str]] = [["conv_stem", "bn1"]]
     channels: list[int] = []
     stride = 2
-    for i, stage in enumerate(backbone.blocks):
-        for j, block in enumerate(stage):
+    for i, stage in enumerate(backbone.get_submodule("blocks").children()):
+        for j, block in enumerate(stage.children()):
             name = f"blocks.{i}.{j}"
             if block.conv_dw.stride == (1, 1):
                 segments[-1].append(name)

@@ -36,8 +36,9 @@ class SsdCodec(nn.Module):
     ) -> None:
         super().__init__()
         self.image_size = image_size
+        # torchvision's permute and reshape, without its convolutions
         identities = nn.ModuleList(nn.Identity() for _ in aspect_ratios)
-        self.to_logits = SSDScoringHead(identities, labels)  # torchvision's permute and reshape, without its convolutions
+        self.to_logits = SSDScoringHead(identities, labels)
         self.to_offsets = SSDScoringHead(identities, 4)
         self.ssd = SSD(
             backbone=nn.Identity(),
@@ -57,7 +58,7 @@ class SsdCodec(nn.Module):
         return self.ssd.anchor_generator.num_anchors_per_location()
 
     def heads(self, maps: Sequence[Tensor]) -> tuple[dict[str, Tensor], list[Tensor]]:
-        """Logits [N, boxes, labels] and offsets [N, boxes, 4] by torchvision's names, and each image's default boxes."""
+        """Logits [N, boxes, labels] and offsets [N, boxes, 4] by torchvision's names, and default boxes per image."""
         classification, regression = list(maps[0::2]), list(maps[1::2])
         outputs = {"cls_logits": self.to_logits(classification), "bbox_regression": self.to_offsets(regression)}
         n = len(maps[0])

@@ -50,11 +50,11 @@ class Task(pl.LightningModule, ABC):
         """One step; InputError naming epoch, step and learning rate when the loss is not finite."""
         images, target = batch
         loss = self.loss(self(images), target)
-        lr = self.optimizers(use_pl_optimizer=False).param_groups[0]["lr"]
+        lr = self.trainer.optimizers[0].param_groups[0]["lr"]
         if not torch.isfinite(loss):
             raise InputError(
-                f"training: loss is {loss.item()} in epoch {self.current_epoch}, step {self.global_step}, at learning rate "
-                f"{lr:g}, expected a finite number; lower schedule.<stage>.lr, or set its warmup_steps or grad_clip"
+                f"training: loss is {loss.item()} in epoch {self.current_epoch}, step {self.global_step}, at learning "
+                f"rate {lr:g}, expected a finite number; lower schedule.<stage>.lr, or set warmup_steps or grad_clip"
             )
         self.log("loss", loss, prog_bar=True, batch_size=len(images))
         self.log("lr", lr, batch_size=len(images))
@@ -74,5 +74,6 @@ class Task(pl.LightningModule, ABC):
         """What the schedule says, over the trainer's number of steps."""
         if self.schedule is None:
             raise InputError("schedule: found null, expected fields of Schedule: this task is to be trained")
-        optimizer, scheduler = self.schedule.configure(self.dense.parameters(), int(self.trainer.estimated_stepping_batches))
+        total = int(self.trainer.estimated_stepping_batches)
+        optimizer, scheduler = self.schedule.configure(self.dense.parameters(), total)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

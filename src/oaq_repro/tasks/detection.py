@@ -45,9 +45,8 @@ class DetectionTask(Task):
             h, w = (float(n) for n in wanted["size"])
             scale = torch.tensor([w / width, h / height] * 2, device=detection["boxes"].device)
             found.append({**detection, "boxes": detection["boxes"] * scale})
-            truth.append(
-                {"boxes": wanted["boxes"] * scale, "labels": wanted["labels"], "iscrowd": wanted["iscrowd"].to(torch.int64)}
-            )
+            ignored = wanted["iscrowd"].to(torch.int64)
+            truth.append({"boxes": wanted["boxes"] * scale, "labels": wanted["labels"], "iscrowd": ignored})
         self.map.update(found, truth)
 
     def compute(self) -> dict[str, Tensor]:

@@ -1,0 +1,34 @@
+import torch
+from tasks.suite import TaskSuite
+
+from oaq_repro.models.classification import build
+from oaq_repro.tasks.classification import ClassificationTask
+
+
+class TestClassification(TaskSuite):
+    STEPS, LR, LEARNED = 40, 1e-2, 1.0
+
+    def network(self):
+        return build(4, (1, 16, 16), "mobilenetv1", 0.25, "small")
+
+    def task(self, network, schedule):
+        return ClassificationTask(network, schedule, tuple("abcd"))
+
+    def batch(self):
+        images = torch.randn(8, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+        return images, torch.arange(8) % 4
+
+    def test_top1_is_the_fraction_that_is_right(self):
+        task = self.task(self.network(), None)
+        labels = torch.tensor([0, 1, 2, 3, 3])
+        for part in (slice(0, 3), slice(3, 5)):  # batches of different sizes count by their images
+            task.update(torch.eye(4)[torch.tensor([0, 1, 2, 3, 0])[part]], labels[part])
+        assert task.compute()["top1"].item() == torch.tensor(0.8).item()
+
+    def test_label_smoothing_reaches_the_loss(self):
+        logits, labels = torch.tensor([[20.0, 0, 0, 0]]), torch.tensor([0])
+        plain, smooth = (
+            ClassificationTask(self.network(), None, tuple("abcd"), label_smoothing=s).loss(logits, labels)
+            for s in (0.0, 0.1)
+        )
+        assert plain < 1e-6 < 1 < smooth
