@@ -44,7 +44,16 @@ def train_or_load(config: dict[str, Any], data: DataModule, task: Task, fingerpr
         if not (folder / METRICS).exists():
             if task.schedule is not None:
                 loggers = make_loggers(config["logger"], folder, "float", config)
-                fit(task, task.schedule, data, folder, config["trainer"], config["seed"], loggers, description="float parent")
+                fit(
+                    task,
+                    task.schedule,
+                    data,
+                    folder,
+                    config["trainer"],
+                    config["seed"],
+                    loggers,
+                    description="float parent",
+                )
             metrics = evaluate(task, data.val_dataloader(), config["trainer"], "float on held-out data")
             state = {name: tensor.contiguous() for name, tensor in task.dense.state_dict().items()}
             write_atomic(folder / WEIGHTS, lambda path: save_file(state, path))

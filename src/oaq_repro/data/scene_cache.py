@@ -175,7 +175,8 @@ def build_scenes(
 ) -> DataModule:
     """Return the data module of `task` (detection or segmentation) that reads scenes in `format` (voc or coco).
 
-    `scenes` are the fields of SceneParameters; `detection` and `segmentation` the augmentation of either task.
+    `scenes` are the fields of SceneParameters; `detection` and `segmentation` what only one
+    task has (augmentation) or has otherwise (batch_size).
     Raises InputError for another task, format or field.
     """
     if task not in ("detection", "segmentation") or format not in ("voc", "coco"):
@@ -188,8 +189,8 @@ def build_scenes(
     given = {"layout": format, "parameters": parameters, **common}
     if task == "detection":
         if format == "voc":
-            return VocSceneDetection(classes=SCENE_CLASSES, **given, **detection)
-        return CocoSceneDetection(**given, **detection)
+            return VocSceneDetection(classes=SCENE_CLASSES, **(given | dict(detection)))
+        return CocoSceneDetection(**(given | dict(detection)))
     if format == "voc":
-        return VocSceneSegmentation(classes=("background", *SCENE_CLASSES), **given, **segmentation)
-    return CocoSceneSegmentation(classes="all", min_area=0, **given, **segmentation)
+        return VocSceneSegmentation(classes=("background", *SCENE_CLASSES), **(given | dict(segmentation)))
+    return CocoSceneSegmentation(classes="all", min_area=0, **(given | dict(segmentation)))

@@ -89,8 +89,8 @@ def build(
     for module in backbone.modules():
         if isinstance(module, nn.Conv2d) and module.groups > 1:
             module.weight.data *= math.sqrt(module.groups)
-    # mmseg starts the last convolution at a standard deviation of 0.01, which suits pretrained backbones; without one, the
-    # classes are hardly told apart for hundreds of steps.
+    # mmseg starts the last convolution at a standard deviation of 0.01, which suits pretrained backbones; without
+    # one, the classes are hardly told apart for hundreds of steps.
     decode_head.conv_seg.reset_parameters()
     if pretrained or backbone_checkpoint is not None:
         _copy_backbone(backbone, width, pretrained, backbone_checkpoint)

@@ -62,7 +62,7 @@ class ObserverConfig:
 
 
 def _over_ranks(observer: ObserverConfig, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-    """The range of the global batch: its extremes, or the mean of the ranks' percentiles; one process changes nothing."""
+    """The range of the global batch: its extremes, or the mean of the ranks' percentiles."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return low, high
     ends = torch.stack([-low, high])

@@ -10,7 +10,6 @@ from rich.text import Text
 from oaq_repro.results.labels import label, short_names
 from oaq_repro.results.record import STAGE_LABELS, STAGES, Layer, Overflow, Record
 
-
 NAME_WIDTH = 28
 
 
@@ -70,7 +69,13 @@ def _accuracy(record: Record) -> Table:
 
 def _layers(record: Record) -> Table:
     """One row per layer; `a` is the input activation, `w` the weight, a tick: certified. Fits 80 columns."""
-    table = Table(title="Layers (a: input, w: weight, ✓: certified; overflow seen on s: settle set, h: held-out data)", box=box.SIMPLE, title_justify="left", padding=(0, 1, 0, 0), pad_edge=False)
+    table = Table(
+        title="Layers (a: input, w: weight, ✓: certified; overflow seen on s: settle set, h: held-out data)",
+        box=box.SIMPLE,
+        title_justify="left",
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
     table.add_column("layer", no_wrap=True)
     headings = ("alpha\na/w", "bits\na/w", "worst\ncase", "longest\nblock")
     for heading in (*headings, "overflow\ns/h"):
