@@ -4,7 +4,7 @@ Every step is a function that can be called alone; `run` is the one that calls t
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +15,7 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from torch import Tensor
 
 from oaq_repro.configuration import build
 from oaq_repro.data.base import DataModule
@@ -209,10 +210,14 @@ def fine_tune(
     """
     quantized: QuantizedNetwork = task.dense  # type: ignore[assignment]
     loader = data.calibration_dataloader()
+
+    def images(batches: int | None, description: str) -> Iterator[Tensor]:
+        return images_of(loader, task.device, batches, settings["trainer"], description)
+
     if (folder / LAST).exists():
         set_quantizing(quantized, True)
     else:
-        calibrate(quantized, images_of(loader, task.device, quantization.calibration_batches))
+        calibrate(quantized, images(quantization.calibration_batches, "calibrating"))
     if task.schedule is not None:
         loggers = make_loggers(settings["logger"], folder, "finetune", settings)
         fit(
@@ -227,7 +232,8 @@ def fine_tune(
             description=f"fine-tuning {settings['method']['_target_'].rpartition('.')[2]}",
         )
     freeze(quantized)
-    return settle_or_count(quantized, method, lambda batches: images_of(loader, task.device, batches))
+    settling = method.settle is not None
+    return settle_or_count(quantized, method, lambda n: images(n, "settling" if settling else "counting overflow"))
 
 
 def settle_or_count(quantized: QuantizedNetwork, method: Method, images: Callable[[int | None], Any]) -> SettleReport:

@@ -4,8 +4,10 @@ import logging
 import os
 import warnings
 from collections.abc import Callable, Mapping
+from netrc import NetrcParseError, netrc
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
 
 from pytorch_lightning.loggers import CSVLogger, Logger
 
@@ -95,8 +97,13 @@ def _wandb(config: Mapping[str, Any], folder: Path, stage: str, run_config: dict
 
 
 def _has_login() -> bool:
+    """Whether `wandb login` has left a key. Asking wandb itself would fix its mode for the whole process."""
     if os.environ.get("WANDB_MODE") in ("offline", "disabled"):
         return False
-    import wandb
-
-    return bool(wandb.api.api_key)
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    try:
+        return netrc().authenticators(host) is not None
+    except (OSError, NetrcParseError):
+        return False

@@ -14,6 +14,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint, TQDMProgressBar
 from pytorch_lightning.loggers import Logger
 from torch import Tensor
 from torch.utils.data import DataLoader
+from tqdm import tqdm
 
 from oaq_repro.data.base import DataModule
 from oaq_repro.tasks.base import Task
@@ -93,9 +94,17 @@ def evaluate(task: Task, loader: DataLoader, trainer_config: Mapping[str, Any], 
     return {name: float(value) for name, value in metrics.items()}
 
 
-def images_of(loader: DataLoader, device: torch.device, batches: int | None = None) -> Iterator[Tensor]:
-    """The images of a loader's batches (at most `batches` of them), on `device`."""
-    for images, _ in islice(loader, batches):
+def images_of(
+    loader: DataLoader,
+    device: torch.device,
+    batches: int | None,
+    trainer_config: Mapping[str, Any],
+    description: str,
+) -> Iterator[Tensor]:
+    """The images of a loader's batches (at most `batches` of them; None: all), on `device`, behind a progress bar."""
+    total = len(loader) if batches is None else min(batches, len(loader))
+    shown = trainer_config.get("enable_progress_bar", True)
+    for images, _ in tqdm(islice(loader, batches), description, total, leave=False, disable=not shown):
         yield images.to(device)
 
 
