@@ -115,9 +115,12 @@ class _Bar(TQDMProgressBar):
         super().__init__(refresh_rate=10)
         self.description = description
 
-    @property
-    def train_description(self) -> str:
-        return self.description
+    def on_train_epoch_start(self, trainer: pl.Trainer, *args: Any) -> None:
+        super().on_train_epoch_start(trainer, *args)
+        self.train_progress_bar.set_description(f"{self.description}, epoch {trainer.current_epoch}")
+
+    def get_metrics(self, *args: Any) -> dict[str, Any]:
+        return {name: value for name, value in super().get_metrics(*args).items() if name != "v_num"}
 
     @property
     def validation_description(self) -> str:

@@ -30,8 +30,8 @@ class SceneParameters:
     side: int = 96
     train: int = 1200
     val: int = 200
-    least_height: int = 24
-    most_height: int = 48
+    least_height: int = 20
+    most_height: int = 40
     most_objects: int = 4
     seed: int = 0
 
