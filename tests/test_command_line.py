@@ -61,8 +61,7 @@ def test_misspelt_keys_are_named_without_a_traceback(arguments, message, tmp_pat
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["task=detection", "data=voc_detection", "data.root=nowhere"], "nowhere"),
-        (["data=voc_detection"], "found data for detection with task=classification"),
+        (["data=imagenet", "data.root=nowhere"], "nowhere"),
         (["accumulator.bits=99"], "accumulator.bits: found 99"),
         (["+method.momentum=1"], "method.momentum: no such field"),
         (["model.checkpoint=nothing.ckpt"], "nothing.ckpt"),
@@ -93,6 +92,13 @@ def interrupted_then_resumed(tmp_path, how):
     assert call(*LONG, f"results={results}").returncode == 0
     (path,) = results.glob("runs/*/0/record.json")
     return between, load_record(path), process.returncode
+
+
+@pytest.mark.slow
+def test_data_of_another_task(tmp_path):
+    done = call("data=voc_detection", f"results={tmp_path}", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "error: data: found data for detection with task=classification; expected task=detection" in done.stderr
 
 
 @pytest.mark.slow

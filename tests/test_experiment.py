@@ -23,7 +23,7 @@ def results(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def oaq(results):
-    return run(tiny(results, "method=oaq", "accumulator.bits=14"))
+    return run(tiny(results, "method=oaq", "accumulator.bits=16"))
 
 
 def folder_of(results, record):
@@ -52,7 +52,7 @@ def test_oaq_has_no_event_on_the_settle_set(oaq):
     assert oaq.overflow.settle_images == 64
     assert any(layer.alpha_weight > 1 for layer in oaq.layers)
     assert [layer.accumulator for layer in oaq.layers if layer.reason] == ["int32", "int32"]
-    assert {layer.accumulator for layer in oaq.layers[1:-1]} == {"int14"}
+    assert {layer.accumulator for layer in oaq.layers[1:-1]} == {"int16"}
 
 
 def test_the_saved_graph_and_checkpoint_are_those_of_the_record(results, oaq):
@@ -72,7 +72,7 @@ def no_training(*args, **kwargs):
 def test_a_finished_run_is_never_trained_again(results, oaq, monkeypatch):
     monkeypatch.setattr(experiment, "fit", no_training)
     monkeypatch.setattr(parent, "fit", no_training)
-    assert run(tiny(results, "method=oaq", "accumulator.bits=14", "threads=2")) == oaq
+    assert run(tiny(results, "method=oaq", "accumulator.bits=16", "threads=2")) == oaq
 
 
 def test_int8_overflows_and_pays_for_it_and_shares_the_parent(results, oaq, monkeypatch):
@@ -99,8 +99,8 @@ def test_clamps_are_whole_numbers(results, oaq):
 
 
 def test_layers_left_in_float_have_no_integer_stage(results, oaq):
-    record = run(tiny(results, "method=int8", "+quantization.overrides.mine={match: classifier, skip: true}"))
-    assert record.left_float == ["classifier"]
+    record = run(tiny(results, "method=int8", "+quantization.overrides.mine={match: fc, skip: true}"))
+    assert record.left_float == ["fc"]
     assert set(record.metrics) == {"float", "simulated"}
 
 
@@ -156,4 +156,4 @@ def test_records_are_plain_json(results, oaq):
     assert {"hash", "seed", "status", "config", "metrics", "overflow", "layers", "latency_ms", "provenance"} <= set(
         content
     )
-    assert content["config"]["quantization"]["accumulator"]["bits"] == 14
+    assert content["config"]["quantization"]["accumulator"]["bits"] == 16
