@@ -5,23 +5,21 @@ where something is missing or broken.
 """
 
 import sys
-from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from hydra.utils import instantiate
 from omegaconf.errors import OmegaConfBaseException
 
+from oaq_repro.configuration import config_folder
 from oaq_repro.data.check import check
 from oaq_repro.errors import InputError
-
-CONF = Path(__file__).resolve().parents[1] / "conf"
 
 
 def main(overrides: list[str]) -> int:
     """Print the report; return the exit status."""
     try:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
+        with initialize_config_dir(str(config_folder()), version_base="1.3"):
             config = compose("config", overrides)
         report = check(instantiate(config.data, _convert_="all"))
     except (InputError, HydraException, OmegaConfBaseException) as error:

@@ -3,7 +3,6 @@
 import logging
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -132,21 +131,12 @@ def _progress_bar(trainer_config: Mapping[str, Any], description: str) -> list[p
 
 
 def _trainer(trainer_config: Mapping[str, Any], **fields: Any) -> pl.Trainer:
-    with quiet():
-        return pl.Trainer(**{**trainer_config, **fields}, enable_model_summary=False, num_sanity_val_steps=0)
+    quiet()
+    return pl.Trainer(**{**trainer_config, **fields}, enable_model_summary=False, num_sanity_val_steps=0)
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
+def quiet() -> None:
     """Hide Lightning's hints about hardware and workers; warnings about the user's data stay."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    for message in (
-        ".*does not have many workers.*",
-        ".*GPU available but not used.*",
-        ".*Checkpoint directory.*exists.*",
-        ".*The number of training batches.*",
-        ".*LeafSpec.*",
-        ".*isinstance\\(treespec.*",
-    ):
+    for message in HINTS:
         warnings.filterwarnings("ignore", message=message)
-    yield
