@@ -55,6 +55,8 @@ nb::tuple conv2d(const Input<std::uint8_t>& x, const Input<std::int8_t>& weight,
 
 }  // namespace
 
+void bind_program(nb::module_& module);
+
 NB_MODULE(_kernels, module) {
     module.doc() = "Integer kernels with narrow accumulators.";
     module.def("conv2d", &conv2d, "x"_a.noconvert(), "weight"_a.noconvert(), "zero_point"_a, nb::kw_only(), "stride"_a = Pair(1, 1),
@@ -64,4 +66,5 @@ NB_MODULE(_kernels, module) {
                "Returns (acc int32 [N, H', W', O] after the accumulator's policy and with -zero_point * sum(weight)\n"
                "included, events uint8 of the same shape, lowest, highest partial sum, zero included).\n"
                "Raises ValueError for sizes that do not fit, TypeError for other types, ranks or layouts.");
+    bind_program(module);
 }

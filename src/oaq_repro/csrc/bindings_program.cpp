@@ -1,0 +1,177 @@
+// Python class oaq_repro._kernels.Program, and the table of kernels.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <cstdint>
+#include <cstring>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "program.hpp"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace {
+
+template <typename T>
+using Flat = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+template <typename T>
+using Image = nb::ndarray<T, nb::c_contig, nb::device::cpu>;
+
+template <typename T>
+std::vector<T> copy(const Flat<T>& array) {
+    return std::vector<T>(array.data(), array.data() + array.size());
+}
+
+oaq::Requantization requantization(const Flat<std::int32_t>& start, const Flat<std::int32_t>& bias,
+                                   const Flat<float>& multiplier, int wrap_shift, int zero_point, int q_max,
+                                   int code_offset) {
+    if (start.size() != bias.size() || multiplier.size() != bias.size())
+        throw nb::value_error("requantization: expected three arrays of one length");
+    if (wrap_shift < 0 || wrap_shift > 31) throw nb::value_error("wrap_shift: expected 0 to 31");
+    return {copy(start), copy(bias), copy(multiplier), wrap_shift, zero_point, q_max, code_offset};
+}
+
+oaq::DenseLayer dense_layer(std::int64_t first_channel, std::int64_t outputs, const oaq::Window& window,
+                            const nb::ndarray<const std::int32_t, nb::shape<-1, 2>, nb::c_contig, nb::device::cpu>& runs,
+                            const std::vector<nb::ndarray<nb::c_contig, nb::device::cpu>>& panels, std::vector<int> folds,
+                            oaq::Requantization requantization) {
+    if (panels.size() != folds.size()) throw nb::value_error("folds: expected one of every panel");
+    oaq::DenseLayer layer{first_channel, outputs, window, {}, {}, std::move(folds), std::move(requantization)};
+    for (std::size_t i = 0; i < runs.shape(0); ++i) layer.runs.push_back({runs(i, 0), runs(i, 1)});
+    for (std::size_t i = 0; i < panels.size(); ++i) {
+        const bool exact = layer.folds[i] == oaq::kExact;
+        if (panels[i].dtype() != (exact ? nb::dtype<std::int16_t>() : nb::dtype<std::int8_t>()))
+            throw nb::value_error("panels: expected int16 where the route is exact, else int8");
+        const auto* bytes = static_cast<const std::uint8_t*>(panels[i].data());
+        layer.panels.emplace_back(bytes, bytes + panels[i].nbytes());
+    }
+    return layer;
+}
+
+nb::list table() {
+    nb::list rows;
+    for (int i = 0; i < oaq::kKernelSetCount; ++i) {
+        const oaq::KernelSet& set = *oaq::kKernelSets[i];
+        nb::list folds, tiles;
+        for (const oaq::DenseRoute& route : set.dense) {
+            folds.append(route.fold);
+            tiles.append(route.rows);
+        }
+        nb::dict row;
+        row["isa"] = set.name;
+        row["available"] = set.available();
+        row["largest_code"] = set.largest_code;
+        row["saturates"] = set.saturates;
+        row["folds"] = nb::tuple(folds);
+        row["rows"] = nb::tuple(tiles);
+        rows.append(row);
+    }
+    return rows;
+}
+
+std::vector<float*> pointers(const std::vector<Image<float>>& outputs) {
+    std::vector<float*> result;
+    for (const Image<float>& output : outputs) result.push_back(output.data());
+    return result;
+}
+
+}  // namespace
+
+void bind_program(nb::module_& module) {
+    using oaq::Program;
+    using oaq::Value;
+    using oaq::Window;
+
+    module.attr("EXACT") = oaq::kExact;
+    module.attr("SLACK") = oaq::kSlack;
+    module.attr("PANEL") = oaq::kPanel;
+    module.attr("STEP") = oaq::kStep;
+    module.attr("CHANNEL_BLOCK") = oaq::kChannelBlock;
+    module.def("table", &table, "The sets of kernels, best first: dicts of what `KernelSet` in csrc/kernels.hpp declares.");
+
+    nb::class_<Value>(module, "Value", "Codes of one image, NHWC in the arena, with a border (csrc/program.hpp).")
+        .def("__init__", [](Value* self, std::int64_t offset, std::int64_t height, std::int64_t width,
+                            std::int64_t channels, std::int64_t border_h, std::int64_t border_w, int fill) {
+            new (self) Value{offset, height, width, channels, border_h, border_w, fill};
+        }, "offset"_a, "height"_a, "width"_a, "channels"_a, "border_h"_a, "border_w"_a, "fill"_a)
+        .def_ro("height", &Value::height)
+        .def_ro("width", &Value::width)
+        .def_ro("channels", &Value::channels);
+    nb::class_<Window>(module, "Window", "Kernel, stride, padding and dilation of a sliding window.")
+        .def("__init__", [](Window* self, std::int64_t kh, std::int64_t kw, std::int64_t sh, std::int64_t sw,
+                            std::int64_t ph, std::int64_t pw, std::int64_t dh, std::int64_t dw) {
+            new (self) Window{kh, kw, sh, sw, ph, pw, dh, dw};
+        });
+    nb::class_<oaq::Quantization>(module, "Quantization", "scale, zero_point, q_max.")
+        .def(nb::init<float, int, int>());
+    nb::class_<oaq::Requantization>(module, "Requantization", "Constants of a layer's outputs (csrc/program.hpp).")
+        .def("__init__", [](oaq::Requantization* self, const Flat<std::int32_t>& start, const Flat<std::int32_t>& bias,
+                            const Flat<float>& multiplier, int wrap_shift, int zero_point, int q_max, int code_offset) {
+            new (self) oaq::Requantization(
+                requantization(start, bias, multiplier, wrap_shift, zero_point, q_max, code_offset));
+        }, "start"_a, "bias"_a, "multiplier"_a, "wrap_shift"_a, "zero_point"_a, "q_max"_a, "code_offset"_a);
+
+    nb::class_<Program>(module, "Program", "A compiled integer graph (csrc/program.hpp). Raises ValueError for parts that do not fit.")
+        .def("__init__", [](Program* self, std::int64_t arena_bytes, int threads, std::optional<std::string> isa) {
+            new (self) Program(arena_bytes, threads, oaq::select_kernels(isa ? isa->c_str() : nullptr));
+        }, "arena_bytes"_a, "threads"_a, "isa"_a = nb::none())
+        .def_prop_ro("isa", [](const Program& self) { return self.kernels().name; })
+        .def("quantize", &Program::quantize)
+        .def("dense", [](Program& self, const Value& in, const Value& out, std::int64_t first_channel, std::int64_t outputs,
+                         const Window& window,
+                         const nb::ndarray<const std::int32_t, nb::shape<-1, 2>, nb::c_contig, nb::device::cpu>& runs,
+                         const std::vector<nb::ndarray<nb::c_contig, nb::device::cpu>>& panels, std::vector<int> folds,
+                         const oaq::Requantization& constants) {
+            self.dense(in, out, dense_layer(first_channel, outputs, window, runs, panels, std::move(folds), constants));
+        })
+        .def("depthwise", [](Program& self, const Value& in, const Value& out, const Window& window,
+                             const nb::ndarray<const std::int32_t, nb::shape<-1, 2>, nb::c_contig, nb::device::cpu>& taps,
+                             const Flat<std::int8_t>& weights, std::vector<int> folds, const oaq::Requantization& constants) {
+            oaq::DepthwiseLayer layer{window, {}, copy(weights), std::move(folds), constants};
+            for (std::size_t i = 0; i < taps.shape(0); ++i) layer.taps.push_back({taps(i, 0), taps(i, 1)});
+            self.depthwise(in, out, std::move(layer));
+        })
+        .def("reference", [](Program& self, const Value& in, const Value& out, const std::vector<std::int64_t>& shape,
+                             const Window& w, std::int64_t groups, int bits, bool saturate, std::int64_t lanes,
+                             std::int64_t block, int source_zero_point, const Flat<std::int8_t>& weight,
+                             const oaq::Requantization& constants) {
+            if (shape.size() != 4) throw nb::value_error("shape: expected that of the weights, [O, kh, kw, I]");
+            if (static_cast<std::int64_t>(weight.size()) != shape[0] * shape[1] * shape[2] * shape[3])
+                throw nb::value_error("weight: expected as many values as its shape says");
+            const oaq::Geometry geometry{1, in.height, in.width, in.channels, shape[0], shape[1], shape[2], shape[3],
+                                         w.stride_h, w.stride_w, w.padding_h, w.padding_w, w.dilation_h, w.dilation_w, groups};
+            self.reference(in, out, geometry, {bits, saturate, lanes, block}, source_zero_point, copy(weight), constants);
+        })
+        .def("add", &Program::add)
+        .def("lookup", [](Program& self, const Value& in, const Value& out, std::int64_t first_channel,
+                          const Flat<std::uint8_t>& codes) { self.lookup(in, out, first_channel, copy(codes)); })
+        .def("max_pool", &Program::max_pool)
+        .def("average_pool", &Program::average_pool)
+        .def("resize", [](Program& self, const Value& in, const Value& out, const Flat<std::int64_t>& rows,
+                          const Flat<float>& row_weights, const Flat<std::int64_t>& columns,
+                          const Flat<float>& column_weights, int q_max) {
+            self.resize(in, out, copy(rows), copy(row_weights), copy(columns), copy(column_weights), q_max);
+        })
+        .def("flatten", &Program::flatten)
+        .def("dequantize", &Program::dequantize)
+        .def("run", [](Program& self, const Image<const float>& input, const std::vector<Image<float>>& outputs) {
+            const std::vector<float*> results = pointers(outputs);
+            nb::gil_scoped_release release;
+            self.run(input.data(), results);
+        }, "input"_a.noconvert(), "outputs"_a.noconvert())
+        .def("profile", [](Program& self, const Image<const float>& input, const std::vector<Image<float>>& outputs,
+                           int repeats) {
+            const std::vector<float*> results = pointers(outputs);
+            nb::gil_scoped_release release;
+            return self.profile(input.data(), results, repeats);
+        }, "input"_a.noconvert(), "outputs"_a.noconvert(), "repeats"_a)
+        .def("read", [](const Program& self, const Value& value, Image<std::uint8_t> codes) { self.read(value, codes.data()); },
+             "value"_a, "codes"_a.noconvert());
+}

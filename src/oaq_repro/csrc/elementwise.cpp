@@ -1,0 +1,77 @@
+#include "elementwise.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+// The compiler makes one version of each loop per instruction set and picks at load time; results are the same.
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__)
+#define OAQ_CLONES __attribute__((target_clones("avx2", "default")))
+#else
+#define OAQ_CLONES
+#endif
+
+namespace oaq::elementwise {
+namespace {
+
+// clamp(rint(value) + zero_point, 0, q_max), written so that it vectorizes: the clamp comes first, at whole numbers.
+inline std::uint8_t to_code(float value, float lowest, float highest, int zero_point) {
+    value = value < highest ? value : highest;
+    value = value > lowest ? value : lowest;
+    return static_cast<std::uint8_t>(static_cast<std::int32_t>(std::nearbyintf(value)) + zero_point);
+}
+
+}  // namespace
+
+OAQ_CLONES void quantize(const float* in, std::int64_t plane, std::uint8_t* out, std::int64_t width,
+                         std::int64_t channels, float scale, int zero_point, int q_max) {
+    const float lowest = static_cast<float>(-zero_point), highest = static_cast<float>(q_max - zero_point);
+    for (std::int64_t c = 0; c < channels; ++c)
+        for (std::int64_t x = 0; x < width; ++x)
+            out[x * channels + c] = to_code(in[c * plane + x] / scale, lowest, highest, zero_point);
+}
+
+OAQ_CLONES void dequantize(const std::uint8_t* in, std::int64_t width, std::int64_t channels, float* out,
+                           std::int64_t plane, float scale, int zero_point) {
+    const float zero = static_cast<float>(zero_point);
+    for (std::int64_t c = 0; c < channels; ++c)
+        for (std::int64_t x = 0; x < width; ++x)
+            out[c * plane + x] = (static_cast<float>(in[x * channels + c]) - zero) * scale;
+}
+
+OAQ_CLONES void add(const std::uint8_t* a, const std::uint8_t* b, std::uint8_t* out, std::int64_t count,
+                    const Add& k) {
+    const Add constants = k;  // `out` may not alias it
+    const float lowest = static_cast<float>(-constants.zero_point);
+    const float highest = static_cast<float>(constants.q_max - constants.zero_point);
+    for (std::int64_t i = 0; i < count; ++i) {
+        const float sum = static_cast<float>(a[i] - constants.zero_a) * constants.scale_a +
+                          static_cast<float>(b[i] - constants.zero_b) * constants.scale_b;
+        out[i] = to_code(sum / constants.scale, lowest, highest, constants.zero_point);
+    }
+}
+
+void lookup(const std::uint8_t* in, std::int64_t in_step, std::uint8_t* out, std::int64_t out_step, std::int64_t width,
+            const std::uint8_t* table) {
+    for (std::int64_t x = 0; x < width; ++x)
+        for (std::int64_t c = 0; c < in_step; ++c) out[x * out_step + c] = table[in[x * in_step + c]];
+}
+
+OAQ_CLONES void maximum(const std::uint8_t* in, std::uint8_t* out, std::int64_t count) {
+    for (std::int64_t i = 0; i < count; ++i) out[i] = std::max(in[i], out[i]);
+}
+
+OAQ_CLONES void accumulate(const std::uint8_t* in, std::int32_t* out, std::int64_t count) {
+    for (std::int64_t i = 0; i < count; ++i) out[i] += in[i];
+}
+
+OAQ_CLONES void blend(const std::uint8_t* a, const std::uint8_t* b, float t, float* out, std::int64_t count) {
+    const float rest = 1.0f - t;
+    for (std::int64_t i = 0; i < count; ++i) out[i] = static_cast<float>(a[i]) * rest + static_cast<float>(b[i]) * t;
+}
+
+OAQ_CLONES void blend(const float* a, const float* b, float t, std::uint8_t* out, std::int64_t count, int q_max) {
+    const float rest = 1.0f - t, highest = static_cast<float>(q_max);
+    for (std::int64_t i = 0; i < count; ++i) out[i] = to_code(a[i] * rest + b[i] * t, 0.0f, highest, 0);
+}
+
+}  // namespace oaq::elementwise

@@ -1,0 +1,33 @@
+// Operators without products of codes, on rows of NHWC codes. Their arithmetic stands in integer/nodes.py: IEEE float32
+// in the order written (compiled without fma contraction), rounding half to even.
+#pragma once
+
+#include <cstdint>
+
+namespace oaq::elementwise {
+
+struct Add {
+    float scale_a, scale_b, scale;
+    int zero_a, zero_b, zero_point, q_max;
+};
+
+// A row of `width` pixels from planes of float32, `plane` elements apart, to codes of `channels` per pixel; and back.
+void quantize(const float* in, std::int64_t plane, std::uint8_t* out, std::int64_t width, std::int64_t channels,
+              float scale, int zero_point, int q_max);
+void dequantize(const std::uint8_t* in, std::int64_t width, std::int64_t channels, float* out, std::int64_t plane,
+                float scale, int zero_point);
+
+void add(const std::uint8_t* a, const std::uint8_t* b, std::uint8_t* out, std::int64_t count, const Add& constants);
+
+void lookup(const std::uint8_t* in, std::int64_t in_step, std::uint8_t* out, std::int64_t out_step, std::int64_t width,
+            const std::uint8_t* table);
+
+// out = max(in, out); out += in.
+void maximum(const std::uint8_t* in, std::uint8_t* out, std::int64_t count);
+void accumulate(const std::uint8_t* in, std::int32_t* out, std::int64_t count);
+
+// a * (1 - t) + b * t: of codes to float32; of float32, rounded and clamped, to codes.
+void blend(const std::uint8_t* a, const std::uint8_t* b, float t, float* out, std::int64_t count);
+void blend(const float* a, const float* b, float t, std::uint8_t* out, std::int64_t count, int q_max);
+
+}  // namespace oaq::elementwise

@@ -1,0 +1,105 @@
+// The kernels that accumulate products, and the one table of them that dispatch, tests and benchmarks read.
+//
+// Dense layers. A pixel's operands are `runs` of consecutive codes, cut into steps of 4 codes; weights are packed in
+// panels of 16 output channels: for every step int8 [16][4]. A kernel computes a tile of up to `rows` pixels by one
+// panel. Within a step the products of codes 0, 1 and those of codes 2, 3 are summed by one instruction each, which
+// saturates to int16 ("pair"); the two sums per channel are kept apart ("halves").
+//   fold 0      16-bit accumulation: halves wrap, their sum is taken modulo 2^16
+//   fold S > 0  halves of S steps wrap in 16 bits, then go to a 32-bit accumulator; what a run leaves over after its
+//               last S steps goes there step by step. S = 1 is the usual route of x86 int8 runtimes.
+//   exact       products of 16-bit operands, whose weights are packed as int16, go to 32 bits at once
+// Depthwise layers. The taps of one channel are packed in pairs (a, b), int8 [32][2] per block of 32 channels, which
+// stand in the order 0-7, 16-23, 8-15, 24-31 (that of codes interleaved within 128-bit lanes); pair sums saturate to int16. fold 0: all pairs are added modulo 2^16; fold F > 0: F pairs, then 32 bits. (A pair of one
+// tap cannot saturate, so that fold 1 over single taps is exact.)
+// Afterwards both: acc is sign-extended from its lowest `32 - wrap_shift` bits, then
+// `clamp(rint(float32(acc + bias) * multiplier) + zero_point, 0, q_max)`, float32 without fma.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace oaq {
+
+constexpr int kPanel = 16;        // output channels of a dense panel
+constexpr int kStep = 4;          // codes of a step
+constexpr int kChannelBlock = 32; // channels of a depthwise block
+constexpr int kMaxRows = 6;       // pixels of the largest tile
+constexpr int kExact = -1;        // stands for the route that needs no condition
+constexpr int kRouteCount = 7;
+constexpr std::size_t kSlack = 64;  // bytes that kernels may read beyond the last code (multiplied by zero, or dropped)
+
+struct Run {
+    std::int32_t offset;  // bytes from the pixel's first code
+    std::int32_t steps;
+};
+
+// Requantization; arrays are padded to whole panels or channel blocks.
+struct Output {
+    const std::int32_t* start;      // first value of the accumulator: -zero_point * sum(weights)
+    const std::int32_t* bias;
+    const float* multiplier;
+    int wrap_shift;
+    int zero_point, q_max;
+};
+
+struct DenseTile {
+    const std::uint8_t* const* in;  // of every pixel of the tile
+    std::uint8_t* const* out;       // of every pixel; written from `out_offset` on
+    std::ptrdiff_t out_offset;
+    const Run* runs;
+    int run_count;
+    const void* weights;            // int8, or int16 where the route is exact
+    Output output;                  // of this panel
+    int channels;                   // of this panel, at most kPanel
+    int code_offset;                // subtracted from every code; not 0 only where a set's `largest_code` asks for it
+};
+using DenseKernel = void (*)(const DenseTile&);
+
+constexpr int depthwise_place(int channel) { return (channel & 7) | (channel & 8) << 1 | (channel & 16) >> 1; }
+
+struct TapPair {
+    std::int32_t a, b;  // bytes from the output pixel's first code of the input; b may repeat a with weight 0
+};
+
+struct DepthwiseRow {
+    const std::uint8_t* in;         // first output pixel's position, first channel of the block
+    std::uint8_t* out;
+    std::ptrdiff_t in_step, out_step;  // bytes between output pixels
+    int pixels;
+    const TapPair* taps;
+    int tap_count;
+    const std::int8_t* weights;     // [tap_count][32][2], channel c at depthwise_place(c)
+    Output output;                  // of this block
+    int channels;                   // of this block, at most kChannelBlock
+    int fold;
+    int code_offset;
+};
+using DepthwiseKernel = void (*)(const DepthwiseRow&);
+
+struct DenseRoute {
+    int fold;                           // S, 0 or kExact
+    int rows;                           // pixels of the largest tile
+    DenseKernel kernel[kMaxRows + 1];   // by number of pixels, from 1
+};
+
+// One instruction set's kernels. `largest_code`: largest unsigned code that they multiply as it is; where a tensor has
+// larger ones, 128 is taken off every code first (NEON multiplies signed codes), and bounds are those of the shifted
+// codes. `saturates`: pairs saturate, so that route 0 is exact modulo 2^16 only where no pair can; otherwise they wrap.
+struct KernelSet {
+    const char* name;
+    bool (*available)();
+    int largest_code;
+    bool saturates;
+    DenseRoute dense[kRouteCount];
+    DepthwiseKernel depthwise;
+};
+
+// All sets compiled in, best first; portable is last and always available.
+extern const KernelSet* const kKernelSets[];
+extern const int kKernelSetCount;
+
+// The set that the environment variable OAQ_ISA names, else the first available one; throws std::invalid_argument for
+// a name that is unknown or not available here.
+const KernelSet& select_kernels(const char* name);
+
+}  // namespace oaq

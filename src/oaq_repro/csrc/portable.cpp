@@ -1,0 +1,104 @@
+// Kernels in plain C++: what every other set has to equal bit for bit, wrap, saturation and spill included.
+#include <algorithm>
+#include <cmath>
+
+#include "kernels.hpp"
+#include "requantize.hpp"
+
+namespace oaq {
+namespace {
+
+std::int16_t wrap16(std::int32_t value) { return static_cast<std::int16_t>(static_cast<std::uint16_t>(value)); }
+
+std::int16_t pair(int a0, int w0, int a1, int w1) {
+    return static_cast<std::int16_t>(std::clamp(a0 * w0 + a1 * w1, -32768, 32767));
+}
+
+std::int32_t add_wrapping(std::int32_t a, std::int32_t b) {
+    return static_cast<std::int32_t>(static_cast<std::uint32_t>(a) + static_cast<std::uint32_t>(b));
+}
+
+struct Halves {
+    std::int16_t low = 0, high = 0;
+
+    void add(const std::uint8_t* codes, const std::int8_t* weights) {
+        low = wrap16(low + pair(codes[0], weights[0], codes[1], weights[1]));
+        high = wrap16(high + pair(codes[2], weights[2], codes[3], weights[3]));
+    }
+};
+
+std::int32_t accumulate(const DenseTile& tile, const std::uint8_t* in, int channel, int fold) {
+    const std::int8_t* weights = static_cast<const std::int8_t*>(tile.weights) + channel * kStep;
+    std::int32_t acc = tile.output.start[channel];
+    Halves whole;
+    for (int r = 0; r < tile.run_count; ++r) {
+        const std::uint8_t* codes = in + tile.runs[r].offset;
+        int left = tile.runs[r].steps;
+        while (left > 0) {
+            const int steps = fold == 0 ? left : left >= fold ? fold : 1;
+            Halves block;
+            Halves& halves = fold == 0 ? whole : block;
+            for (int s = 0; s < steps; ++s, codes += kStep, weights += kPanel * kStep) halves.add(codes, weights);
+            if (fold != 0) acc = add_wrapping(acc, block.low + block.high);
+            left -= steps;
+        }
+    }
+    return fold == 0 ? wrap16(acc + whole.low + whole.high) : acc;
+}
+
+std::int32_t accumulate_exactly(const DenseTile& tile, const std::uint8_t* in, int channel) {
+    const std::int16_t* weights = static_cast<const std::int16_t*>(tile.weights) + channel * kStep;
+    std::int32_t acc = tile.output.start[channel];
+    for (int r = 0; r < tile.run_count; ++r) {
+        const std::uint8_t* codes = in + tile.runs[r].offset;
+        for (int s = 0; s < tile.runs[r].steps; ++s, codes += kStep, weights += kPanel * kStep)
+            for (int k = 0; k < kStep; ++k) acc = add_wrapping(acc, codes[k] * weights[k]);
+    }
+    return acc;
+}
+
+template <int R, int S>
+void dense(const DenseTile& tile) {
+    for (int r = 0; r < R; ++r) {
+        for (int c = 0; c < tile.channels; ++c) {
+            const std::int32_t acc = S == kExact ? accumulate_exactly(tile, tile.in[r], c) : accumulate(tile, tile.in[r], c, S);
+            tile.out[r][tile.out_offset + c] = requantize(acc, tile.output, c);
+        }
+    }
+}
+
+template <int S>
+constexpr DenseRoute route() {
+    return {S, 4, {nullptr, dense<1, S>, dense<2, S>, dense<3, S>, dense<4, S>}};
+}
+
+void depthwise(const DepthwiseRow& row) {
+    for (int p = 0; p < row.pixels; ++p) {
+        const std::uint8_t* in = row.in + p * row.in_step;
+        std::uint8_t* out = row.out + p * row.out_step;
+        for (int c = 0; c < row.channels; ++c) {
+            std::int32_t acc = row.output.start[c];
+            std::int16_t sum = 0;
+            for (int t = 0; t < row.tap_count; ++t) {
+                const std::int8_t* w = row.weights + (t * kChannelBlock + depthwise_place(c)) * 2;
+                sum = wrap16(sum + pair(in[row.taps[t].a + c], w[0], in[row.taps[t].b + c], w[1]));
+                if (row.fold != 0 && ((t + 1) % row.fold == 0 || t + 1 == row.tap_count)) {
+                    acc = add_wrapping(acc, sum);
+                    sum = 0;
+                }
+            }
+            out[c] = requantize(row.fold == 0 ? wrap16(acc + sum) : acc, row.output, c);
+        }
+    }
+}
+
+bool always() { return true; }
+
+}  // namespace
+
+extern const KernelSet kPortable;
+const KernelSet kPortable = {
+    "portable", always, 255, true, {route<kExact>(), route<0>(), route<1>(), route<2>(), route<4>(), route<8>(), route<16>()}, depthwise,
+};
+
+}  // namespace oaq

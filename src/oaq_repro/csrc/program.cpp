@@ -1,0 +1,398 @@
+#include "program.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstring>
+#include <stdexcept>
+#include <utility>
+
+#include "elementwise.hpp"
+#include "requantize.hpp"
+
+namespace oaq {
+namespace {
+
+constexpr std::int64_t kAlignment = 64;
+constexpr std::int64_t kPiece = 16384;           // operations that are worth handing to another thread
+constexpr std::int64_t kPixelBytes = 64 * 1024;  // operands of one task's pixels, to stay in the L2 cache
+constexpr std::int64_t kLargeWeights = 256 * 1024;  // weights that are read once rather than once per task
+constexpr std::int64_t kSmallInput = 512 * 1024;    // unless the pixels are more than this
+
+std::int64_t output_size(std::int64_t size, std::int64_t kernel, std::int64_t stride, std::int64_t padding,
+                         std::int64_t dilation) {
+    return (size + 2 * padding - dilation * (kernel - 1) - 1) / stride + 1;
+}
+
+void require(bool holds, const char* what) {
+    if (!holds) throw std::invalid_argument(std::string("program: ") + what);
+}
+
+}  // namespace
+
+Program::Program(std::int64_t arena_bytes, int threads, const KernelSet& kernels)
+    : arena_bytes_(arena_bytes),
+      memory_(new std::uint8_t[static_cast<std::size_t>(arena_bytes + kAlignment)]()),
+      kernels_(kernels),
+      pool_(threads) {
+    const auto address = reinterpret_cast<std::uintptr_t>(memory_.get());
+    arena_ = memory_.get() + (kAlignment - static_cast<std::int64_t>(address % kAlignment)) % kAlignment;
+}
+
+std::uint8_t* Program::at(const Value& value, std::int64_t y, std::int64_t x) const {
+    return arena_ + value.offset + y * value.row() + x * value.channels;
+}
+
+void Program::check(const Value& value) const {
+    const std::int64_t first = value.offset - value.border_h * value.row() - value.border_w * value.channels;
+    const std::int64_t bytes = (value.height + 2 * value.border_h) * value.row();
+    require(value.height > 0 && value.width > 0 && value.channels > 0 && value.border_h >= 0 && value.border_w >= 0,
+            "a value of no size");
+    require(first >= 0 && first + bytes + static_cast<std::int64_t>(kSlack) <= arena_bytes_, "a value beyond the arena");
+}
+
+void Program::step(const Value* out, std::function<void()> operation) {
+    if (out != nullptr && (out->border_h != 0 || out->border_w != 0))
+        steps_.push_back([this, value = *out, operation = std::move(operation)] {
+            fill_border(value);
+            operation();
+        });
+    else
+        steps_.push_back(std::move(operation));
+}
+
+void Program::fill_border(const Value& value) const {
+    const std::int64_t side = value.border_w * value.channels, row = value.row();
+    std::uint8_t* first = at(value) - value.border_h * row - side;
+    const auto fill = [&](std::uint8_t* p, std::int64_t n) { std::memset(p, value.fill, static_cast<std::size_t>(n)); };
+    fill(first, value.border_h * row);
+    fill(first + (value.border_h + value.height) * row, value.border_h * row);
+    for (std::int64_t y = 0; y < value.height; ++y) {
+        fill(at(value, y) - side, side);
+        fill(at(value, y) + row - 2 * side, side);
+    }
+}
+
+void Program::split(std::int64_t rows, std::int64_t work_per_row,
+                    const std::function<void(std::int64_t, std::int64_t)>& task) {
+    const std::int64_t most = pool_.threads() == 1 ? 1 : 4 * pool_.threads();
+    const std::int64_t pieces = std::clamp<std::int64_t>(rows * work_per_row / kPiece, 1, std::min(rows, most));
+    pool_.run(static_cast<int>(pieces),
+              [&](int i) { task(rows * i / pieces, rows * (i + 1) / pieces); });
+}
+
+void Program::dense(const Value& in, const Value& out, DenseLayer layer) {
+    check(in);
+    check(out);
+    const Window& w = layer.window;
+    const std::int64_t pixels = out.height * out.width, panels = static_cast<std::int64_t>(layer.panels.size());
+    require(panels * kPanel >= layer.outputs && layer.first_channel + layer.outputs <= out.channels, "panels");
+    require(static_cast<std::int64_t>(layer.requantization.bias.size()) >= panels * kPanel, "constants");
+    std::int64_t steps = 0, lowest = 0, highest = 0;
+    for (const Run& run : layer.runs) {
+        steps += run.steps;
+        lowest = std::min<std::int64_t>(lowest, run.offset);
+        highest = std::max<std::int64_t>(highest, run.offset + run.steps * kStep);
+    }
+    for (std::size_t p = 0; p < layer.panels.size(); ++p)
+        require(static_cast<std::int64_t>(layer.panels[p].size()) ==
+                    steps * kPanel * kStep * (layer.folds[p] == kExact ? 2 : 1), "weights of a panel");
+    std::vector<const std::uint8_t*> sources;
+    std::vector<std::uint8_t*> targets;
+    for (std::int64_t y = 0; y < out.height; ++y) {
+        for (std::int64_t x = 0; x < out.width; ++x) {
+            sources.push_back(at(in, y * w.stride_h - w.padding_h, x * w.stride_w - w.padding_w));
+            targets.push_back(at(out, y, x) + layer.first_channel);
+            require(sources.back() + lowest >= arena_ && sources.back() + highest <= arena_ + arena_bytes_,
+                    "operands beyond the arena");
+        }
+    }
+    std::vector<const DenseRoute*> routes;
+    for (const int fold : layer.folds) {
+        const DenseRoute* route = nullptr;
+        for (const DenseRoute& candidate : kernels_.dense)
+            if (candidate.fold == fold) route = &candidate;
+        require(route != nullptr, "no kernel of this fold");
+        routes.push_back(route);
+    }
+
+    // Tasks: blocks of pixels by groups of panels.
+    const std::int64_t depth = steps * kStep;
+    std::int64_t block = std::max<std::int64_t>(kMaxRows, kPixelBytes / depth / kMaxRows * kMaxRows);
+    if (panels * kPanel * depth > kLargeWeights && pixels * depth <= kSmallInput) block = pixels;
+    block = std::min(block, pixels);
+    const std::int64_t wanted = pool_.threads() == 1 ? 1
+        : std::clamp<std::int64_t>(pixels * layer.outputs * depth / (kPiece * 64), 1, 4 * pool_.threads());
+    std::int64_t blocks = (pixels + block - 1) / block;
+    if (blocks < wanted) {
+        const std::int64_t tiles = (pixels + kMaxRows - 1) / kMaxRows;
+        if (tiles >= wanted && panels * kPanel * depth <= kLargeWeights) blocks = wanted;
+    }
+    const std::int64_t tiles_per_block = ((pixels + blocks - 1) / blocks + kMaxRows - 1) / kMaxRows;
+    block = tiles_per_block * kMaxRows;
+    blocks = (pixels + block - 1) / block;
+    const std::int64_t groups = std::min(panels, (wanted + blocks - 1) / blocks);
+
+    // One group of channels fills the border for all.
+    step(layer.first_channel == 0 ? &out : nullptr, [this, layer = std::move(layer), sources = std::move(sources), targets = std::move(targets),
+                routes = std::move(routes), pixels, panels, block, blocks, groups] {
+        pool_.run(static_cast<int>(blocks * groups), [&](int task) {
+            const std::int64_t first = task / groups * block, last = std::min(first + block, pixels);
+            const std::int64_t group = task % groups;
+            for (std::int64_t p = panels * group / groups; p < panels * (group + 1) / groups; ++p) {
+                DenseTile tile;
+                tile.out_offset = p * kPanel;
+                tile.runs = layer.runs.data();
+                tile.run_count = static_cast<int>(layer.runs.size());
+                tile.weights = layer.panels[static_cast<std::size_t>(p)].data();
+                tile.output = layer.requantization.at(p * kPanel);
+                tile.channels = static_cast<int>(std::min<std::int64_t>(kPanel, layer.outputs - p * kPanel));
+                tile.code_offset = layer.requantization.code_offset;
+                const DenseRoute& route = *routes[static_cast<std::size_t>(p)];
+                for (std::int64_t m = first; m < last; m += route.rows) {
+                    tile.in = sources.data() + m;
+                    tile.out = targets.data() + m;
+                    route.kernel[std::min<std::int64_t>(route.rows, last - m)](tile);
+                }
+            }
+        });
+    });
+}
+
+void Program::depthwise(const Value& in, const Value& out, DepthwiseLayer layer) {
+    check(in);
+    check(out);
+    const std::int64_t blocks = (out.channels + kChannelBlock - 1) / kChannelBlock;
+    const auto taps = static_cast<std::int64_t>(layer.taps.size());
+    require(in.channels == out.channels && static_cast<std::int64_t>(layer.folds.size()) == blocks, "blocks");
+    require(static_cast<std::int64_t>(layer.weights.size()) == blocks * taps * kChannelBlock * 2, "weights of a block");
+    require(static_cast<std::int64_t>(layer.requantization.bias.size()) >= blocks * kChannelBlock, "constants");
+    const Window& w = layer.window;
+    for (const TapPair& tap : layer.taps) {
+        for (const std::int32_t offset : {tap.a, tap.b}) {
+            const std::uint8_t* first = at(in, -w.padding_h, -w.padding_w) + offset;
+            const std::uint8_t* last = first + (out.height - 1) * w.stride_h * in.row() +
+                                       (out.width - 1) * w.stride_w * in.channels + blocks * kChannelBlock;
+            require(first >= arena_ && last <= arena_ + arena_bytes_, "operands beyond the arena");
+        }
+    }
+    step(&out, [this, in, out, layer = std::move(layer), blocks, taps] {
+        split(out.height, out.width * out.channels * taps / 8, [&](std::int64_t first, std::int64_t last) {
+            const Window& w = layer.window;
+            DepthwiseRow row;
+            row.in_step = w.stride_w * in.channels;
+            row.out_step = out.channels;
+            row.pixels = static_cast<int>(out.width);
+            row.taps = layer.taps.data();
+            row.tap_count = static_cast<int>(taps);
+            row.code_offset = layer.requantization.code_offset;
+            for (std::int64_t b = 0; b < blocks; ++b) {
+                row.weights = layer.weights.data() + b * taps * kChannelBlock * 2;
+                row.output = layer.requantization.at(b * kChannelBlock);
+                row.channels = static_cast<int>(std::min<std::int64_t>(kChannelBlock, out.channels - b * kChannelBlock));
+                row.fold = layer.folds[static_cast<std::size_t>(b)];
+                for (std::int64_t y = first; y < last; ++y) {
+                    row.in = at(in, y * w.stride_h - w.padding_h, -w.padding_w) + b * kChannelBlock;
+                    row.out = at(out, y) + b * kChannelBlock;
+                    kernels_.depthwise(row);
+                }
+            }
+        });
+    });
+}
+
+void Program::reference(const Value& in, const Value& out, Geometry geometry, Policy policy, int source_zero_point,
+                        std::vector<std::int8_t> weight, Requantization requantization) {
+    check(in);
+    check(out);
+    validate(geometry, source_zero_point, policy);
+    require(in.channels == geometry.channels && out.channels == geometry.outputs && in.height == geometry.height &&
+                in.width == geometry.width && out.height == geometry.output_height() &&
+                out.width == geometry.output_width(), "geometry");
+    const auto inputs = static_cast<std::size_t>(in.height * in.width * in.channels);
+    const auto results = static_cast<std::size_t>(out.height * out.width * out.channels);
+    step(&out, [this, in, out, geometry, policy, source_zero_point, weight = std::move(weight),
+                requantization = std::move(requantization), codes = std::vector<std::uint8_t>(inputs),
+                acc = std::vector<std::int32_t>(results), events = std::vector<std::uint8_t>(results)]() mutable {
+        read(in, codes.data());
+        conv2d(codes.data(), weight.data(), geometry, source_zero_point, policy, acc.data(), events.data());
+        const std::int32_t* sums = acc.data();
+        const Output output = requantization.at(0);
+        for (std::int64_t y = 0; y < out.height; ++y) {
+            std::uint8_t* row = at(out, y);
+            for (std::int64_t x = 0; x < out.width; ++x)
+                for (std::int64_t c = 0; c < out.channels; ++c)
+                    *row++ = requantize(*sums++, output, static_cast<int>(c));
+        }
+    });
+}
+
+void Program::quantize(const Value& out, Quantization q) {
+    check(out);
+    step(&out, [this, out, q] {
+        split(out.height, out.width * out.channels, [&](std::int64_t first, std::int64_t last) {
+            for (std::int64_t y = first; y < last; ++y)
+                elementwise::quantize(input_ + y * out.width, out.height * out.width, at(out, y), out.width, out.channels,
+                                      q.scale, q.zero_point, q.q_max);
+        });
+    });
+}
+
+void Program::dequantize(const Value& in, Quantization q, int output) {
+    check(in);
+    step(nullptr, [this, in, q, output] {
+        float* result = (*outputs_)[static_cast<std::size_t>(output)];
+        split(in.height, in.width * in.channels, [&](std::int64_t first, std::int64_t last) {
+            for (std::int64_t y = first; y < last; ++y)
+                elementwise::dequantize(at(in, y), in.width, in.channels, result + y * in.width, in.height * in.width,
+                                        q.scale, q.zero_point);
+        });
+    });
+}
+
+void Program::add(const Value& a, const Value& b, const Value& out, Quantization qa, Quantization qb, Quantization q) {
+    for (const Value& value : {a, b, out}) check(value);
+    step(&out, [this, a, b, out, qa, qb, q] {
+        const elementwise::Add constants{qa.scale, qb.scale, q.scale, qa.zero_point, qb.zero_point, q.zero_point, q.q_max};
+        split(out.height, out.width * out.channels / 2, [&](std::int64_t first, std::int64_t last) {
+            for (std::int64_t y = first; y < last; ++y)
+                elementwise::add(at(a, y), at(b, y), at(out, y), out.width * out.channels, constants);
+        });
+    });
+}
+
+void Program::lookup(const Value& in, const Value& out, std::int64_t first_channel, std::vector<std::uint8_t> table) {
+    check(in);
+    check(out);
+    require(table.size() == 256 && first_channel + in.channels <= out.channels, "table");
+    // Only the first part of a joined value fills its border; the others would do it again.
+    step(first_channel == 0 ? &out : nullptr, [this, in, out, first_channel, table = std::move(table)] {
+        split(out.height, out.width * in.channels, [&](std::int64_t first, std::int64_t last) {
+            for (std::int64_t y = first; y < last; ++y)
+                elementwise::lookup(at(in, y), in.channels, at(out, y) + first_channel, out.channels, out.width,
+                                    table.data());
+        });
+    });
+}
+
+void Program::max_pool(const Value& in, const Value& out, Window w) {
+    check(in);
+    check(out);
+    step(&out, [this, in, out, w] {
+        split(out.height, out.width * out.channels * w.kernel_h * w.kernel_w / 8, [&](std::int64_t first, std::int64_t last) {
+            for (std::int64_t y = first; y < last; ++y) {
+                for (std::int64_t x = 0; x < out.width; ++x) {
+                    std::uint8_t* result = at(out, y, x);
+                    std::memset(result, 0, static_cast<std::size_t>(out.channels));
+                    for (std::int64_t i = 0; i < w.kernel_h; ++i) {
+                        const std::int64_t row = y * w.stride_h - w.padding_h + i * w.dilation_h;
+                        if (row < 0 || row >= in.height) continue;
+                        for (std::int64_t j = 0; j < w.kernel_w; ++j) {
+                            const std::int64_t column = x * w.stride_w - w.padding_w + j * w.dilation_w;
+                            if (column >= 0 && column < in.width)
+                                elementwise::maximum(at(in, row, column), result, out.channels);
+                        }
+                    }
+                }
+            }
+        });
+    });
+}
+
+void Program::average_pool(const Value& in, const Value& out, Window w, int source_zero_point, float multiplier,
+                           int zero_point, int q_max) {
+    check(in);
+    check(out);
+    require(w.padding_h <= in.border_h && w.padding_w <= in.border_w, "border of an average");
+    require(out.height <= output_size(in.height, w.kernel_h, w.stride_h, w.padding_h, 1) &&
+                out.width <= output_size(in.width, w.kernel_w, w.stride_w, w.padding_w, 1), "windows of an average");
+    const auto start = static_cast<std::int32_t>(-w.kernel_h * w.kernel_w * source_zero_point);
+    step(&out, [this, in, out, w, start, multiplier, zero_point, q_max,
+                sums = std::vector<std::int32_t>(static_cast<std::size_t>(out.height * out.channels))]() mutable {
+        split(out.height, out.width * out.channels * w.kernel_h * w.kernel_w / 8, [&](std::int64_t first, std::int64_t last) {
+            for (std::int64_t y = first; y < last; ++y) {
+                std::int32_t* acc = sums.data() + y * out.channels;
+                for (std::int64_t x = 0; x < out.width; ++x) {
+                    std::fill(acc, acc + out.channels, start);
+                    for (std::int64_t i = 0; i < w.kernel_h; ++i)
+                        for (std::int64_t j = 0; j < w.kernel_w; ++j)
+                            elementwise::accumulate(at(in, y * w.stride_h - w.padding_h + i, x * w.stride_w - w.padding_w + j),
+                                                    acc, out.channels);
+                    std::uint8_t* result = at(out, y, x);
+                    for (std::int64_t c = 0; c < out.channels; ++c)
+                        result[c] = to_code(acc[c], multiplier, zero_point, q_max);
+                }
+            }
+        });
+    });
+}
+
+void Program::resize(const Value& in, const Value& out, std::vector<std::int64_t> rows, std::vector<float> row_weights,
+                     std::vector<std::int64_t> columns, std::vector<float> column_weights, int q_max) {
+    check(in);
+    check(out);
+    require(static_cast<std::int64_t>(row_weights.size()) == out.height && rows.size() == 2 * row_weights.size() &&
+                static_cast<std::int64_t>(column_weights.size()) == out.width &&
+                columns.size() == 2 * column_weights.size(), "taps of a resize");
+    for (const std::int64_t row : rows) require(row >= 0 && row < in.height, "rows of a resize");
+    for (const std::int64_t column : columns) require(column >= 0 && column < in.width, "columns of a resize");
+    const auto line = static_cast<std::size_t>(in.width * in.channels);
+    step(&out, [this, in, out, rows = std::move(rows), row_weights = std::move(row_weights), columns = std::move(columns),
+                column_weights = std::move(column_weights), q_max, line,
+                lines = std::vector<float>(static_cast<std::size_t>(out.height) * line)]() mutable {
+        split(out.height, out.width * out.channels * 2, [&](std::int64_t first, std::int64_t last) {
+            for (std::int64_t y = first; y < last; ++y) {
+                const auto i = static_cast<std::size_t>(y);
+                float* between = lines.data() + i * line;
+                elementwise::blend(at(in, rows[2 * i]), at(in, rows[2 * i + 1]), row_weights[i], between,
+                                   in.width * in.channels);
+                for (std::int64_t x = 0; x < out.width; ++x) {
+                    const auto j = static_cast<std::size_t>(x);
+                    elementwise::blend(between + columns[2 * j] * in.channels, between + columns[2 * j + 1] * in.channels,
+                                       column_weights[j], at(out, y, x), out.channels, q_max);
+                }
+            }
+        });
+    });
+}
+
+void Program::flatten(const Value& in, const Value& out) {
+    check(in);
+    check(out);
+    require(out.height == 1 && out.width == 1 && out.channels == in.height * in.width * in.channels, "flat value");
+    step(nullptr, [this, in, out] {
+        std::uint8_t* result = at(out);
+        for (std::int64_t c = 0; c < in.channels; ++c)
+            for (std::int64_t y = 0; y < in.height; ++y)
+                for (std::int64_t x = 0; x < in.width; ++x) *result++ = at(in, y, x)[c];
+    });
+}
+
+void Program::run(const float* input, const std::vector<float*>& outputs) {
+    input_ = input;
+    outputs_ = &outputs;
+    for (const std::function<void()>& step : steps_) step();
+}
+
+std::vector<double> Program::profile(const float* input, const std::vector<float*>& outputs, int repeats) {
+    using Clock = std::chrono::steady_clock;
+    std::vector<double> seconds(steps_.size(), 0.0);
+    input_ = input;
+    outputs_ = &outputs;
+    for (int repeat = 0; repeat < repeats; ++repeat) {
+        for (std::size_t i = 0; i < steps_.size(); ++i) {
+            const Clock::time_point start = Clock::now();
+            steps_[i]();
+            seconds[i] += std::chrono::duration<double>(Clock::now() - start).count();
+        }
+    }
+    return seconds;
+}
+
+void Program::read(const Value& value, std::uint8_t* codes) const {
+    const std::int64_t line = value.width * value.channels;
+    for (std::int64_t y = 0; y < value.height; ++y)
+        std::memcpy(codes + y * line, at(value, y), static_cast<std::size_t>(line));
+}
+
+}  // namespace oaq

@@ -1,0 +1,115 @@
+// A compiled integer graph: operators over values that lie in one arena. Shapes, offsets, packing and routes are decided
+// before (in Python: plan.py, packing.py, routes.py); nothing is allocated while it runs.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "conv2d.hpp"
+#include "kernels.hpp"
+#include "pool.hpp"
+
+namespace oaq {
+
+// A value of codes: NHWC of one image, with a border of `fill` on all sides that convolutions read as padding.
+struct Value {
+    std::int64_t offset;  // in the arena, of the first code of the first pixel inside the border
+    std::int64_t height, width, channels;
+    std::int64_t border_h, border_w;
+    int fill;
+
+    std::int64_t row() const { return (width + 2 * border_w) * channels; }
+};
+
+struct Quantization {
+    float scale;
+    int zero_point, q_max;
+};
+
+struct Window {
+    std::int64_t kernel_h, kernel_w, stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w;
+};
+
+// Constants of a layer's outputs, padded to whole panels or blocks.
+struct Requantization {
+    std::vector<std::int32_t> start, bias;
+    std::vector<float> multiplier;
+    int wrap_shift, zero_point, q_max, code_offset;
+
+    Output at(std::int64_t channel) const {
+        return {start.data() + channel, bias.data() + channel, multiplier.data() + channel,
+                wrap_shift, zero_point, q_max};
+    }
+};
+
+struct DenseLayer {
+    std::int64_t first_channel, outputs;      // written to channels [first_channel, first_channel + outputs)
+    Window window;                            // stride and padding are read
+    std::vector<Run> runs;                    // offsets from the window's first code
+    std::vector<std::vector<std::uint8_t>> panels;  // bytes of int8, or of int16 where the panel's route is exact
+    std::vector<int> folds;                         // of each panel
+    Requantization requantization;
+};
+
+struct DepthwiseLayer {
+    Window window;
+    std::vector<TapPair> taps;
+    std::vector<std::int8_t> weights;         // [blocks][taps][32][2]
+    std::vector<int> folds;                   // of each block
+    Requantization requantization;
+};
+
+class Program {
+public:
+    Program(std::int64_t arena_bytes, int threads, const KernelSet& kernels);
+
+    const KernelSet& kernels() const { return kernels_; }
+
+    void quantize(const Value& out, Quantization q);
+    void dense(const Value& in, const Value& out, DenseLayer layer);
+    void depthwise(const Value& in, const Value& out, DepthwiseLayer layer);
+    // The scalar reference, for accumulators that no kernel has.
+    void reference(const Value& in, const Value& out, Geometry geometry, Policy policy, int source_zero_point,
+                   std::vector<std::int8_t> weight, Requantization requantization);
+    void add(const Value& a, const Value& b, const Value& out, Quantization qa, Quantization qb, Quantization q);
+    // Every code through a table of 256, into the channels from `first_channel` on.
+    void lookup(const Value& in, const Value& out, std::int64_t first_channel, std::vector<std::uint8_t> table);
+    void max_pool(const Value& in, const Value& out, Window window);
+    void average_pool(const Value& in, const Value& out, Window window, int source_zero_point, float multiplier,
+                      int zero_point, int q_max);
+    void resize(const Value& in, const Value& out, std::vector<std::int64_t> rows, std::vector<float> row_weights,
+                std::vector<std::int64_t> columns, std::vector<float> column_weights, int q_max);
+    // To [C * H * W] in the order of NCHW.
+    void flatten(const Value& in, const Value& out);
+    void dequantize(const Value& in, Quantization q, int output);
+
+    // input: float32 [C, H, W]; outputs: float32 [C, H, W] or [C], in the order of their indices.
+    void run(const float* input, const std::vector<float*>& outputs);
+    // Seconds of every operator, added over `repeats` runs.
+    std::vector<double> profile(const float* input, const std::vector<float*>& outputs, int repeats);
+
+    // Codes of a value as they are now, without border: [H, W, C].
+    void read(const Value& value, std::uint8_t* codes) const;
+    std::int64_t arena_bytes() const { return arena_bytes_; }
+
+private:
+    std::uint8_t* at(const Value& value, std::int64_t y = 0, std::int64_t x = 0) const;
+    void check(const Value& value) const;
+    void step(const Value* out, std::function<void()> operation);
+    void fill_border(const Value& value) const;
+    // task(first, last) over [0, rows), in pieces that are worth a thread.
+    void split(std::int64_t rows, std::int64_t work_per_row, const std::function<void(std::int64_t, std::int64_t)>& task);
+
+    std::int64_t arena_bytes_;
+    std::unique_ptr<std::uint8_t[]> memory_;
+    std::uint8_t* arena_;
+    const KernelSet& kernels_;
+    Pool pool_;
+    std::vector<std::function<void()>> steps_;
+    const float* input_ = nullptr;
+    const std::vector<float*>* outputs_ = nullptr;
+};
+
+}  // namespace oaq

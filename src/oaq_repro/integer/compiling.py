@@ -1,0 +1,226 @@
+"""A graph's nodes as operators of the compiled program: packs weights, chooses routes, writes constants."""
+
+from typing import Any
+
+import numpy as np
+
+from oaq_repro import _kernels
+from oaq_repro.integer import operators
+from oaq_repro.integer.explain import LayerRoute
+from oaq_repro.integer.graph import Graph
+from oaq_repro.integer.nodes import (
+    Add,
+    AvgPool,
+    Concat,
+    Conv,
+    Dequantize,
+    Flatten,
+    GlobalAvgPool,
+    Layer,
+    Linear,
+    MaxPool,
+    Node,
+    QParams,
+    Quantize,
+    Requantize,
+    Resize,
+    pool_multiplier,
+)
+from oaq_repro.integer.packing import pack_dense, pack_depthwise
+from oaq_repro.integer.plan import Placement
+from oaq_repro.integer.routes import Demand, InstructionSet, Mode, demand, dense_folds, depthwise_folds
+from oaq_repro.integer.shapes import Shape, resize_taps
+
+Array = np.ndarray[Any, Any]
+
+
+def compile_graph(
+    program: Any,
+    graph: Graph,
+    placed: dict[str, Placement],
+    shapes: dict[str, Shape],
+    mode: Mode,
+    kernels: InstructionSet,
+) -> tuple[dict[str, Any], tuple[LayerRoute, ...]]:
+    """Append every node to the program; returns the values by name and the routes of the layers."""
+    compiler = _Compiler(program, graph, placed, shapes, mode, kernels)
+    for node in graph.nodes:
+        compiler.add(node)
+    return compiler.values, tuple(compiler.routes)
+
+
+class _Compiler:
+    def __init__(self, program, graph, placed, shapes, mode, kernels) -> None:
+        self.program, self.graph, self.placed, self.shapes = program, graph, placed, shapes
+        self.mode, self.kernels = mode, kernels
+        self.qparams = {node.name: node.output for node in graph.nodes if not isinstance(node, Dequantize)}
+        self.values = {name: _value(place, self.qparams[name].zero_point) for name, place in placed.items()}
+        self.routes: list[LayerRoute] = []
+
+    def add(self, node: Node) -> None:
+        """Append one node."""
+        program, values = self.program, self.values
+        if isinstance(node, Quantize):
+            program.quantize(values[node.name], _quantization(node.output))
+            return
+        inputs = [values[name] for name in node.inputs]
+        sources = [self.qparams[name] for name in node.inputs]
+        x, source = inputs[0], sources[0]
+        if isinstance(node, Dequantize):
+            for index, name in enumerate(self.graph.outputs):
+                if name == node.name:
+                    program.dequantize(x, _quantization(source), index)
+            return
+        out, q = values[node.name], node.output
+        match node:
+            case Conv() | Linear():
+                self._layer(node, x, out, source)
+            case Add():
+                program.add(x, inputs[1], out, *(_quantization(each) for each in (*sources, q)))
+            case Requantize():
+                program.lookup(x, out, 0, _table(source, q))
+            case Concat():
+                first = 0
+                for part, part_source in zip(inputs, sources, strict=True):
+                    program.lookup(part, out, first, _table(part_source, q))
+                    first += part.channels
+            case MaxPool():
+                program.max_pool(x, out, _window(node.kernel, node.stride, node.padding, node.dilation))
+            case AvgPool():
+                self._average(node, x, out, source, node.kernel, node.stride, node.padding)
+            case GlobalAvgPool():
+                self._average(node, x, out, source, (x.height, x.width), (1, 1), (0, 0))
+            case Resize():
+                taps = []
+                for before, after in ((x.height, out.height), (x.width, out.width)):
+                    first_tap, second, t = resize_taps(before, after, node.align_corners)
+                    taps += [np.stack([first_tap, second], axis=1).astype(np.int64).ravel(), t]
+                program.resize(x, out, *taps, q.q_max)
+            case Flatten():
+                program.flatten(x, out)
+
+    def _average(self, node: AvgPool | GlobalAvgPool, x, out, source: QParams, kernel, stride, padding) -> None:
+        multiplier = float(pool_multiplier(source, node.output, kernel[0] * kernel[1]))
+        window = _window(kernel, stride, padding, (1, 1))
+        self.program.average_pool(x, out, window, source.zero_point, multiplier, node.output.zero_point, node.output.q_max)
+
+    def _layer(self, layer: Layer, x, out, source: QParams) -> None:
+        demanded = demand(layer, source, self.mode)
+        if isinstance(layer, Conv):
+            weight = np.ascontiguousarray(layer.weight.transpose(0, 2, 3, 1))
+            window = _window(weight.shape[1:3], layer.stride, layer.padding, layer.dilation)
+            dilation, groups = layer.dilation, layer.groups
+        else:
+            weight = np.ascontiguousarray(layer.weight).reshape(len(layer.weight), 1, 1, -1)
+            window, dilation, groups = _window((1, 1), (1, 1), (0, 0), (1, 1)), (1, 1), 1
+        if demanded is None:
+            self._reference(layer, x, out, source, weight, window, groups)
+            return
+        place = self.placed[layer.inputs[0]]
+        if groups == place.channels == len(weight) and groups > 1:
+            self._depthwise(layer, x, out, source, weight, window, dilation, demanded)
+        else:
+            self._dense(layer, x, out, source, weight, window, dilation, groups, demanded)
+
+    def _dense(self, layer, x, out, source, weight, window, dilation, groups: int, demanded: Demand) -> None:
+        place = self.placed[layer.inputs[0]]
+        outputs, inputs = len(weight) // groups, weight.shape[3]
+        folds: list[int] = []
+        for group in range(groups):
+            first = group * outputs
+            part = weight[first : first + outputs]
+            packed = pack_dense(part, place.row, place.channels, group * inputs, dilation)
+            chosen = dense_folds(packed, source, demanded, self.mode, self.kernels)
+            offsets = np.repeat([0 if f == _kernels.EXACT else self.kernels.code_offset(source) for f in chosen], _kernels.PANEL)
+            constants = self._constants(layer, part, slice(first, first + outputs), source, offsets, demanded.bits)
+            panels = [
+                panel.astype(np.int16) if fold == _kernels.EXACT else panel
+                for panel, fold in zip(packed.weights, chosen, strict=True)
+            ]
+            self.program.dense(x, out, first, outputs, window, packed.runs, panels, list(chosen), constants)
+            folds += chosen
+        self._note(layer, "dense", weight, source, tuple(folds), demanded)
+
+    def _depthwise(self, layer, x, out, source, weight, window, dilation, demanded: Demand) -> None:
+        row = self.placed[layer.inputs[0]].row
+        paired, single = (pack_depthwise(weight[..., 0], row, dilation, pairs) for pairs in (True, False))
+        packed, folds = depthwise_folds(paired, single, source, demanded, self.mode, self.kernels)
+        offsets = np.full(len(folds) * _kernels.CHANNEL_BLOCK, self.kernels.code_offset(source))
+        constants = self._constants(layer, weight, slice(None), source, offsets, demanded.bits)
+        self.program.depthwise(x, out, window, packed.taps, packed.weights.ravel(), list(folds), constants)
+        self._note(layer, "depthwise", weight, source, folds, demanded)
+
+    def _reference(self, layer, x, out, source, weight, window, groups: int) -> None:
+        policy, depth = layer.accumulator, weight[0].size
+        constants = self._constants(layer, weight, slice(None), source, np.zeros(len(weight), np.int64), 32)
+        block = 0 if policy.block is None else min(policy.block, depth)
+        self.program.reference(
+            x, out, list(weight.shape), window, groups, policy.bits, policy.overflow == "saturate",
+            min(policy.lanes, depth), block, source.zero_point, weight.ravel(), constants,
+        )  # fmt: skip
+        reason = f"{policy.name} can overflow, and no kernel has it"
+        self.routes.append(LayerRoute(layer.name, "reference", depth, source.q_max, (), "emulated", reason))
+
+    def _constants(self, layer, weight, channels: slice, source: QParams, offsets: Array, bits: int):
+        """Padded to the length of `offsets`, what the kernels take off the codes of each channel."""
+        count = len(weight)
+        missing = (0, len(offsets) - count)
+        sums = np.pad(weight.reshape(count, -1).sum(1, dtype=np.int64), missing)
+        start = (offsets - source.zero_point) * sums  # modulo 2^32
+        return _kernels.Requantization(
+            start=start.astype(np.int32),
+            bias=np.pad(layer.bias[channels], missing),
+            multiplier=np.pad(layer.multiplier[channels], missing),
+            wrap_shift=32 - bits,
+            zero_point=layer.output.zero_point,
+            q_max=layer.output.q_max,
+            code_offset=self.kernels.code_offset(source),
+        )
+
+    def _note(self, layer, kind: str, weight, source: QParams, folds: tuple[int, ...], demanded: Demand) -> None:
+        if demanded.claim == "empirical":
+            reason = f"its accumulator is {layer.accumulator.name}"
+        elif self.mode in ("acc32", "exact"):
+            reason = f"mode {self.mode}"
+        elif all(fold == 0 for fold in folds):
+            reason = "no input can overflow the whole sum"
+        else:
+            reason = layer.accumulator_reason or "the longest sums that no input can overflow"
+        self.routes.append(
+            LayerRoute(layer.name, kind, weight[0].size, source.q_max, folds, demanded.claim, reason)
+        )
+
+
+def by_node(graph: Graph, seconds: list[float], repeats: int) -> dict[str, float]:
+    """Mean seconds per run and node, from those of the program's operators."""
+    means: dict[str, float] = {}
+    operators_of = []
+    for node in graph.nodes:
+        count = 1
+        if isinstance(node, Concat):
+            count = len(node.inputs)
+        elif isinstance(node, Dequantize):
+            count = graph.outputs.count(node.name)
+        elif isinstance(node, Conv) and node.groups != len(node.weight):
+            count = node.groups
+        operators_of += [node.name] * count
+    for name, value in zip(operators_of, seconds, strict=True):
+        means[name] = means.get(name, 0.0) + value / repeats
+    return means
+
+
+def _value(place: Placement, zero_point: int):
+    return _kernels.Value(place.inside, place.height, place.width, place.channels, *place.border, zero_point)
+
+
+def _window(kernel, stride, padding, dilation):
+    return _kernels.Window(*kernel, *stride, *padding, *dilation)
+
+
+def _quantization(q: QParams):
+    return _kernels.Quantization(float(q.scale), q.zero_point, q.q_max)
+
+
+def _table(source: QParams, output: QParams) -> Array:
+    """Every code at other QParams, uint8 [256]."""
+    return np.ascontiguousarray(operators.rescale(np.arange(256, dtype=np.uint8), source, output))

@@ -1,0 +1,133 @@
+"""Weights as the kernels read them, and what their partial sums can reach. Layouts: csrc/kernels.hpp. Our choice."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from oaq_repro import _kernels
+from oaq_repro.integer.nodes import QParams
+
+Array = np.ndarray[Any, Any]
+CHANNEL_ORDER = [*range(0, 8), *range(16, 24), *range(8, 16), *range(24, 32)]  # csrc/kernels.hpp
+MINIMUM, MAXIMUM = -(1 << 15), (1 << 15) - 1  # of a 16-bit register
+
+
+@dataclass(frozen=True, eq=False)
+class Dense:
+    """A dense layer's (or group's) weights for one geometry.
+
+    runs: int32 [R, 2], offset in bytes from the window's first code and steps of 4 codes. weights: int8
+    [panels, steps, 16, 4], zero where a run or the output channels are padded.
+    """
+
+    runs: Array
+    weights: Array
+    outputs: int
+
+    def half_sums(self, lowest_code: int, highest_code: int) -> tuple[Array, Array]:
+        """Extremes of one step's half sums for codes in [lowest_code, highest_code]: int64 [panels, steps, 16, 2]."""
+        low, high = product_range(self.weights, lowest_code, highest_code)
+        shape = (*self.weights.shape[:3], 2, 2)
+        return low.reshape(shape).sum(-1), high.reshape(shape).sum(-1)
+
+    def safe_folds(self, lowest_code: int, highest_code: int, folds: tuple[int, ...]) -> dict[int, Array]:
+        """Per fold S: for which panels (bool [panels]) no half sum over a block of S steps can leave 16 bits."""
+        low, high = self.half_sums(lowest_code, highest_code)
+        safe = {}
+        for fold in folds:
+            borders = _block_borders(self.runs[:, 1], fold)
+            safe[fold] = (_blocks(low, borders, 1).min((1, 2, 3)) >= MINIMUM) & (
+                _blocks(high, borders, 1).max((1, 2, 3)) <= MAXIMUM
+            )
+        return safe
+
+
+    def whole_fits(self, q: QParams) -> Array:
+        """For which panels (bool [panels]) no sum of (code - zero_point) * weight can leave 16 bits."""
+        low, high = (part.sum((1, 3)) for part in product_range(self.weights, -q.zero_point, q.q_max - q.zero_point))
+        return (low.min(1) >= MINIMUM) & (high.max(1) <= MAXIMUM)
+
+
+@dataclass(frozen=True, eq=False)
+class Depthwise:
+    """A depthwise layer's weights: taps int32 [T, 2], offsets in bytes; weights int8 [blocks, T, 32, 2], the
+    channels of a block in CHANNEL_ORDER."""
+
+    taps: Array
+    weights: Array
+
+    def longest_fold(self, lowest_code: int, highest_code: int) -> Array:
+        """Per block of channels: the largest F for which sums of F pairs stay inside 16 bits, 0 if none: int64."""
+        low, high = (part.sum(-1) for part in product_range(self.weights, lowest_code, highest_code))
+        longest = np.zeros(len(self.weights), np.int64)
+        for fold in range(1, len(self.taps) + 1):
+            borders = np.arange(0, len(self.taps), fold)
+            fits = (_blocks(low, borders, 1).min((1, 2)) >= MINIMUM) & (_blocks(high, borders, 1).max((1, 2)) <= MAXIMUM)
+            longest[fits] = fold
+        return longest
+
+    def whole_fits(self, q: QParams) -> Array:
+        """For which blocks (bool [blocks]) no sum of (code - zero_point) * weight can leave 16 bits."""
+        low, high = (part.sum((1, 3)) for part in product_range(self.weights, -q.zero_point, q.q_max - q.zero_point))
+        return (low.min(1) >= MINIMUM) & (high.max(1) <= MAXIMUM)
+
+
+def product_range(weights: Array, lowest_code: int, highest_code: int) -> tuple[Array, Array]:
+    """Smallest and largest product of every weight with a code of that range, int64, shape of `weights`."""
+    at_low, at_high = (weights.astype(np.int64) * code for code in (lowest_code, highest_code))
+    return np.minimum(at_low, at_high), np.maximum(at_low, at_high)
+
+
+def pack_dense(weight: Array, row: int, channels: int, first_channel: int, dilation: tuple[int, int]) -> Dense:
+    """Pack int8 weights [O, kh, kw, I] that read I of `channels` codes per pixel, `row` bytes per row of pixels.
+
+    Neighbouring pixels' codes are one run where the window reads all channels of pixels side by side.
+    """
+    outputs, height, width, inputs = weight.shape
+    joined = inputs == channels and dilation[1] == 1
+    columns, length = (1, width * inputs) if joined else (width, inputs)
+    steps = -(-length // _kernels.STEP)
+    runs = [
+        (y * dilation[0] * row + x * dilation[1] * channels + first_channel, steps)
+        for y in range(height)
+        for x in range(columns)
+    ]
+    panels = -(-outputs // _kernels.PANEL)
+    flat = weight.reshape(outputs, len(runs), length)
+    missing = ((0, panels * _kernels.PANEL - outputs), (0, 0), (0, steps * _kernels.STEP - length))
+    padded = np.pad(flat, missing).reshape(panels, _kernels.PANEL, len(runs) * steps, _kernels.STEP)
+    return Dense(np.array(runs, np.int32), np.ascontiguousarray(padded.transpose(0, 2, 1, 3)), outputs)
+
+
+def pack_depthwise(weight: Array, row: int, dilation: tuple[int, int], pairs: bool) -> Depthwise:
+    """Pack int8 weights [C, kh, kw], taps two by two, or (not `pairs`) one by one beside a weight of zero."""
+    channels, height, width = weight.shape
+    offsets = [y * dilation[0] * row + x * dilation[1] * channels for y in range(height) for x in range(width)]
+    blocks = -(-channels // _kernels.CHANNEL_BLOCK)
+    flat = np.pad(weight.reshape(channels, -1), ((0, blocks * _kernels.CHANNEL_BLOCK - channels), (0, 0)))
+    flat = flat.reshape(blocks, _kernels.CHANNEL_BLOCK, -1)[:, CHANNEL_ORDER].transpose(0, 2, 1)  # [blocks, taps, 32]
+    count = len(offsets)
+    if pairs:
+        second = np.minimum(np.arange(0, count, 2) + 1, count - 1)
+        first = np.arange(0, count, 2)
+    else:
+        first = second = np.arange(count)
+    partner = np.where((second != first)[None, :, None], flat[:, second], 0)
+    weights = np.stack([flat[:, first], partner], axis=-1).astype(np.int8)
+    taps = np.array([(offsets[a], offsets[b]) for a, b in zip(first, second, strict=True)], np.int32)
+    return Depthwise(taps, np.ascontiguousarray(weights))
+
+
+def _block_borders(steps: Array, fold: int) -> Array:
+    """First step of every block: `fold` steps, then single ones, from the start of each run."""
+    borders, first = [], 0
+    for count in steps.tolist():
+        whole = count // fold * fold
+        borders += [*range(first, first + whole, fold), *range(first + whole, first + count)]
+        first += count
+    return np.array(borders)
+
+
+def _blocks(values: Array, borders: Array, axis: int) -> Array:
+    return np.add.reduceat(values, borders, axis=axis)

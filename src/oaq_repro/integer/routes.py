@@ -1,0 +1,97 @@
+"""Which kernel runs a layer, and why: from its certificate, its accumulator and the instruction set. Our choice.
+
+Modes. `certified`: the result of exact 32-bit accumulation on any input, by 16-bit sums of as many products as can
+never overflow. `fast`: the result of the graph's own accumulators, overflow included. `acc32`, `exact`: as
+`certified`, but 16-bit sums of one pair (as other x86 runtimes do, where no pair can saturate), or none at all.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from oaq_repro import _kernels
+from oaq_repro.errors import InputError
+from oaq_repro.integer.certificate import certify
+from oaq_repro.integer.nodes import Layer, QParams
+from oaq_repro.integer.packing import Dense, Depthwise
+from oaq_repro.quant.accumulator import Accumulator
+
+Mode = Literal["certified", "fast", "acc32", "exact"]
+MODES: tuple[Mode, ...] = ("certified", "fast", "acc32", "exact")
+INT32 = Accumulator(bits=32)
+SHIFT = 128  # taken off every code where an instruction set multiplies signed codes
+
+
+@dataclass(frozen=True)
+class InstructionSet:
+    """One row of the table of kernels (csrc/kernels.hpp): name, its folds, and what it asks of its operands."""
+
+    isa: str
+    largest_code: int
+    saturates: bool
+    folds: tuple[int, ...]
+
+    @staticmethod
+    def named(name: str) -> "InstructionSet":
+        """The row of that name."""
+        row = next(row for row in _kernels.table() if row["isa"] == name)
+        folds = tuple(sorted(fold for fold in row["folds"] if fold > 0))
+        return InstructionSet(name, row["largest_code"], row["saturates"], folds)
+
+    def code_offset(self, q: QParams) -> int:
+        """What is taken off the codes of a tensor."""
+        return 0 if q.q_max <= self.largest_code else SHIFT
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What a layer's result has to be: sums kept to `bits` bits (32: exact), and on what grounds."""
+
+    bits: int
+    claim: Literal["certified", "empirical"]
+
+
+def demand(layer: Layer, q: QParams, mode: Mode) -> Demand | None:
+    """What the mode asks of a layer; None where only the scalar reference computes its accumulator's overflow."""
+    policy = layer.accumulator
+    if mode != "fast" or policy == INT32 or certify(layer, q).certified:
+        return Demand(32, "certified")
+    if policy.overflow == "wrap" and not policy.splits:
+        return Demand(policy.bits, "empirical")
+    return None
+
+
+def dense_folds(packed: Dense, q: QParams, demanded: Demand, mode: Mode, kernels: InstructionSet) -> tuple[int, ...]:
+    """The fold of every panel: 0 (16 bits throughout), the largest safe one, or EXACT."""
+    folds = np.full(len(packed.weights), _kernels.EXACT)
+    if mode == "exact":
+        return tuple(folds.tolist())
+    offset = kernels.code_offset(q)
+    safe = packed.safe_folds(-offset, q.q_max - offset, kernels.folds[:1] if mode == "acc32" else kernels.folds)
+    for fold, fits in safe.items():
+        folds[fits] = np.maximum(folds[fits], fold)
+    if mode != "acc32":
+        whole = packed.whole_fits(q) if demanded.bits == 32 else np.full(len(folds), demanded.bits == 16)
+        folds[whole & safe[1] if kernels.saturates else whole] = 0
+    return tuple(folds.tolist())
+
+
+def depthwise_folds(
+    paired: Depthwise, single: Depthwise, q: QParams, demanded: Demand, mode: Mode, kernels: InstructionSet
+) -> tuple[Depthwise, tuple[int, ...]]:
+    """The packing (pairs of taps, or single ones where a pair could overflow) and the fold of every block."""
+    offset = kernels.code_offset(q)
+    longest = paired.longest_fold(-offset, q.q_max - offset)
+    packed = paired if mode != "exact" and longest.all() else single
+    folds = np.ones_like(longest) if packed is single or mode == "acc32" else longest
+    if mode in ("certified", "fast"):
+        whole = packed.whole_fits(q) if demanded.bits == 32 else np.full(len(folds), demanded.bits == 16)
+        folds = np.where(whole, 0, folds)
+    return packed, tuple(folds.tolist())
+
+
+def check_mode(mode: Any) -> None:
+    """InputError unless it is one of MODES."""
+    if mode not in MODES:
+        raise InputError(f"mode: found {mode!r}, expected one of {', '.join(MODES)}")
