@@ -6,13 +6,27 @@
 #include <immintrin.h>
 
 #include <cstring>
+#include <type_traits>
+#include <utility>
 
 #include "kernels.hpp"
 
-#define OAQ_UNROLL _Pragma("GCC unroll 16")
+#define OAQ_ALONE __attribute__((noinline))
+#define OAQ_LAMBDA __attribute__((always_inline))
+#define OAQ_INLINE __attribute__((always_inline)) inline
 
 namespace oaq {
 namespace {
+
+// f(0), ..., f(N - 1) with compile-time indices, so that arrays of vectors become registers.
+template <typename F, int... I>
+OAQ_INLINE void each(const F& f, std::integer_sequence<int, I...>) {
+    (f(std::integral_constant<int, I>()), ...);
+}
+template <int N, typename F>
+OAQ_INLINE void each(const F& f) {
+    each(f, std::make_integer_sequence<int, N>());
+}
 
 __m256i load(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
 
@@ -22,10 +36,10 @@ __m256i broadcast(const std::uint8_t* p) {
     return _mm256_set1_epi32(codes);
 }
 
-// int32 sums of 8 channels to scaled and rounded int32, bounded above only: packing bounds them below.
-__m256i scale(__m256i acc, const std::int32_t* bias, const float* multiplier, __m256 highest) {
+// int32 sums of 8 channels to scaled and rounded int32. Products stay below 2^31 (Output), so nothing is clamped here.
+inline __m256i scale(__m256i acc, const std::int32_t* bias, const float* multiplier) {
     const __m256 value = _mm256_cvtepi32_ps(_mm256_add_epi32(acc, load(bias)));
-    return _mm256_cvtps_epi32(_mm256_min_ps(_mm256_mul_ps(value, _mm256_loadu_ps(multiplier)), highest));
+    return _mm256_cvtps_epi32(_mm256_mul_ps(value, _mm256_loadu_ps(multiplier)));
 }
 
 // Sign extension from the lowest 32 - shift bits.
@@ -34,7 +48,7 @@ __m256i wrap(__m256i acc, int shift) {
     return _mm256_sra_epi32(_mm256_sll_epi32(acc, count), count);
 }
 
-void store(std::uint8_t* out, __m128i codes, int channels) {
+OAQ_INLINE void store(std::uint8_t* out, __m128i codes, int channels) {
     if (channels >= 16) {
         _mm_storeu_si128(reinterpret_cast<__m128i*>(out), codes);
         return;
@@ -46,163 +60,235 @@ void store(std::uint8_t* out, __m128i codes, int channels) {
 
 struct Epilogue {
     explicit Epilogue(const Output& output)
-        : highest(_mm256_set1_ps(static_cast<float>(output.q_max - output.zero_point))),
-          zero_point(_mm256_set1_epi16(static_cast<short>(output.zero_point))),
+        : zero_point(_mm256_set1_epi16(static_cast<short>(output.zero_point))),
+          highest(_mm256_set1_epi8(static_cast<char>(output.q_max))),
           bias(output.bias),
           multiplier(output.multiplier) {}
 
     // 16 channels of one pixel as int16 codes, in the order 0-3, 8-11, 4-7, 12-15.
-    __m256i codes16(__m256i low, __m256i high, int channel = 0) const {
-        const __m256i a = scale(low, bias + channel, multiplier + channel, highest);
-        const __m256i b = scale(high, bias + channel + 8, multiplier + channel + 8, highest);
+    OAQ_INLINE __m256i codes16(__m256i low, __m256i high, int channel = 0) const {
+        const __m256i a = scale(low, bias + channel, multiplier + channel);
+        const __m256i b = scale(high, bias + channel + 8, multiplier + channel + 8);
         return _mm256_adds_epi16(_mm256_packs_epi32(a, b), zero_point);
     }
 
-    __m256 highest;
-    __m256i zero_point;
+    // Both halves clamped to codes and put in order: 16 channels of `first` below those of `second`.
+    OAQ_INLINE __m256i codes8(__m256i first, __m256i second) const {
+        const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+        const __m256i codes = _mm256_min_epu8(_mm256_packus_epi16(first, second), highest);
+        return _mm256_permutevar8x32_epi32(codes, order);
+    }
+
+    __m256i zero_point, highest;
     const std::int32_t* bias;
     const float* multiplier;
 };
 
 template <int R>
-void write(const DenseTile& tile, __m256i (&acc)[R][2]) {
+OAQ_INLINE void write(const DenseTile& tile, const __m256i (&acc)[R][2]) {
     const Epilogue epilogue(tile.output);
-    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-    OAQ_UNROLL for (int r = 0; r < R; r += 2) {
-        const int next = r + 1 < R ? r + 1 : r;
+    each<(R + 1) / 2>([&](auto i) OAQ_LAMBDA {
+        constexpr int r = 2 * decltype(i)::value, next = r + 1 < R ? r + 1 : r;
         const __m256i first = epilogue.codes16(acc[r][0], acc[r][1]);
         const __m256i second = next == r ? first : epilogue.codes16(acc[next][0], acc[next][1]);
-        const __m256i codes = _mm256_permutevar8x32_epi32(_mm256_packus_epi16(first, second), order);
+        const __m256i codes = epilogue.codes8(first, second);
         store(tile.out[r] + tile.out_offset, _mm256_castsi256_si128(codes), tile.channels);
         if (next != r) store(tile.out[next] + tile.out_offset, _mm256_extracti128_si256(codes, 1), tile.channels);
-    }
+    });
 }
 
 // What 32-bit accumulators leave, kept to fewer bits where that is asked for.
 template <int R>
-void finish(const DenseTile& tile, __m256i (&acc)[R][2]) {
-    if (tile.output.wrap_shift != 0)
-        OAQ_UNROLL for (int r = 0; r < R; ++r)
-            OAQ_UNROLL for (int v = 0; v < 2; ++v) acc[r][v] = wrap(acc[r][v], tile.output.wrap_shift);
-    write<R>(tile, acc);
+OAQ_INLINE void finish(const DenseTile& tile, const __m256i (&acc)[R][2]) {
+    __m256i sums[R][2];
+    each<R>([&](auto r) OAQ_LAMBDA {
+        each<2>([&](auto v) OAQ_LAMBDA {
+            const __m256i sum = _mm256_add_epi32(acc[r][v], load(tile.output.start + 8 * v));
+            sums[r][v] = wrap(sum, tile.output.wrap_shift);
+        });
+    });
+    write<R>(tile, sums);
+}
+
+// The inner loops' steps for one pixel and 16 channels, as assembly: GCC (12, 13) otherwise loads the codes of all pixels
+// ahead and spills the accumulators, at half the speed. Two scratch registers each, so that 12 accumulators and 2 weight
+// vectors fit.
+
+const __m256i kOnes = _mm256_set1_epi16(1);
+
+struct Codes4 {
+    std::uint8_t codes[kStep];
+};
+
+const Codes4& at(const std::uint8_t* in) { return *reinterpret_cast<const Codes4*>(in); }
+
+// halves += codes * weights, pair by pair.
+OAQ_INLINE void add_products(__m256i (&halves)[2], const std::uint8_t* in, __m256i w0, __m256i w1) {
+    __m256i a, b;
+    asm("vpbroadcastd %[in], %[b]\n\t"
+        "vpmaddubsw %[w0], %[b], %[a]\n\t"
+        "vpmaddubsw %[w1], %[b], %[b]\n\t"
+        "vpaddw %[a], %[h0], %[h0]\n\t"
+        "vpaddw %[b], %[h1], %[h1]"
+        : [h0] "+x"(halves[0]), [h1] "+x"(halves[1]), [a] "=&x"(a), [b] "=&x"(b)
+        : [in] "m"(at(in)), [w0] "x"(w0), [w1] "x"(w1));
+}
+
+// halves = codes * weights.
+OAQ_INLINE void set_products(__m256i (&halves)[2], const std::uint8_t* in, __m256i w0, __m256i w1) {
+    asm("vpbroadcastd %[in], %[h1]\n\t"
+        "vpmaddubsw %[w0], %[h1], %[h0]\n\t"
+        "vpmaddubsw %[w1], %[h1], %[h1]"
+        : [h0] "=&x"(halves[0]), [h1] "=&x"(halves[1])
+        : [in] "m"(at(in)), [w0] "x"(w0), [w1] "x"(w1));
+}
+
+// acc += the pairs' sums in 32 bits, where halves are needed no more.
+OAQ_INLINE void spill(__m256i (&acc)[2], __m256i (&halves)[2]) {
+    asm("vpmaddwd %[ones], %[h0], %[h0]\n\t"
+        "vpmaddwd %[ones], %[h1], %[h1]\n\t"
+        "vpaddd %[h0], %[a0], %[a0]\n\t"
+        "vpaddd %[h1], %[a1], %[a1]"
+        : [a0] "+x"(acc[0]), [a1] "+x"(acc[1]), [h0] "+x"(halves[0]), [h1] "+x"(halves[1])
+        : [ones] "m"(kOnes));
+}
+
+// acc += codes * weights, four channels a vector.
+OAQ_INLINE void add_exactly(__m256i& acc, __m256i codes, const std::int16_t* weights) {
+    __m256i a;
+    asm("vpmaddwd %[w], %[codes], %[a]\n\t"
+        "vpaddd %[a], %[acc], %[acc]"
+        : [acc] "+x"(acc), [a] "=&x"(a)
+        : [w] "m"(*reinterpret_cast<const __m256i_u*>(weights)), [codes] "x"(codes));
+}
+
+// Calls step(in, k, weights) along the runs; in + k are the codes of every pixel. `step` takes what it has done off k.
+template <int R, typename Weight, typename Step>
+OAQ_INLINE void along_runs(const DenseTile& tile, const Step& step) {
+    const Weight* weights = static_cast<const Weight*>(tile.weights);
+    const Run* run = tile.runs;
+    const Run* const end = run + tile.run_count;
+    do {
+        const std::ptrdiff_t length = run->steps * kStep;
+        const std::uint8_t* in[R];
+        each<R>([&](auto r) OAQ_LAMBDA { in[r] = tile.in[r] + run->offset + length; });
+        std::ptrdiff_t k = -length;
+        step(in, k, weights);
+    } while (++run != end);
+}
+
+template <int R>
+OAQ_ALONE void sum_wrap(const DenseTile& tile, __m256i (&result)[R][2]) {
+    __m256i halves[R][2];
+    each<R>([&](auto r) OAQ_LAMBDA { halves[r][0] = halves[r][1] = _mm256_setzero_si256(); });
+    along_runs<R, std::int8_t>(tile, [&](const std::uint8_t* const (&in)[R], std::ptrdiff_t k, const std::int8_t*& w) OAQ_LAMBDA {
+        do {
+            const __m256i w0 = load(w), w1 = load(w + 32);
+            each<R>([&](auto r) OAQ_LAMBDA { add_products(halves[r], in[r] + k, w0, w1); });
+            w += kPanel * kStep;
+        } while ((k += kStep) < 0);
+    });
+    each<R>([&](auto r) OAQ_LAMBDA { each<2>([&](auto v) OAQ_LAMBDA { result[r][v] = halves[r][v]; }); });
 }
 
 template <int R>
 void dense_wrap(const DenseTile& tile) {
-    __m256i acc[R][2];
-    OAQ_UNROLL for (int r = 0; r < R; ++r) acc[r][0] = acc[r][1] = _mm256_setzero_si256();
-    const std::int8_t* w = static_cast<const std::int8_t*>(tile.weights);
-    for (int run = 0; run < tile.run_count; ++run) {
-        const std::ptrdiff_t length = tile.runs[run].steps * kStep;
-        const std::uint8_t* in[R];
-        OAQ_UNROLL for (int r = 0; r < R; ++r) in[r] = tile.in[r] + tile.runs[run].offset + length;
-        for (std::ptrdiff_t k = -length; k < 0; k += kStep, w += kPanel * kStep) {
-            const __m256i w0 = load(w), w1 = load(w + 32);
-            OAQ_UNROLL for (int r = 0; r < R; ++r) {
-                const __m256i codes = broadcast(in[r] + k);
-                acc[r][0] = _mm256_add_epi16(acc[r][0], _mm256_maddubs_epi16(codes, w0));
-                acc[r][1] = _mm256_add_epi16(acc[r][1], _mm256_maddubs_epi16(codes, w1));
-            }
-        }
-    }
+    __m256i halves[R][2], acc[R][2];
+    sum_wrap<R>(tile, halves);
     // Both halves and the start, modulo 2^16, sign-extended.
-    OAQ_UNROLL for (int r = 0; r < R; ++r) {
-        OAQ_UNROLL for (int v = 0; v < 2; ++v) {
-            const __m256i low = _mm256_add_epi16(acc[r][v], load(tile.output.start + 8 * v));
-            acc[r][v] = _mm256_srai_epi32(_mm256_add_epi16(_mm256_slli_epi32(low, 16), acc[r][v]), 16);
-        }
-    }
+    each<R>([&](auto r) OAQ_LAMBDA {
+        each<2>([&](auto v) OAQ_LAMBDA {
+            const __m256i low = _mm256_add_epi16(halves[r][v], load(tile.output.start + 8 * v));
+            acc[r][v] = _mm256_srai_epi32(_mm256_add_epi16(_mm256_slli_epi32(low, 16), halves[r][v]), 16);
+        });
+    });
     write<R>(tile, acc);
-}
-
-template <int R>
-void add_pairs(__m256i (&acc)[R][2], const __m256i (&halves)[R][2]) {
-    const __m256i ones = _mm256_set1_epi16(1);
-    OAQ_UNROLL for (int r = 0; r < R; ++r)
-        OAQ_UNROLL for (int v = 0; v < 2; ++v)
-            acc[r][v] = _mm256_add_epi32(acc[r][v], _mm256_madd_epi16(halves[r][v], ones));
 }
 
 // S steps in 16 bits, then 32 bits.
 template <int R, int S>
-void block(const std::uint8_t* const (&in)[R], std::ptrdiff_t k, const std::int8_t* w, __m256i (&acc)[R][2]) {
-    __m256i halves[R][2];
-    OAQ_UNROLL for (int s = 0; s < S; ++s) {
-        const __m256i w0 = load(w + s * kPanel * kStep), w1 = load(w + s * kPanel * kStep + 32);
-        OAQ_UNROLL for (int r = 0; r < R; ++r) {
-            const __m256i codes = broadcast(in[r] + k + s * kStep);
-            const __m256i a = _mm256_maddubs_epi16(codes, w0), b = _mm256_maddubs_epi16(codes, w1);
-            halves[r][0] = s == 0 ? a : _mm256_add_epi16(halves[r][0], a);
-            halves[r][1] = s == 0 ? b : _mm256_add_epi16(halves[r][1], b);
-        }
+OAQ_INLINE void block(const std::uint8_t* const (&in)[R], std::ptrdiff_t k, const std::int8_t* w, __m256i (&acc)[R][2]) {
+    if (S == 1) {  // pixel by pixel, so that one pair of registers holds the halves of all
+        const __m256i w0 = load(w), w1 = load(w + 32);
+        each<R>([&](auto r) OAQ_LAMBDA {
+            __m256i halves[2];
+            set_products(halves, in[r] + k, w0, w1);
+            spill(acc[r], halves);
+        });
+        return;
     }
-    add_pairs<R>(acc, halves);
+    __m256i halves[R][2];
+    each<S>([&](auto s) OAQ_LAMBDA {
+        const __m256i w0 = load(w + s * kPanel * kStep), w1 = load(w + s * kPanel * kStep + 32);
+        each<R>([&](auto r) OAQ_LAMBDA {
+            if (s == 0)
+                set_products(halves[r], in[r] + k, w0, w1);
+            else
+                add_products(halves[r], in[r] + k + s * kStep, w0, w1);
+        });
+    });
+    each<R>([&](auto r) OAQ_LAMBDA { spill(acc[r], halves[r]); });
+}
+
+template <int R, int S>
+OAQ_ALONE void sum_fold(const DenseTile& tile, __m256i (&result)[R][2]) {
+    __m256i acc[R][2];
+    each<R>([&](auto r) OAQ_LAMBDA { acc[r][0] = acc[r][1] = _mm256_setzero_si256(); });
+    along_runs<R, std::int8_t>(tile, [&](const std::uint8_t* const (&in)[R], std::ptrdiff_t k, const std::int8_t*& w) OAQ_LAMBDA {
+        for (; k + S * kStep <= 0; k += S * kStep, w += S * kPanel * kStep) block<R, S>(in, k, w, acc);
+        if (S > 1)
+            for (; k < 0; k += kStep, w += kPanel * kStep) block<R, 1>(in, k, w, acc);
+    });
+    each<R>([&](auto r) OAQ_LAMBDA { each<2>([&](auto v) OAQ_LAMBDA { result[r][v] = acc[r][v]; }); });
 }
 
 template <int R, int S>
 void dense_fold(const DenseTile& tile) {
     __m256i acc[R][2];
-    OAQ_UNROLL for (int r = 0; r < R; ++r)
-        OAQ_UNROLL for (int v = 0; v < 2; ++v) acc[r][v] = load(tile.output.start + 8 * v);
-    const std::int8_t* w = static_cast<const std::int8_t*>(tile.weights);
-    for (int run = 0; run < tile.run_count; ++run) {
-        const std::ptrdiff_t length = tile.runs[run].steps * kStep;
-        const std::uint8_t* in[R];
-        OAQ_UNROLL for (int r = 0; r < R; ++r) in[r] = tile.in[r] + tile.runs[run].offset + length;
-        std::ptrdiff_t k = -length;
-        for (; k + S * kStep <= 0; k += S * kStep, w += S * kPanel * kStep) block<R, S>(in, k, w, acc);
-        if (S > 1)
-            for (; k < 0; k += kStep, w += kPanel * kStep) block<R, 1>(in, k, w, acc);
-    }
+    sum_fold<R, S>(tile, acc);
     finish<R>(tile, acc);
 }
 
 // 4 codes widened to 16 bits meet 4 channels per vector: two sums of two products per channel.
 template <int R>
-void dense_exact(const DenseTile& tile) {
+OAQ_ALONE void sum_exact(const DenseTile& tile, __m256i (&result)[R][4]) {
     __m256i sums[R][4];
-    OAQ_UNROLL for (int r = 0; r < R; ++r) OAQ_UNROLL for (int v = 0; v < 4; ++v) sums[r][v] = _mm256_setzero_si256();
-    const std::int16_t* w = static_cast<const std::int16_t*>(tile.weights);
-    for (int run = 0; run < tile.run_count; ++run) {
-        const std::ptrdiff_t length = tile.runs[run].steps * kStep;
-        const std::uint8_t* in[R];
-        OAQ_UNROLL for (int r = 0; r < R; ++r) in[r] = tile.in[r] + tile.runs[run].offset + length;
-        for (std::ptrdiff_t k = -length; k < 0; k += kStep, w += kPanel * kStep) {
+    each<R>([&](auto r) OAQ_LAMBDA { each<4>([&](auto v) OAQ_LAMBDA { sums[r][v] = _mm256_setzero_si256(); }); });
+    along_runs<R, std::int16_t>(tile, [&](const std::uint8_t* const (&in)[R], std::ptrdiff_t k, const std::int16_t*& w) OAQ_LAMBDA {
+        do {
             __m256i codes[R];
-            OAQ_UNROLL for (int r = 0; r < R; ++r)
-                codes[r] = _mm256_cvtepu8_epi16(_mm256_castsi256_si128(broadcast(in[r] + k)));
-            OAQ_UNROLL for (int v = 0; v < 4; ++v) {
-                const __m256i weights = load(w + 16 * v);
-                OAQ_UNROLL for (int r = 0; r < R; ++r)
-                    sums[r][v] = _mm256_add_epi32(sums[r][v], _mm256_madd_epi16(codes[r], weights));
-            }
-        }
-    }
+            each<R>([&](auto r) OAQ_LAMBDA { codes[r] = _mm256_cvtepu8_epi16(_mm256_castsi256_si128(broadcast(in[r] + k))); });
+            each<4>([&](auto v) OAQ_LAMBDA { each<R>([&](auto r) OAQ_LAMBDA { add_exactly(sums[r][v], codes[r], w + 16 * v); }); });
+            w += kPanel * kStep;
+        } while ((k += kStep) < 0);
+    });
+    each<R>([&](auto r) OAQ_LAMBDA { each<4>([&](auto v) OAQ_LAMBDA { result[r][v] = sums[r][v]; }); });
+}
+
+template <int R>
+void dense_exact(const DenseTile& tile) {
+    __m256i sums[R][4], acc[R][2];
+    sum_exact<R>(tile, sums);
     const __m256i order = _mm256_setr_epi32(0, 1, 4, 5, 2, 3, 6, 7);  // hadd works within 128-bit lanes
-    __m256i acc[R][2];
-    OAQ_UNROLL for (int r = 0; r < R; ++r) {
-        OAQ_UNROLL for (int v = 0; v < 2; ++v) {
-            const __m256i sum = _mm256_hadd_epi32(sums[r][2 * v], sums[r][2 * v + 1]);
-            acc[r][v] = _mm256_add_epi32(_mm256_permutevar8x32_epi32(sum, order), load(tile.output.start + 8 * v));
-        }
-    }
+    each<R>([&](auto r) OAQ_LAMBDA {
+        each<2>([&](auto v) OAQ_LAMBDA { acc[r][v] = _mm256_permutevar8x32_epi32(_mm256_hadd_epi32(sums[r][2 * v], sums[r][2 * v + 1]), order); });
+    });
     finish<R>(tile, acc);
 }
 
 // 32 channels per vector. Interleaving two taps' codes works within 128-bit lanes, so the sums hold the channels
 // 0-7, 16-23 and 8-15, 24-31.
-void widen(const __m256i (&sum)[2], __m256i (&acc)[4]) {
-    OAQ_UNROLL for (int h = 0; h < 2; ++h) {
+OAQ_INLINE void widen(const __m256i (&sum)[2], __m256i (&acc)[4]) {
+    each<2>([&](auto h) OAQ_LAMBDA {
         acc[h] = _mm256_cvtepi16_epi32(_mm256_castsi256_si128(sum[h]));
         acc[h + 2] = _mm256_cvtepi16_epi32(_mm256_extracti128_si256(sum[h], 1));
-    }
+    });
 }
 
 // TAPS: number of pairs where it is known (3x3: 5), else 0.
 template <int TAPS, bool FOLD>
 void depthwise_row(const DepthwiseRow& row) {
     const Epilogue epilogue(row.output);
-    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
     alignas(32) std::int16_t start[2][16];
     for (int c = 0; c < kChannelBlock; ++c)
         start[depthwise_place(c) / 16][depthwise_place(c) % 16] = FOLD ? 0 : static_cast<std::int16_t>(row.output.start[c]);
@@ -212,25 +298,25 @@ void depthwise_row(const DepthwiseRow& row) {
         __m256i sum[2] = {load(start[0]), load(start[1])};
         __m256i acc[4], part[4];
         if (FOLD)
-            OAQ_UNROLL for (int v = 0; v < 4; ++v) acc[v] = load(row.output.start + 8 * v);
+            each<4>([&](auto v) OAQ_LAMBDA { acc[v] = load(row.output.start + 8 * v); });
         int left = row.fold;
-        OAQ_UNROLL for (int t = 0; t < taps; ++t) {
+        for (int t = 0; t < taps; ++t) {
             const __m256i a = load(in + row.taps[t].a), b = load(in + row.taps[t].b);
             const std::int8_t* w = row.weights + t * kChannelBlock * 2;
             sum[0] = _mm256_add_epi16(sum[0], _mm256_maddubs_epi16(_mm256_unpacklo_epi8(a, b), load(w)));
             sum[1] = _mm256_add_epi16(sum[1], _mm256_maddubs_epi16(_mm256_unpackhi_epi8(a, b), load(w + 32)));
             if (FOLD && (--left == 0 || t + 1 == taps)) {
                 widen(sum, part);
-                OAQ_UNROLL for (int v = 0; v < 4; ++v) acc[v] = _mm256_add_epi32(acc[v], part[v]);
+                each<4>([&](auto v) OAQ_LAMBDA { acc[v] = _mm256_add_epi32(acc[v], part[v]); });
                 sum[0] = sum[1] = _mm256_setzero_si256();
                 left = row.fold;
             }
         }
         if (!FOLD) widen(sum, acc);
         if (FOLD && row.output.wrap_shift != 0)
-            OAQ_UNROLL for (int v = 0; v < 4; ++v) acc[v] = wrap(acc[v], row.output.wrap_shift);
+            each<4>([&](auto v) OAQ_LAMBDA { acc[v] = wrap(acc[v], row.output.wrap_shift); });
         const __m256i low = epilogue.codes16(acc[0], acc[1]), high = epilogue.codes16(acc[2], acc[3], 16);
-        const __m256i codes = _mm256_permutevar8x32_epi32(_mm256_packus_epi16(low, high), order);
+        const __m256i codes = epilogue.codes8(low, high);
         std::uint8_t* out = row.out + p * row.out_step;
         if (row.channels == kChannelBlock) {
             _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), codes);

@@ -33,7 +33,8 @@ struct Run {
     std::int32_t steps;
 };
 
-// Requantization; arrays are padded to whole panels or channel blocks.
+// Requantization; arrays are padded to whole panels or channel blocks. |acc + bias| * multiplier has to stay below 2^31
+// for all that acc can be.
 struct Output {
     const std::int32_t* start;      // first value of the accumulator: -zero_point * sum(weights)
     const std::int32_t* bias;
@@ -46,7 +47,7 @@ struct DenseTile {
     const std::uint8_t* const* in;  // of every pixel of the tile
     std::uint8_t* const* out;       // of every pixel; written from `out_offset` on
     std::ptrdiff_t out_offset;
-    const Run* runs;
+    const Run* runs;                // at least one, of at least one step each
     int run_count;
     const void* weights;            // int8, or int16 where the route is exact
     Output output;                  // of this panel

@@ -15,7 +15,7 @@ namespace {
 
 constexpr std::int64_t kAlignment = 64;
 constexpr std::int64_t kPiece = 16384;           // operations that are worth handing to another thread
-constexpr std::int64_t kPixelBytes = 64 * 1024;  // operands of one task's pixels, to stay in the L2 cache
+static const std::int64_t kPixelBytes = getenv("PB")?atoi(getenv("PB"))*1024:65536;  // operands of one task's pixels, to stay in the L2 cache
 constexpr std::int64_t kLargeWeights = 256 * 1024;  // weights that are read once rather than once per task
 constexpr std::int64_t kSmallInput = 512 * 1024;    // unless the pixels are more than this
 
@@ -89,7 +89,9 @@ void Program::dense(const Value& in, const Value& out, DenseLayer layer) {
     require(panels * kPanel >= layer.outputs && layer.first_channel + layer.outputs <= out.channels, "panels");
     require(static_cast<std::int64_t>(layer.requantization.bias.size()) >= panels * kPanel, "constants");
     std::int64_t steps = 0, lowest = 0, highest = 0;
+    require(!layer.runs.empty(), "no runs");
     for (const Run& run : layer.runs) {
+        require(run.steps > 0, "an empty run");
         steps += run.steps;
         lowest = std::min<std::int64_t>(lowest, run.offset);
         highest = std::max<std::int64_t>(highest, run.offset + run.steps * kStep);
@@ -118,7 +120,7 @@ void Program::dense(const Value& in, const Value& out, DenseLayer layer) {
 
     // Tasks: blocks of pixels by groups of panels.
     const std::int64_t depth = steps * kStep;
-    std::int64_t block = std::max<std::int64_t>(kMaxRows, kPixelBytes / depth / kMaxRows * kMaxRows);
+    std::int64_t block = std::max<std::int64_t>(kMaxRows, kPixelBytes / (depth + layer.outputs) / kMaxRows * kMaxRows);
     if (panels * kPanel * depth > kLargeWeights && pixels * depth <= kSmallInput) block = pixels;
     block = std::min(block, pixels);
     const std::int64_t wanted = pool_.threads() == 1 ? 1
