@@ -11,7 +11,6 @@
 
 #include "kernels.hpp"
 
-#define OAQ_ALONE __attribute__((noinline))
 #define OAQ_LAMBDA __attribute__((always_inline))
 #define OAQ_INLINE __attribute__((always_inline)) inline
 
@@ -85,29 +84,41 @@ struct Epilogue {
 };
 
 template <int R>
-OAQ_INLINE void write(const DenseTile& tile, const __m256i (&acc)[R][2]) {
-    const Epilogue epilogue(tile.output);
+OAQ_INLINE void write(const DenseBlock& block, int first, const __m256i (&acc)[R][2]) {
+    const Epilogue epilogue(block.output);
+    std::uint8_t* out[R];  // read before the first byte is written, which might be one of the tile's
+    each<R>([&](auto r) OAQ_LAMBDA { out[r] = block.out[first + r] + block.out_offset; });
+    const int channels = block.channels;
     each<(R + 1) / 2>([&](auto i) OAQ_LAMBDA {
         constexpr int r = 2 * decltype(i)::value, next = r + 1 < R ? r + 1 : r;
         const __m256i first = epilogue.codes16(acc[r][0], acc[r][1]);
         const __m256i second = next == r ? first : epilogue.codes16(acc[next][0], acc[next][1]);
         const __m256i codes = epilogue.codes8(first, second);
-        store(tile.out[r] + tile.out_offset, _mm256_castsi256_si128(codes), tile.channels);
-        if (next != r) store(tile.out[next] + tile.out_offset, _mm256_extracti128_si256(codes, 1), tile.channels);
+        store(out[r], _mm256_castsi256_si128(codes), channels);
+        if (next != r) store(out[next], _mm256_extracti128_si256(codes, 1), channels);
     });
 }
 
 // What 32-bit accumulators leave, kept to fewer bits where that is asked for.
 template <int R>
-OAQ_INLINE void finish(const DenseTile& tile, const __m256i (&acc)[R][2]) {
-    __m256i sums[R][2];
-    each<R>([&](auto r) OAQ_LAMBDA {
-        each<2>([&](auto v) OAQ_LAMBDA {
-            const __m256i sum = _mm256_add_epi32(acc[r][v], load(tile.output.start + 8 * v));
-            sums[r][v] = wrap(sum, tile.output.wrap_shift);
+OAQ_INLINE void finish(const DenseBlock& block, int first, __m256i (&acc)[R][2]) {
+    if (block.output.wrap_shift != 0)
+        each<R>([&](auto r) OAQ_LAMBDA {
+            each<2>([&](auto v) OAQ_LAMBDA { acc[r][v] = wrap(acc[r][v], block.output.wrap_shift); });
         });
+    write<R>(block, first, acc);
+}
+
+// First values of accumulators of 8 channels each. Of 16-bit halves, the lower one takes all of the start.
+template <int R>
+OAQ_INLINE void begin(const DenseBlock& block, __m256i (&acc)[R][2], bool halves = false) {
+    const __m256i mask = _mm256_set1_epi32(halves ? 0xffff : -1);
+    const __m256i low = _mm256_and_si256(load(block.output.start), mask);
+    const __m256i high = _mm256_and_si256(load(block.output.start + 8), mask);
+    each<R>([&](auto r) OAQ_LAMBDA {
+        acc[r][0] = low;
+        acc[r][1] = high;
     });
-    write<R>(tile, sums);
 }
 
 // The inner loops' steps for one pixel and 16 channels, as assembly: GCC (12, 13) otherwise loads the codes of all pixels
@@ -164,24 +175,24 @@ OAQ_INLINE void add_exactly(__m256i& acc, __m256i codes, const std::int16_t* wei
 
 // Calls step(in, k, weights) along the runs; in + k are the codes of every pixel. `step` takes what it has done off k.
 template <int R, typename Weight, typename Step>
-OAQ_INLINE void along_runs(const DenseTile& tile, const Step& step) {
-    const Weight* weights = static_cast<const Weight*>(tile.weights);
-    const Run* run = tile.runs;
-    const Run* const end = run + tile.run_count;
+OAQ_INLINE void along_runs(const DenseBlock& block, int first, const Step& step) {
+    const Weight* weights = static_cast<const Weight*>(block.weights);
+    const Run* run = block.runs;
+    const Run* const end = run + block.run_count;
     do {
         const std::ptrdiff_t length = run->steps * kStep;
         const std::uint8_t* in[R];
-        each<R>([&](auto r) OAQ_LAMBDA { in[r] = tile.in[r] + run->offset + length; });
+        each<R>([&](auto r) OAQ_LAMBDA { in[r] = block.in[first + r] + run->offset + length; });
         std::ptrdiff_t k = -length;
         step(in, k, weights);
     } while (++run != end);
 }
 
 template <int R>
-OAQ_ALONE void sum_wrap(const DenseTile& tile, __m256i (&result)[R][2]) {
+OAQ_INLINE void sum_wrap(const DenseBlock& block, int first, __m256i (&result)[R][2]) {
     __m256i halves[R][2];
-    each<R>([&](auto r) OAQ_LAMBDA { halves[r][0] = halves[r][1] = _mm256_setzero_si256(); });
-    along_runs<R, std::int8_t>(tile, [&](const std::uint8_t* const (&in)[R], std::ptrdiff_t k, const std::int8_t*& w) OAQ_LAMBDA {
+    begin<R>(block, halves, true);
+    along_runs<R, std::int8_t>(block, first, [&](const std::uint8_t* const (&in)[R], std::ptrdiff_t k, const std::int8_t*& w) OAQ_LAMBDA {
         do {
             const __m256i w0 = load(w), w1 = load(w + 32);
             each<R>([&](auto r) OAQ_LAMBDA { add_products(halves[r], in[r] + k, w0, w1); });
@@ -192,22 +203,22 @@ OAQ_ALONE void sum_wrap(const DenseTile& tile, __m256i (&result)[R][2]) {
 }
 
 template <int R>
-void dense_wrap(const DenseTile& tile) {
+OAQ_INLINE void dense_wrap(const DenseBlock& block, int first) {
     __m256i halves[R][2], acc[R][2];
-    sum_wrap<R>(tile, halves);
-    // Both halves and the start, modulo 2^16, sign-extended.
+    sum_wrap<R>(block, first, halves);
+    // Both halves modulo 2^16, sign-extended.
     each<R>([&](auto r) OAQ_LAMBDA {
         each<2>([&](auto v) OAQ_LAMBDA {
-            const __m256i low = _mm256_add_epi16(halves[r][v], load(tile.output.start + 8 * v));
-            acc[r][v] = _mm256_srai_epi32(_mm256_add_epi16(_mm256_slli_epi32(low, 16), halves[r][v]), 16);
+            const __m256i low = _mm256_slli_epi32(halves[r][v], 16);
+            acc[r][v] = _mm256_srai_epi32(_mm256_add_epi16(low, halves[r][v]), 16);
         });
     });
-    write<R>(tile, acc);
+    write<R>(block, first, acc);
 }
 
 // S steps in 16 bits, then 32 bits.
 template <int R, int S>
-OAQ_INLINE void block(const std::uint8_t* const (&in)[R], std::ptrdiff_t k, const std::int8_t* w, __m256i (&acc)[R][2]) {
+OAQ_INLINE void add_steps(const std::uint8_t* const (&in)[R], std::ptrdiff_t k, const std::int8_t* w, __m256i (&acc)[R][2]) {
     if (S == 1) {  // pixel by pixel, so that one pair of registers holds the halves of all
         const __m256i w0 = load(w), w1 = load(w + 32);
         each<R>([&](auto r) OAQ_LAMBDA {
@@ -231,30 +242,30 @@ OAQ_INLINE void block(const std::uint8_t* const (&in)[R], std::ptrdiff_t k, cons
 }
 
 template <int R, int S>
-OAQ_ALONE void sum_fold(const DenseTile& tile, __m256i (&result)[R][2]) {
+OAQ_INLINE void sum_fold(const DenseBlock& block, int first, __m256i (&result)[R][2]) {
     __m256i acc[R][2];
-    each<R>([&](auto r) OAQ_LAMBDA { acc[r][0] = acc[r][1] = _mm256_setzero_si256(); });
-    along_runs<R, std::int8_t>(tile, [&](const std::uint8_t* const (&in)[R], std::ptrdiff_t k, const std::int8_t*& w) OAQ_LAMBDA {
-        for (; k + S * kStep <= 0; k += S * kStep, w += S * kPanel * kStep) block<R, S>(in, k, w, acc);
+    begin<R>(block, acc);
+    along_runs<R, std::int8_t>(block, first, [&](const std::uint8_t* const (&in)[R], std::ptrdiff_t k, const std::int8_t*& w) OAQ_LAMBDA {
+        for (; k + S * kStep <= 0; k += S * kStep, w += S * kPanel * kStep) add_steps<R, S>(in, k, w, acc);
         if (S > 1)
-            for (; k < 0; k += kStep, w += kPanel * kStep) block<R, 1>(in, k, w, acc);
+            for (; k < 0; k += kStep, w += kPanel * kStep) add_steps<R, 1>(in, k, w, acc);
     });
     each<R>([&](auto r) OAQ_LAMBDA { each<2>([&](auto v) OAQ_LAMBDA { result[r][v] = acc[r][v]; }); });
 }
 
 template <int R, int S>
-void dense_fold(const DenseTile& tile) {
+OAQ_INLINE void dense_fold(const DenseBlock& block, int first) {
     __m256i acc[R][2];
-    sum_fold<R, S>(tile, acc);
-    finish<R>(tile, acc);
+    sum_fold<R, S>(block, first, acc);
+    finish<R>(block, first, acc);
 }
 
 // 4 codes widened to 16 bits meet 4 channels per vector: two sums of two products per channel.
 template <int R>
-OAQ_ALONE void sum_exact(const DenseTile& tile, __m256i (&result)[R][4]) {
+OAQ_INLINE void sum_exact(const DenseBlock& block, int first, __m256i (&result)[R][4]) {
     __m256i sums[R][4];
     each<R>([&](auto r) OAQ_LAMBDA { each<4>([&](auto v) OAQ_LAMBDA { sums[r][v] = _mm256_setzero_si256(); }); });
-    along_runs<R, std::int16_t>(tile, [&](const std::uint8_t* const (&in)[R], std::ptrdiff_t k, const std::int16_t*& w) OAQ_LAMBDA {
+    along_runs<R, std::int16_t>(block, first, [&](const std::uint8_t* const (&in)[R], std::ptrdiff_t k, const std::int16_t*& w) OAQ_LAMBDA {
         do {
             __m256i codes[R];
             each<R>([&](auto r) OAQ_LAMBDA { codes[r] = _mm256_cvtepu8_epi16(_mm256_castsi256_si128(broadcast(in[r] + k))); });
@@ -266,14 +277,18 @@ OAQ_ALONE void sum_exact(const DenseTile& tile, __m256i (&result)[R][4]) {
 }
 
 template <int R>
-void dense_exact(const DenseTile& tile) {
+OAQ_INLINE void dense_exact(const DenseBlock& block, int first) {
     __m256i sums[R][4], acc[R][2];
-    sum_exact<R>(tile, sums);
+    sum_exact<R>(block, first, sums);
+    begin<R>(block, acc);
     const __m256i order = _mm256_setr_epi32(0, 1, 4, 5, 2, 3, 6, 7);  // hadd works within 128-bit lanes
     each<R>([&](auto r) OAQ_LAMBDA {
-        each<2>([&](auto v) OAQ_LAMBDA { acc[r][v] = _mm256_permutevar8x32_epi32(_mm256_hadd_epi32(sums[r][2 * v], sums[r][2 * v + 1]), order); });
+        each<2>([&](auto v) OAQ_LAMBDA {
+            const __m256i sum = _mm256_hadd_epi32(sums[r][2 * v], sums[r][2 * v + 1]);
+            acc[r][v] = _mm256_add_epi32(acc[r][v], _mm256_permutevar8x32_epi32(sum, order));
+        });
     });
-    finish<R>(tile, acc);
+    finish<R>(block, first, acc);
 }
 
 // 32 channels per vector. Interleaving two taps' codes works within 128-bit lanes, so the sums hold the channels
@@ -334,9 +349,34 @@ void depthwise(const DepthwiseRow& row) {
         row.tap_count == 5 ? depthwise_row<5, false>(row) : depthwise_row<0, false>(row);
 }
 
-template <int S>
-constexpr DenseRoute fold_route() {
-    return {S, 3, {nullptr, dense_fold<1, S>, dense_fold<2, S>, dense_fold<3, S>}};
+// All pixels, ROWS at a time; what is left over at the end as one tile of fewer.
+template <int ROWS, typename Tile, int R = ROWS - 1>
+OAQ_INLINE void rest(const DenseBlock& block, int first, const Tile& tile) {
+    if constexpr (R > 0) {
+        if (block.pixels - first == R)
+            tile(first, std::integral_constant<int, R>());
+        else
+            rest<ROWS, Tile, R - 1>(block, first, tile);
+    }
+}
+template <int ROWS, typename Tile>
+OAQ_INLINE void tiles(const DenseBlock& block, const Tile& tile) {
+    int first = 0;
+    for (; first + ROWS <= block.pixels; first += ROWS) tile(first, std::integral_constant<int, ROWS>());
+    rest<ROWS>(block, first, tile);
+}
+
+void wrap_kernel(const DenseBlock& block) {
+    tiles<6>(block, [&](int first, auto rows) OAQ_LAMBDA { dense_wrap<rows>(block, first); });
+}
+
+template <int S, int ROWS>
+void fold_kernel(const DenseBlock& block) {
+    tiles<ROWS>(block, [&](int first, auto rows) OAQ_LAMBDA { dense_fold<rows, S>(block, first); });
+}
+
+void exact_kernel(const DenseBlock& block) {
+    tiles<3>(block, [&](int first, auto rows) OAQ_LAMBDA { dense_exact<rows>(block, first); });
 }
 
 bool available() { return __builtin_cpu_supports("avx2") != 0; }
@@ -347,12 +387,8 @@ extern const KernelSet kAvx2;
 const KernelSet kAvx2 = {
     "avx2", available, 255, true,
     {
-        {kExact, 3, {nullptr, dense_exact<1>, dense_exact<2>, dense_exact<3>}},
-        {0, 6, {nullptr, dense_wrap<1>, dense_wrap<2>, dense_wrap<3>, dense_wrap<4>, dense_wrap<5>, dense_wrap<6>}},
-        {1, 6,
-         {nullptr, dense_fold<1, 1>, dense_fold<2, 1>, dense_fold<3, 1>, dense_fold<4, 1>, dense_fold<5, 1>,
-          dense_fold<6, 1>}},
-        fold_route<2>(), fold_route<4>(), fold_route<8>(), fold_route<16>(),
+        {kExact, 3, exact_kernel}, {0, 6, wrap_kernel}, {1, 6, fold_kernel<1, 6>}, {2, 3, fold_kernel<2, 3>},
+        {4, 3, fold_kernel<4, 3>}, {8, 3, fold_kernel<8, 3>}, {16, 3, fold_kernel<16, 3>},
     },
     depthwise,
 };

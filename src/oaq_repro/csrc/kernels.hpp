@@ -1,8 +1,8 @@
 // The kernels that accumulate products, and the one table of them that dispatch, tests and benchmarks read.
 //
 // Dense layers. A pixel's operands are `runs` of consecutive codes, cut into steps of 4 codes; weights are packed in
-// panels of 16 output channels: for every step int8 [16][4]. A kernel computes a tile of up to `rows` pixels by one
-// panel. Within a step the products of codes 0, 1 and those of codes 2, 3 are summed by one instruction each, which
+// panels of 16 output channels: for every step int8 [16][4]. A kernel computes pixels by one panel, `rows` at a
+// time. Within a step the products of codes 0, 1 and those of codes 2, 3 are summed by one instruction each, which
 // saturates to int16 ("pair"); the two sums per channel are kept apart ("halves").
 //   fold 0      16-bit accumulation: halves wrap, their sum is taken modulo 2^16
 //   fold S > 0  halves of S steps wrap in 16 bits, then go to a 32-bit accumulator; what a run leaves over after its
@@ -23,7 +23,6 @@ namespace oaq {
 constexpr int kPanel = 16;        // output channels of a dense panel
 constexpr int kStep = 4;          // codes of a step
 constexpr int kChannelBlock = 32; // channels of a depthwise block
-constexpr int kMaxRows = 6;       // pixels of the largest tile
 constexpr int kExact = -1;        // stands for the route that needs no condition
 constexpr int kRouteCount = 7;
 constexpr std::size_t kSlack = 64;  // bytes that kernels may read beyond the last code (multiplied by zero, or dropped)
@@ -43,8 +42,9 @@ struct Output {
     int zero_point, q_max;
 };
 
-struct DenseTile {
-    const std::uint8_t* const* in;  // of every pixel of the tile
+struct DenseBlock {
+    int pixels;                     // at least one
+    const std::uint8_t* const* in;  // of every pixel
     std::uint8_t* const* out;       // of every pixel; written from `out_offset` on
     std::ptrdiff_t out_offset;
     const Run* runs;                // at least one, of at least one step each
@@ -54,7 +54,7 @@ struct DenseTile {
     int channels;                   // of this panel, at most kPanel
     int code_offset;                // subtracted from every code; not 0 only where a set's `largest_code` asks for it
 };
-using DenseKernel = void (*)(const DenseTile&);
+using DenseKernel = void (*)(const DenseBlock&);
 
 constexpr int depthwise_place(int channel) { return (channel & 7) | (channel & 8) << 1 | (channel & 16) >> 1; }
 
@@ -78,9 +78,9 @@ struct DepthwiseRow {
 using DepthwiseKernel = void (*)(const DepthwiseRow&);
 
 struct DenseRoute {
-    int fold;                           // S, 0 or kExact
-    int rows;                           // pixels of the largest tile
-    DenseKernel kernel[kMaxRows + 1];   // by number of pixels, from 1
+    int fold;            // S, 0 or kExact
+    int rows;            // pixels that share a load of weights
+    DenseKernel kernel;
 };
 
 // One instruction set's kernels. `largest_code`: largest unsigned code that they multiply as it is; where a tensor has

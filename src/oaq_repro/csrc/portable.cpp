@@ -27,49 +27,51 @@ struct Halves {
     }
 };
 
-std::int32_t accumulate(const DenseTile& tile, const std::uint8_t* in, int channel, int fold) {
-    const std::int8_t* weights = static_cast<const std::int8_t*>(tile.weights) + channel * kStep;
-    std::int32_t acc = tile.output.start[channel];
+std::int32_t accumulate(const DenseBlock& block, const std::uint8_t* in, int channel, int fold) {
+    const std::int8_t* weights = static_cast<const std::int8_t*>(block.weights) + channel * kStep;
+    std::int32_t acc = block.output.start[channel];
     Halves whole;
-    for (int r = 0; r < tile.run_count; ++r) {
-        const std::uint8_t* codes = in + tile.runs[r].offset;
-        int left = tile.runs[r].steps;
+    for (int r = 0; r < block.run_count; ++r) {
+        const std::uint8_t* codes = in + block.runs[r].offset;
+        int left = block.runs[r].steps;
         while (left > 0) {
             const int steps = fold == 0 ? left : left >= fold ? fold : 1;
-            Halves block;
-            Halves& halves = fold == 0 ? whole : block;
+            Halves part;
+            Halves& halves = fold == 0 ? whole : part;
             for (int s = 0; s < steps; ++s, codes += kStep, weights += kPanel * kStep) halves.add(codes, weights);
-            if (fold != 0) acc = add_wrapping(acc, block.low + block.high);
+            if (fold != 0) acc = add_wrapping(acc, part.low + part.high);
             left -= steps;
         }
     }
     return fold == 0 ? wrap16(acc + whole.low + whole.high) : acc;
 }
 
-std::int32_t accumulate_exactly(const DenseTile& tile, const std::uint8_t* in, int channel) {
-    const std::int16_t* weights = static_cast<const std::int16_t*>(tile.weights) + channel * kStep;
-    std::int32_t acc = tile.output.start[channel];
-    for (int r = 0; r < tile.run_count; ++r) {
-        const std::uint8_t* codes = in + tile.runs[r].offset;
-        for (int s = 0; s < tile.runs[r].steps; ++s, codes += kStep, weights += kPanel * kStep)
+std::int32_t accumulate_exactly(const DenseBlock& block, const std::uint8_t* in, int channel) {
+    const std::int16_t* weights = static_cast<const std::int16_t*>(block.weights) + channel * kStep;
+    std::int32_t acc = block.output.start[channel];
+    for (int r = 0; r < block.run_count; ++r) {
+        const std::uint8_t* codes = in + block.runs[r].offset;
+        for (int s = 0; s < block.runs[r].steps; ++s, codes += kStep, weights += kPanel * kStep)
             for (int k = 0; k < kStep; ++k) acc = add_wrapping(acc, codes[k] * weights[k]);
     }
     return acc;
 }
 
-template <int R, int S>
-void dense(const DenseTile& tile) {
-    for (int r = 0; r < R; ++r) {
-        for (int c = 0; c < tile.channels; ++c) {
-            const std::int32_t acc = S == kExact ? accumulate_exactly(tile, tile.in[r], c) : accumulate(tile, tile.in[r], c, S);
-            tile.out[r][tile.out_offset + c] = requantize(acc, tile.output, c);
+template <int S>
+void dense(const DenseBlock& block) {
+    for (int p = 0; p < block.pixels; ++p) {
+        const std::uint8_t* in = block.in[p];
+        std::uint8_t* out = block.out[p] + block.out_offset;
+        for (int c = 0; c < block.channels; ++c) {
+            const std::int32_t acc = S == kExact ? accumulate_exactly(block, in, c) : accumulate(block, in, c, S);
+            out[c] = requantize(acc, block.output, c);
         }
     }
 }
 
 template <int S>
 constexpr DenseRoute route() {
-    return {S, 4, {nullptr, dense<1, S>, dense<2, S>, dense<3, S>, dense<4, S>}};
+    return {S, 1, dense<S>};
 }
 
 void depthwise(const DepthwiseRow& row) {

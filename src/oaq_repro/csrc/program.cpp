@@ -15,7 +15,7 @@ namespace {
 
 constexpr std::int64_t kAlignment = 64;
 constexpr std::int64_t kPiece = 16384;           // operations that are worth handing to another thread
-static const std::int64_t kPixelBytes = getenv("PB")?atoi(getenv("PB"))*1024:65536;  // operands of one task's pixels, to stay in the L2 cache
+constexpr std::int64_t kPixelBytes = 64 * 1024;  // codes read and written of one task's pixels, to stay in the L2 cache
 constexpr std::int64_t kLargeWeights = 256 * 1024;  // weights that are read once rather than once per task
 constexpr std::int64_t kSmallInput = 512 * 1024;    // unless the pixels are more than this
 
@@ -109,53 +109,53 @@ void Program::dense(const Value& in, const Value& out, DenseLayer layer) {
                     "operands beyond the arena");
         }
     }
-    std::vector<const DenseRoute*> routes;
+    std::vector<DenseKernel> kernels;
+    int rows = 1;
     for (const int fold : layer.folds) {
         const DenseRoute* route = nullptr;
         for (const DenseRoute& candidate : kernels_.dense)
             if (candidate.fold == fold) route = &candidate;
         require(route != nullptr, "no kernel of this fold");
-        routes.push_back(route);
+        kernels.push_back(route->kernel);
+        rows = std::max(rows, route->rows);
     }
 
     // Tasks: blocks of pixels by groups of panels.
     const std::int64_t depth = steps * kStep;
-    std::int64_t block = std::max<std::int64_t>(kMaxRows, kPixelBytes / (depth + layer.outputs) / kMaxRows * kMaxRows);
+    std::int64_t block = std::max<std::int64_t>(rows, kPixelBytes / (depth + layer.outputs) / rows * rows);
     if (panels * kPanel * depth > kLargeWeights && pixels * depth <= kSmallInput) block = pixels;
     block = std::min(block, pixels);
     const std::int64_t wanted = pool_.threads() == 1 ? 1
         : std::clamp<std::int64_t>(pixels * layer.outputs * depth / (kPiece * 64), 1, 4 * pool_.threads());
     std::int64_t blocks = (pixels + block - 1) / block;
     if (blocks < wanted) {
-        const std::int64_t tiles = (pixels + kMaxRows - 1) / kMaxRows;
+        const std::int64_t tiles = (pixels + rows - 1) / rows;
         if (tiles >= wanted && panels * kPanel * depth <= kLargeWeights) blocks = wanted;
     }
-    const std::int64_t tiles_per_block = ((pixels + blocks - 1) / blocks + kMaxRows - 1) / kMaxRows;
-    block = tiles_per_block * kMaxRows;
+    const std::int64_t tiles_per_block = ((pixels + blocks - 1) / blocks + rows - 1) / rows;
+    block = tiles_per_block * rows;
     blocks = (pixels + block - 1) / block;
     const std::int64_t groups = std::min(panels, (wanted + blocks - 1) / blocks);
 
     // One group of channels fills the border for all.
     step(layer.first_channel == 0 ? &out : nullptr, [this, layer = std::move(layer), sources = std::move(sources), targets = std::move(targets),
-                routes = std::move(routes), pixels, panels, block, blocks, groups] {
+                kernels = std::move(kernels), pixels, panels, block, blocks, groups] {
         pool_.run(static_cast<int>(blocks * groups), [&](int task) {
             const std::int64_t first = task / groups * block, last = std::min(first + block, pixels);
             const std::int64_t group = task % groups;
             for (std::int64_t p = panels * group / groups; p < panels * (group + 1) / groups; ++p) {
-                DenseTile tile;
-                tile.out_offset = p * kPanel;
-                tile.runs = layer.runs.data();
-                tile.run_count = static_cast<int>(layer.runs.size());
-                tile.weights = layer.panels[static_cast<std::size_t>(p)].data();
-                tile.output = layer.requantization.at(p * kPanel);
-                tile.channels = static_cast<int>(std::min<std::int64_t>(kPanel, layer.outputs - p * kPanel));
-                tile.code_offset = layer.requantization.code_offset;
-                const DenseRoute& route = *routes[static_cast<std::size_t>(p)];
-                for (std::int64_t m = first; m < last; m += route.rows) {
-                    tile.in = sources.data() + m;
-                    tile.out = targets.data() + m;
-                    route.kernel[std::min<std::int64_t>(route.rows, last - m)](tile);
-                }
+                DenseBlock part;
+                part.pixels = static_cast<int>(last - first);
+                part.in = sources.data() + first;
+                part.out = targets.data() + first;
+                part.out_offset = p * kPanel;
+                part.runs = layer.runs.data();
+                part.run_count = static_cast<int>(layer.runs.size());
+                part.weights = layer.panels[static_cast<std::size_t>(p)].data();
+                part.output = layer.requantization.at(p * kPanel);
+                part.channels = static_cast<int>(std::min<std::int64_t>(kPanel, layer.outputs - p * kPanel));
+                part.code_offset = layer.requantization.code_offset;
+                kernels[static_cast<std::size_t>(p)](part);
             }
         });
     });

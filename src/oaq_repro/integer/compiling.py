@@ -102,7 +102,9 @@ class _Compiler:
     def _average(self, node: AvgPool | GlobalAvgPool, x, out, source: QParams, kernel, stride, padding) -> None:
         multiplier = float(pool_multiplier(source, node.output, kernel[0] * kernel[1]))
         window = _window(kernel, stride, padding, (1, 1))
-        self.program.average_pool(x, out, window, source.zero_point, multiplier, node.output.zero_point, node.output.q_max)
+        self.program.average_pool(
+            x, out, window, source.zero_point, multiplier, node.output.zero_point, node.output.q_max
+        )
 
     def _layer(self, layer: Layer, x, out, source: QParams) -> None:
         demanded = demand(layer, source, self.mode)
@@ -131,7 +133,9 @@ class _Compiler:
             part = weight[first : first + outputs]
             packed = pack_dense(part, place.row, place.channels, group * inputs, dilation)
             chosen = dense_folds(packed, source, demanded, self.mode, self.kernels)
-            offsets = np.repeat([0 if f == _kernels.EXACT else self.kernels.code_offset(source) for f in chosen], _kernels.PANEL)
+            offsets = np.repeat(
+                [0 if f == _kernels.EXACT else self.kernels.code_offset(source) for f in chosen], _kernels.PANEL
+            )
             constants = self._constants(layer, part, slice(first, first + outputs), source, offsets, demanded.bits)
             panels = [
                 panel.astype(np.int16) if fold == _kernels.EXACT else panel
@@ -186,9 +190,7 @@ class _Compiler:
             reason = "no input can overflow the whole sum"
         else:
             reason = layer.accumulator_reason or "the longest sums that no input can overflow"
-        self.routes.append(
-            LayerRoute(layer.name, kind, weight[0].size, source.q_max, folds, demanded.claim, reason)
-        )
+        self.routes.append(LayerRoute(layer.name, kind, weight[0].size, source.q_max, folds, demanded.claim, reason))
 
 
 def by_node(graph: Graph, seconds: list[float], repeats: int) -> dict[str, float]:

@@ -52,7 +52,9 @@ class Engine:
         self._shapes = graph.shapes(self.input_shape)
         placed, arena = place(graph, self._shapes, share=not trace)
         if arena > LARGEST_ARENA:
-            raise InputError(f"input_shape: found {list(input_shape)}, which takes {arena} bytes; expected at most 2^33")
+            raise InputError(
+                f"input_shape: found {list(input_shape)}, which takes {arena} bytes; expected at most 2^33"
+            )
         try:
             self._program = _kernels.Program(arena, threads, isa or os.environ.get("OAQ_ISA") or None)
         except ValueError as error:

@@ -21,8 +21,10 @@ FORMAT = "oaq_repro integer graph 1"
 ARRAYS = ("weight", "bias", "weight_scale", "multiplier")
 
 
-def save(path: Path | str, input_name: str, nodes: tuple[Node, ...], outputs: tuple[str, ...]) -> Path:
-    """Write a graph's parts atomically."""
+def to_header(
+    input_name: str, nodes: tuple[Node, ...], outputs: tuple[str, ...]
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """A graph's parts as (JSON object, arrays by the name `<index of the node>.<field>`)."""
     arrays: dict[str, np.ndarray] = {}
     listed = []
     for index, node in enumerate(nodes):
@@ -34,7 +36,27 @@ def save(path: Path | str, input_name: str, nodes: tuple[Node, ...], outputs: tu
             else:
                 entry[field.name] = _to_json(value)
         listed.append(entry)
-    header = {"format": FORMAT, "input_name": input_name, "nodes": listed, "outputs": list(outputs)}
+    return {"format": FORMAT, "input_name": input_name, "nodes": listed, "outputs": list(outputs)}, arrays
+
+
+def from_header(content: Any, arrays: dict[str, np.ndarray]) -> tuple[str, tuple[Node, ...], tuple[str, ...]]:
+    """What `to_header` made of (input_name, nodes, outputs), not yet validated; InputError names what is wrong.
+
+    Takes the arrays it uses out of `arrays`.
+    """
+    if not isinstance(content, dict) or set(content) != {"format", "input_name", "nodes", "outputs"}:
+        raise InputError("header: expected the keys format, input_name, nodes, outputs")
+    if content["format"] != FORMAT:
+        raise InputError(f"header: format: found {content['format']!r}, expected {FORMAT!r}")
+    if not isinstance(content["nodes"], list) or not isinstance(content["outputs"], list):
+        raise InputError("header: nodes, outputs: expected lists")
+    nodes = tuple(_node(index, entry, arrays) for index, entry in enumerate(content["nodes"]))
+    return content["input_name"], nodes, tuple(content["outputs"])
+
+
+def save(path: Path | str, input_name: str, nodes: tuple[Node, ...], outputs: tuple[str, ...]) -> Path:
+    """Write a graph's parts atomically."""
+    header, arrays = to_header(input_name, nodes, outputs)
     arrays["header"] = np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)
 
     def write(temporary: Path) -> None:
@@ -53,17 +75,10 @@ def load(path: Path | str) -> tuple[str, tuple[Node, ...], tuple[str, ...]]:
         header = arrays.pop("header")
         if header.dtype != np.uint8 or header.ndim != 1:
             raise InputError("header: expected JSON as bytes")
-        content = json.loads(header.tobytes())
-        if not isinstance(content, dict) or set(content) != {"format", "input_name", "nodes", "outputs"}:
-            raise InputError("header: expected the keys format, input_name, nodes, outputs")
-        if content["format"] != FORMAT:
-            raise InputError(f"header: format: found {content['format']!r}, expected {FORMAT!r}")
-        if not isinstance(content["nodes"], list) or not isinstance(content["outputs"], list):
-            raise InputError("header: nodes, outputs: expected lists")
-        nodes = tuple(_node(index, entry, arrays) for index, entry in enumerate(content["nodes"]))
+        result = from_header(json.loads(header.tobytes()), arrays)
         if arrays:
             raise InputError(f"found the array {min(arrays)!r} that belongs to no node")
-        return content["input_name"], nodes, tuple(content["outputs"])
+        return result
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     except (ValueError, RecursionError) as error:

@@ -32,16 +32,20 @@ class Dense:
         return low.reshape(shape).sum(-1), high.reshape(shape).sum(-1)
 
     def safe_folds(self, lowest_code: int, highest_code: int, folds: tuple[int, ...]) -> dict[int, Array]:
-        """Per fold S: for which panels (bool [panels]) no half sum over a block of S steps can leave 16 bits."""
+        """Per fold S: for which panels (bool [panels]) no half sum over a block of S steps can leave 16 bits.
+
+        Folds that no run is long enough for are left out.
+        """
         low, high = self.half_sums(lowest_code, highest_code)
         safe = {}
         for fold in folds:
+            if fold > self.runs[:, 1].max():
+                continue
             borders = _block_borders(self.runs[:, 1], fold)
             safe[fold] = (_blocks(low, borders, 1).min((1, 2, 3)) >= MINIMUM) & (
                 _blocks(high, borders, 1).max((1, 2, 3)) <= MAXIMUM
             )
         return safe
-
 
     def whole_fits(self, q: QParams) -> Array:
         """For which panels (bool [panels]) no sum of (code - zero_point) * weight can leave 16 bits."""
@@ -63,7 +67,9 @@ class Depthwise:
         longest = np.zeros(len(self.weights), np.int64)
         for fold in range(1, len(self.taps) + 1):
             borders = np.arange(0, len(self.taps), fold)
-            fits = (_blocks(low, borders, 1).min((1, 2)) >= MINIMUM) & (_blocks(high, borders, 1).max((1, 2)) <= MAXIMUM)
+            fits = (_blocks(low, borders, 1).min((1, 2)) >= MINIMUM) & (
+                _blocks(high, borders, 1).max((1, 2)) <= MAXIMUM
+            )
             longest[fits] = fold
         return longest
 

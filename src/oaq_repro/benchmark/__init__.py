@@ -1,0 +1,1 @@
+"""Fair timings of kernels and models, beside other runtimes."""

@@ -1,0 +1,188 @@
+"""Command line of the integer engine: `python -m oaq_repro.integer audit|run|bench|export model`.
+
+A model is an integer graph (.npz, `Graph.save`) or a quantized ONNX model (.onnx, `onnx_import`). Bad input: one line
+on standard error, exit status 2.
+"""
+
+import argparse
+import json
+import sys
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from oaq_repro.errors import InputError
+from oaq_repro.files import write_atomic
+from oaq_repro.integer.audit import LayerAudit, audit
+from oaq_repro.integer.graph import Graph
+
+Shape = tuple[int, int, int]
+BENCH_SECONDS = 2.0
+WARM_UPS = 3
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.command(options)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def load(path: str) -> tuple[Graph, Shape | None]:
+    """A model's graph, and the shape [C, H, W] of its images where the file says it."""
+    if Path(path).suffix == ".onnx":
+        from oaq_repro.integer.onnx_import import import_with_shape
+
+        return import_with_shape(path)
+    if Path(path).suffix == ".npz":
+        return Graph.load(path), None
+    raise InputError(f"{path}: found another kind of file, expected .onnx or .npz")
+
+
+def _audit(options: argparse.Namespace) -> None:
+    graph, _ = load(options.model)
+    rows = audit(graph)
+    if options.json:
+        print(json.dumps([row.to_dict() for row in rows], indent=2))
+    else:
+        _print_audit(rows)
+
+
+def _print_audit(rows: tuple[LayerAudit, ...]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="Layers on 16-bit accumulators", box=box.SIMPLE, title_justify="left", padding=(0, 1, 0, 0))
+    table.add_column("layer", overflow="fold")
+    table.add_column("kind", no_wrap=True)
+    for heading in ("K", "q_max", "worst\ncase", "longest\nblock"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("pairs can\nsaturate")
+    table.add_column("narrowest\naccumulator", no_wrap=True)
+    names = {"exact": "never", "depends on pairing": "by order", "possible": "yes"}
+    for row in rows:
+        numbers = (row.depth, row.q_max, f"{row.worst_case:.2f}", row.longest_block)
+        table.add_row(row.name, row.kind, *map(str, numbers), names[row.pairs], row.narrowest.name)
+    console = Console()
+    console.print(table)
+    exact = sum(row.pairs == "exact" for row in rows)
+    whole = sum(row.worst_case <= 1 for row in rows)
+    for line in (
+        f"Whole sums that no input overflows at 16 bits: {whole} of {len(rows)} layers.",
+        f"Layers in which no pair of products can saturate on x86 without VNNI: {exact} of {len(rows)}",
+        "(by order: not in ONNX Runtime's order of products, but in others).",
+    ):
+        console.print(line, highlight=False)
+
+
+def _run(options: argparse.Namespace) -> None:
+    from oaq_repro.integer.engine import Engine
+
+    graph, _ = load(options.model)
+    images = _images(options.input)
+    outputs = Engine(graph, input_shape=images.shape[1:], threads=options.threads).run(images)
+    write_atomic(options.output, lambda path: _write_arrays(path, dict(zip(graph.outputs, outputs, strict=True))))
+    for name, output in zip(graph.outputs, outputs, strict=True):
+        print(f"{name}: {output.dtype} {list(output.shape)}")
+
+
+def _images(path: str) -> np.ndarray:
+    try:
+        images = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{path}: found no readable array ({error}), expected a .npy file of images") from error
+    if not isinstance(images, np.ndarray) or images.dtype != np.float32 or images.ndim != 4 or images.size == 0:
+        found = f"{images.dtype} {list(images.shape)}" if isinstance(images, np.ndarray) else "several arrays"
+        raise InputError(f"{path}: found {found}, expected one array float32 [N, C, H, W], not empty")
+    return images
+
+
+def _write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """An .npz with members of any name (np.savez reserves some)."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, values in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, values, allow_pickle=False)
+
+
+def _bench(options: argparse.Namespace) -> None:
+    from oaq_repro.integer.engine import Engine
+
+    graph, declared = load(options.model)
+    shape = options.shape or declared
+    if shape is None:
+        raise InputError(f"{options.model}: does not say how large its images are, expected --shape C,H,W")
+    engine = Engine(graph, input_shape=shape, threads=options.threads)
+    image = np.random.default_rng(0).normal(size=(1, *shape)).astype(np.float32)
+    for _ in range(WARM_UPS):
+        engine.run(image)
+    times: list[float] = []
+    end = time.perf_counter() + BENCH_SECONDS
+    while not times or time.perf_counter() < end:
+        start = time.perf_counter()
+        engine.run(image)
+        times.append(time.perf_counter() - start)
+    print(engine.explain())
+    low, middle, high = (1e3 * float(value) for value in np.quantile(times, (0.1, 0.5, 0.9)))
+    print(f"{options.threads} thread(s), image {list(shape)}: {middle:.3f} ms (10% {low:.3f}, 90% {high:.3f}), "
+          f"{len(times)} runs of one image")  # fmt: skip
+
+
+def _export(options: argparse.Namespace) -> None:
+    from oaq_repro.integer.onnx_export import export_onnx
+
+    graph, declared = load(options.model)
+    shape = options.shape or declared
+    if shape is None:
+        raise InputError(f"{options.model}: does not say how large its images are, expected --shape C,H,W")
+    print(export_onnx(graph, shape, options.output))
+
+
+def _shape(text: str) -> Shape:
+    parts = text.split(",")
+    if len(parts) != 3 or not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected C,H,W, three numbers above 0")
+    return int(parts[0]), int(parts[1]), int(parts[2])
+
+
+def _threads(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a number of at least 1")
+    return int(text)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m oaq_repro.integer", description=(__doc__ or "").split("\n")[0])
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    def command(name: str, function: Any, summary: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=summary, description=summary)
+        made.set_defaults(command=function)
+        made.add_argument("model", help="an integer graph (.npz) or a quantized ONNX model (.onnx)")
+        return made
+
+    made = command("audit", _audit, "which accumulators each layer needs, and where processors could differ")
+    made.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    made = command("run", _run, "run the model on images")
+    made.add_argument("--input", required=True, help="images, .npy, float32 [N, C, H, W]")
+    made.add_argument("--output", required=True, help="file for the outputs, .npz")
+    made.add_argument("--threads", type=_threads, default=1)
+    made = command("bench", _bench, "time the model on one image")
+    made.add_argument("--threads", type=_threads, default=1)
+    made.add_argument("--shape", type=_shape, help="C,H,W of the images, where the model does not say it")
+    made = command("export", _export, "write the model as QDQ ONNX")
+    made.add_argument("output", help="file to write, .onnx")
+    made.add_argument("--shape", type=_shape, help="C,H,W of the images, where the model does not say it")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

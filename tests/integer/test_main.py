@@ -1,0 +1,193 @@
+"""The command line: `python -m oaq_repro.integer`."""
+
+import json
+import subprocess
+import sys
+from types import ModuleType
+
+import numpy as np
+import pytest
+from integer.onnx_models import quantized_network
+from integer.reference import small_network
+
+from oaq_repro.integer import __main__ as cli
+from oaq_repro.integer.executor import Executor
+from oaq_repro.integer.graph import Graph
+from oaq_repro.integer.onnx_export import export_onnx
+from oaq_repro.integer.onnx_import import import_onnx
+
+ENGINE = "oaq_repro.integer.engine"
+
+
+@pytest.fixture
+def model(tmp_path):
+    case = small_network()
+    path = case.graph.save(tmp_path / "graph.npz")
+    return case, path
+
+
+@pytest.fixture
+def engine(monkeypatch):
+    """An engine with the interface that the commands use; records how it was made."""
+    made = []
+
+    class Engine:
+        def __init__(self, graph, input_shape, threads=1, mode="certified"):
+            made.append((tuple(input_shape), threads, mode))
+            self.executor = Executor(graph)
+
+        def run(self, images):
+            return self.executor.run(images).outputs
+
+        def explain(self):
+            return "layer  route"
+
+    module = ModuleType(ENGINE)
+    module.Engine = Engine
+    monkeypatch.setitem(sys.modules, ENGINE, module)
+    monkeypatch.setattr(cli, "BENCH_SECONDS", 0.01)
+    return made
+
+
+def test_audit_table(model, capsys):
+    case, path = model
+    assert cli.main(["audit", str(path)]) == 0
+    out = capsys.readouterr().out
+    for layer in case.graph.layers():
+        assert layer.name in out
+    assert "of 5 layers" in out and "of 5\n" in out and "depthwise" in out
+    assert max(len(line) for line in out.splitlines()) <= 80
+
+
+def test_audit_json_is_the_same_for_both_formats(model, tmp_path, capsys):
+    case, path = model
+    cli.main(["audit", str(path), "--json"])
+    from_graph = json.loads(capsys.readouterr().out)
+    cli.main(["audit", str(export_onnx(case.graph, (3, 16, 12), tmp_path / "m.onnx")), "--json"])
+    assert json.loads(capsys.readouterr().out) == from_graph
+    assert [row["name"] for row in from_graph] == [layer.name for layer in case.graph.layers()]
+    assert {"kind", "depth", "q_max", "worst_case", "longest_block", "pairs", "narrowest"} < set(from_graph[0])
+
+
+def test_run(model, engine, tmp_path, capsys):
+    case, path = model
+    np.save(tmp_path / "images.npy", case.images)
+    out = tmp_path / "out.npz"
+    assert (
+        cli.main(["run", str(path), "--input", str(tmp_path / "images.npy"), "--output", str(out), "--threads", "2"])
+        == 0
+    )
+    assert capsys.readouterr().out == "classifier.out: float32 [5, 5]\nconcat.out: float32 [5, 22, 8, 6]\n"
+    assert engine == [((3, 16, 12), 2, "certified")]
+    with np.load(out) as arrays:
+        assert arrays.files == list(case.graph.outputs)
+        for name, values in zip(case.graph.outputs, Executor(case.graph).run(case.images).outputs, strict=True):
+            np.testing.assert_array_equal(arrays[name], values)
+
+
+def test_bench(model, engine, tmp_path, capsys):
+    case, path = model
+    assert cli.main(["bench", str(path), "--shape", "3,16,12"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("layer  route\n") and "ms" in out and "[3, 16, 12]" in out
+    exported = export_onnx(case.graph, (3, 8, 8), tmp_path / "m.onnx")
+    assert cli.main(["bench", str(exported)]) == 0  # the model says how large its images are
+    assert [made[0] for made in engine] == [(3, 16, 12), (3, 8, 8)]
+
+
+def test_export(model, tmp_path, capsys):
+    case, path = model
+    out = tmp_path / "m.onnx"
+    assert cli.main(["export", str(path), str(out), "--shape", "3,16,12"]) == 0
+    assert capsys.readouterr().out == f"{out}\n"
+    assert len(import_onnx(out).nodes) == len(case.graph.nodes)
+    again = tmp_path / "again.onnx"
+    assert cli.main(["export", str(out), str(again)]) == 0
+    assert again.read_bytes() == out.read_bytes()
+
+
+def test_foreign_models_are_audited_and_exported(tmp_path, capsys):
+    path = quantized_network(tmp_path)
+    assert cli.main(["audit", str(path)]) == 0
+    assert cli.main(["export", str(path), str(tmp_path / "again.onnx")]) == 0
+    assert "c2.Conv" in capsys.readouterr().out
+    assert isinstance(import_onnx(tmp_path / "again.onnx"), Graph)
+
+
+def errors(arguments, capsys) -> str:
+    assert cli.main([str(argument) for argument in arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.startswith("error: ") and captured.err.count("\n") == 1
+    return captured.err
+
+
+def test_bad_input(model, engine, tmp_path, capsys):
+    case, path = model
+    assert "none.onnx" in errors(["audit", tmp_path / "none.onnx"], capsys)
+    assert "none.npz" in errors(["audit", tmp_path / "none.npz"], capsys)
+    assert "expected .onnx or .npz" in errors(["audit", tmp_path / "model.pt"], capsys)
+    (tmp_path / "bad.onnx").write_bytes(b"\x00\x01\x02")
+    assert "bad.onnx" in errors(["audit", tmp_path / "bad.onnx"], capsys)
+    assert "--shape C,H,W" in errors(["bench", path], capsys)
+    assert "--shape C,H,W" in errors(["export", path, tmp_path / "m.onnx"], capsys)
+    assert "3 channels" in errors(["export", path, tmp_path / "m.onnx", "--shape", "1,8,8"], capsys)
+    for name, content in {
+        "float64": case.images.astype(float),
+        "flat": case.images[0],
+        "none": case.images[:0],
+    }.items():
+        np.save(tmp_path / f"{name}.npy", content)
+        message = errors(["run", path, "--input", tmp_path / f"{name}.npy", "--output", tmp_path / "o.npz"], capsys)
+        assert f"{name}.npy: found" in message and "float32 [N, C, H, W]" in message
+    np.save(tmp_path / "objects.npy", np.array([{}], dtype=object))
+    for name in ("objects.npy", "nowhere.npy", "bad.onnx", "graph.npz"):
+        assert name in errors(["run", path, "--input", tmp_path / name, "--output", tmp_path / "o.npz"], capsys)
+    assert not (tmp_path / "o.npz").exists() and not (tmp_path / "m.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["fly"], ["audit"], ["bench", "m.npz", "--shape", "3,4"], ["bench", "m.npz", "--shape", "3,0,4"],
+     ["bench", "m.npz", "--shape", "3,x,4"], ["bench", "m.npz", "--threads", "0"], ["run", "m.npz"]],
+)  # fmt: skip
+def test_wrong_arguments(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == 2 and "usage" in capsys.readouterr().err
+
+
+def test_as_a_program_without_torch_and_without_onnx(model):
+    """An audit of a graph needs NumPy, and rich for the table."""
+    _, path = model
+    program = f"""
+import sys
+for name in ("torch", "pytorch_lightning", "hydra", "onnx", "onnxruntime", "pandas", "scipy"):
+    sys.modules[name] = None
+sys.argv = ["oaq_repro.integer", "audit", {str(path)!r}]
+import runpy
+runpy.run_module("oaq_repro.integer", run_name="__main__")
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "stem" in result.stdout
+
+
+def test_as_a_program_with_bad_input(tmp_path):
+    command = [sys.executable, "-m", "oaq_repro.integer", "audit", str(tmp_path / "none.onnx")]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 2 and result.stderr.startswith("error: ") and "Traceback" not in result.stderr
+
+
+def test_import_without_torch(tmp_path):
+    """ONNX models are read and written without torch."""
+    path = export_onnx(small_network().graph, (3, 16, 12), tmp_path / "m.onnx")
+    program = f"""
+import sys
+for name in ("torch", "pytorch_lightning", "hydra", "onnxruntime"):
+    sys.modules[name] = None
+from oaq_repro.integer.onnx_export import export_onnx
+from oaq_repro.integer.onnx_import import import_with_shape
+export_onnx(*import_with_shape({str(path)!r}), {str(path)!r} + ".again")
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
