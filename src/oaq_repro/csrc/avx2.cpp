@@ -300,53 +300,132 @@ OAQ_INLINE void widen(const __m256i (&sum)[2], __m256i (&acc)[4]) {
     });
 }
 
-// TAPS: number of pairs where it is known (3x3: 5), else 0.
-template <int TAPS, bool FOLD>
-void depthwise_row(const DepthwiseRow& row) {
-    const Epilogue epilogue(row.output);
-    alignas(32) std::int16_t start[2][16];
-    for (int c = 0; c < kChannelBlock; ++c)
-        start[depthwise_place(c) / 16][depthwise_place(c) % 16] = FOLD ? 0 : static_cast<std::int16_t>(row.output.start[c]);
-    const int taps = TAPS != 0 ? TAPS : row.tap_count;
-    for (int p = 0; p < row.pixels; ++p) {
-        const std::uint8_t* in = row.in + p * row.in_step;
-        __m256i sum[2] = {load(start[0]), load(start[1])};
-        __m256i acc[4], part[4];
-        if (FOLD)
-            each<4>([&](auto v) OAQ_LAMBDA { acc[v] = load(row.output.start + 8 * v); });
-        int left = row.fold;
-        for (int t = 0; t < taps; ++t) {
-            const __m256i a = load(in + row.taps[t].a), b = load(in + row.taps[t].b);
-            const std::int8_t* w = row.weights + t * kChannelBlock * 2;
-            sum[0] = _mm256_add_epi16(sum[0], _mm256_maddubs_epi16(_mm256_unpacklo_epi8(a, b), load(w)));
-            sum[1] = _mm256_add_epi16(sum[1], _mm256_maddubs_epi16(_mm256_unpackhi_epi8(a, b), load(w + 32)));
-            if (FOLD && (--left == 0 || t + 1 == taps)) {
-                widen(sum, part);
-                each<4>([&](auto v) OAQ_LAMBDA { acc[v] = _mm256_add_epi32(acc[v], part[v]); });
-                sum[0] = sum[1] = _mm256_setzero_si256();
-                left = row.fold;
-            }
-        }
-        if (!FOLD) widen(sum, acc);
-        if (FOLD && row.output.wrap_shift != 0)
-            each<4>([&](auto v) OAQ_LAMBDA { acc[v] = wrap(acc[v], row.output.wrap_shift); });
-        const __m256i low = epilogue.codes16(acc[0], acc[1]), high = epilogue.codes16(acc[2], acc[3], 16);
-        const __m256i codes = epilogue.codes8(low, high);
-        std::uint8_t* out = row.out + p * row.out_step;
-        if (row.channels == kChannelBlock) {
-            _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), codes);
-        } else {
-            store(out, _mm256_castsi256_si128(codes), row.channels);
-            if (row.channels > 16) store(out + 16, _mm256_extracti128_si256(codes, 1), row.channels - 16);
-        }
+// First values of 16 of the 16-bit sums.
+OAQ_INLINE __m256i start16(const Output& output, int half) {
+    const __m256i mask = _mm256_set1_epi32(0xffff);
+    const __m256i low = _mm256_and_si256(load(output.start + 8 * half), mask);
+    const __m256i high = _mm256_and_si256(load(output.start + 8 * half + 16), mask);
+    return _mm256_permute4x64_epi64(_mm256_packus_epi32(low, high), 0xd8);
+}
+
+OAQ_INLINE void add_pair(__m256i (&sum)[2], __m256i a, __m256i b, __m256i w0, __m256i w1) {
+    sum[0] = _mm256_add_epi16(sum[0], _mm256_maddubs_epi16(_mm256_unpacklo_epi8(a, b), w0));
+    sum[1] = _mm256_add_epi16(sum[1], _mm256_maddubs_epi16(_mm256_unpackhi_epi8(a, b), w1));
+}
+
+// 32 channels of one pixel.
+OAQ_INLINE void write_pixel(const DepthwiseBlock& block, const Epilogue& epilogue, std::uint8_t* out, const __m256i (&acc)[4]) {
+    const __m256i low = epilogue.codes16(acc[0], acc[1]), high = epilogue.codes16(acc[2], acc[3], 16);
+    const __m256i codes = epilogue.codes8(low, high);
+    if (block.channels == kChannelBlock) {
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), codes);
+        return;
+    }
+    store(out, _mm256_castsi256_si128(codes), block.channels);
+    if (block.channels > 16) store(out + 16, _mm256_extracti128_si256(codes, 1), block.channels - 16);
+}
+
+OAQ_INLINE void keep_bits(const DepthwiseBlock& block, __m256i (&acc)[4]) {
+    if (block.output.wrap_shift != 0)
+        each<4>([&](auto v) OAQ_LAMBDA { acc[v] = wrap(acc[v], block.output.wrap_shift); });
+}
+
+OAQ_INLINE void add_wide(const __m256i (&sum)[2], __m256i (&acc)[4]) {
+    __m256i part[4];
+    widen(sum, part);
+    each<4>([&](auto v) OAQ_LAMBDA { acc[v] = _mm256_add_epi32(acc[v], part[v]); });
+}
+
+OAQ_INLINE void load_start(const DepthwiseBlock& block, __m256i (&acc)[4]) {
+    each<4>([&](auto v) OAQ_LAMBDA { acc[v] = load(block.output.start + 8 * v); });
+}
+
+// Calls pixel(in, out) for all.
+template <typename Pixel>
+OAQ_INLINE void each_pixel(const DepthwiseBlock& block, const Pixel& pixel) {
+    for (int y = 0; y < block.rows; ++y) {
+        const std::uint8_t* in = block.in + y * block.in_row;
+        std::uint8_t* out = block.out + y * block.out_row;
+        for (int x = 0; x < block.pixels; ++x, in += block.in_step, out += block.out_step) pixel(in, out);
     }
 }
 
-void depthwise(const DepthwiseRow& row) {
-    if (row.fold != 0)
-        row.tap_count == 5 ? depthwise_row<5, true>(row) : depthwise_row<0, true>(row);
-    else
-        row.tap_count == 5 ? depthwise_row<5, false>(row) : depthwise_row<0, false>(row);
+void depthwise_any(const DepthwiseBlock& block) {
+    const Epilogue epilogue(block.output);
+    const __m256i zero = _mm256_setzero_si256();
+    const __m256i start[2] = {block.fold == 0 ? start16(block.output, 0) : zero,
+                              block.fold == 0 ? start16(block.output, 1) : zero};
+    each_pixel(block, [&](const std::uint8_t* in, std::uint8_t* out) OAQ_LAMBDA {
+        __m256i sum[2] = {start[0], start[1]}, acc[4];
+        load_start(block, acc);
+        int left = block.fold;
+        for (int t = 0; t < block.tap_count; ++t) {
+            const std::int8_t* w = block.weights + t * kChannelBlock * 2;
+            add_pair(sum, load(in + block.taps[t].a), load(in + block.taps[t].b), load(w), load(w + 32));
+            if (--left == 0) {
+                add_wide(sum, acc);
+                sum[0] = sum[1] = zero;
+                left = block.fold;
+            }
+        }
+        if (block.fold == 0) {
+            widen(sum, acc);
+        } else {
+            add_wide(sum, acc);
+            keep_bits(block, acc);
+        }
+        write_pixel(block, epilogue, out, acc);
+    });
+}
+
+// 3x3 windows whose pairs all fit into one 16-bit sum: weights stay in registers, taps are reached from three rows.
+template <bool WIDE>
+void depthwise_3x3(const DepthwiseBlock& block, std::ptrdiff_t dx, std::ptrdiff_t dy) {
+    const Epilogue epilogue(block.output);
+    const __m256i zero = _mm256_setzero_si256();
+    const __m256i start[2] = {WIDE ? zero : start16(block.output, 0), WIDE ? zero : start16(block.output, 1)};
+    __m256i w[5][2];
+    each<5>([&](auto t) OAQ_LAMBDA {
+        each<2>([&](auto h) OAQ_LAMBDA { w[t][h] = load(block.weights + t * kChannelBlock * 2 + 32 * h); });
+    });
+    each_pixel(block, [&](const std::uint8_t* top, std::uint8_t* out) OAQ_LAMBDA {
+        const std::uint8_t *middle = top + dy, *bottom = middle + dy;
+        __m256i sum[2] = {start[0], start[1]}, acc[4];
+        add_pair(sum, load(top), load(top + dx), w[0][0], w[0][1]);
+        add_pair(sum, load(top + 2 * dx), load(middle), w[1][0], w[1][1]);
+        add_pair(sum, load(middle + dx), load(middle + 2 * dx), w[2][0], w[2][1]);
+        add_pair(sum, load(bottom), load(bottom + dx), w[3][0], w[3][1]);
+        const __m256i last = load(bottom + 2 * dx);
+        add_pair(sum, last, last, w[4][0], w[4][1]);
+        if (WIDE) {
+            load_start(block, acc);
+            add_wide(sum, acc);
+            keep_bits(block, acc);
+        } else {
+            widen(sum, acc);
+        }
+        write_pixel(block, epilogue, out, acc);
+    });
+}
+
+// Whether the taps are those of a 3x3 window, taken two by two.
+bool is_3x3(const DepthwiseBlock& block) {
+    if (block.tap_count != 5) return false;
+    const std::int32_t dx = block.taps[0].b, dy = block.taps[1].b;
+    const std::int32_t offsets[] = {0, dx, 2 * dx, dy, dy + dx, dy + 2 * dx, 2 * dy, 2 * dy + dx, 2 * dy + 2 * dx};
+    for (int i = 0; i < 9; ++i)
+        if (offsets[i] != (i % 2 == 0 ? block.taps[i / 2].a : block.taps[i / 2].b)) return false;
+    return block.taps[4].b == block.taps[4].a;
+}
+
+void depthwise(const DepthwiseBlock& block) {
+    if (!is_3x3(block) || (block.fold != 0 && block.fold < block.tap_count)) {
+        depthwise_any(block);
+    } else if (block.fold == 0) {
+        depthwise_3x3<false>(block, block.taps[0].b, block.taps[1].b);
+    } else {
+        depthwise_3x3<true>(block, block.taps[0].b, block.taps[1].b);
+    }
 }
 
 // All pixels, ROWS at a time; what is left over at the end as one tile of fewer.

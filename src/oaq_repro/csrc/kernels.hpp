@@ -62,11 +62,12 @@ struct TapPair {
     std::int32_t a, b;  // bytes from the output pixel's first code of the input; b may repeat a with weight 0
 };
 
-struct DepthwiseRow {
+struct DepthwiseBlock {
     const std::uint8_t* in;         // first output pixel's position, first channel of the block
     std::uint8_t* out;
-    std::ptrdiff_t in_step, out_step;  // bytes between output pixels
-    int pixels;
+    int rows, pixels;               // output pixels of every row
+    std::ptrdiff_t in_row, out_row; // bytes between rows
+    std::ptrdiff_t in_step, out_step;  // bytes between pixels
     const TapPair* taps;
     int tap_count;
     const std::int8_t* weights;     // [tap_count][32][2], channel c at depthwise_place(c)
@@ -75,7 +76,7 @@ struct DepthwiseRow {
     int fold;
     int code_offset;
 };
-using DepthwiseKernel = void (*)(const DepthwiseRow&);
+using DepthwiseKernel = void (*)(const DepthwiseBlock&);
 
 struct DenseRoute {
     int fold;            // S, 0 or kExact

@@ -74,22 +74,26 @@ constexpr DenseRoute route() {
     return {S, 1, dense<S>};
 }
 
-void depthwise(const DepthwiseRow& row) {
-    for (int p = 0; p < row.pixels; ++p) {
-        const std::uint8_t* in = row.in + p * row.in_step;
-        std::uint8_t* out = row.out + p * row.out_step;
-        for (int c = 0; c < row.channels; ++c) {
-            std::int32_t acc = row.output.start[c];
-            std::int16_t sum = 0;
-            for (int t = 0; t < row.tap_count; ++t) {
-                const std::int8_t* w = row.weights + (t * kChannelBlock + depthwise_place(c)) * 2;
-                sum = wrap16(sum + pair(in[row.taps[t].a + c], w[0], in[row.taps[t].b + c], w[1]));
-                if (row.fold != 0 && ((t + 1) % row.fold == 0 || t + 1 == row.tap_count)) {
-                    acc = add_wrapping(acc, sum);
-                    sum = 0;
-                }
-            }
-            out[c] = requantize(row.fold == 0 ? wrap16(acc + sum) : acc, row.output, c);
+std::int32_t accumulate(const DepthwiseBlock& block, const std::uint8_t* in, int channel) {
+    std::int32_t acc = block.output.start[channel];
+    std::int16_t sum = 0;
+    for (int t = 0; t < block.tap_count; ++t) {
+        const std::int8_t* w = block.weights + (t * kChannelBlock + depthwise_place(channel)) * 2;
+        sum = wrap16(sum + pair(in[block.taps[t].a + channel], w[0], in[block.taps[t].b + channel], w[1]));
+        if (block.fold != 0 && ((t + 1) % block.fold == 0 || t + 1 == block.tap_count)) {
+            acc = add_wrapping(acc, sum);
+            sum = 0;
+        }
+    }
+    return block.fold == 0 ? wrap16(acc + sum) : acc;
+}
+
+void depthwise(const DepthwiseBlock& block) {
+    for (int y = 0; y < block.rows; ++y) {
+        for (int x = 0; x < block.pixels; ++x) {
+            const std::uint8_t* in = block.in + y * block.in_row + x * block.in_step;
+            std::uint8_t* out = block.out + y * block.out_row + x * block.out_step;
+            for (int c = 0; c < block.channels; ++c) out[c] = requantize(accumulate(block, in, c), block.output, c);
         }
     }
 }

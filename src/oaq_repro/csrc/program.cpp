@@ -181,23 +181,24 @@ void Program::depthwise(const Value& in, const Value& out, DepthwiseLayer layer)
     step(&out, [this, in, out, layer = std::move(layer), blocks, taps] {
         split(out.height, out.width * out.channels * taps / 8, [&](std::int64_t first, std::int64_t last) {
             const Window& w = layer.window;
-            DepthwiseRow row;
-            row.in_step = w.stride_w * in.channels;
-            row.out_step = out.channels;
-            row.pixels = static_cast<int>(out.width);
-            row.taps = layer.taps.data();
-            row.tap_count = static_cast<int>(taps);
-            row.code_offset = layer.requantization.code_offset;
+            DepthwiseBlock part;
+            part.rows = static_cast<int>(last - first);
+            part.pixels = static_cast<int>(out.width);
+            part.in_row = w.stride_h * in.row();
+            part.out_row = out.row();
+            part.in_step = w.stride_w * in.channels;
+            part.out_step = out.channels;
+            part.taps = layer.taps.data();
+            part.tap_count = static_cast<int>(taps);
+            part.code_offset = layer.requantization.code_offset;
             for (std::int64_t b = 0; b < blocks; ++b) {
-                row.weights = layer.weights.data() + b * taps * kChannelBlock * 2;
-                row.output = layer.requantization.at(b * kChannelBlock);
-                row.channels = static_cast<int>(std::min<std::int64_t>(kChannelBlock, out.channels - b * kChannelBlock));
-                row.fold = layer.folds[static_cast<std::size_t>(b)];
-                for (std::int64_t y = first; y < last; ++y) {
-                    row.in = at(in, y * w.stride_h - w.padding_h, -w.padding_w) + b * kChannelBlock;
-                    row.out = at(out, y) + b * kChannelBlock;
-                    kernels_.depthwise(row);
-                }
+                part.in = at(in, first * w.stride_h - w.padding_h, -w.padding_w) + b * kChannelBlock;
+                part.out = at(out, first) + b * kChannelBlock;
+                part.weights = layer.weights.data() + b * taps * kChannelBlock * 2;
+                part.output = layer.requantization.at(b * kChannelBlock);
+                part.channels = static_cast<int>(std::min<std::int64_t>(kChannelBlock, out.channels - b * kChannelBlock));
+                part.fold = layer.folds[static_cast<std::size_t>(b)];
+                kernels_.depthwise(part);
             }
         });
     });
