@@ -29,10 +29,17 @@ OAQ_INLINE void each(const F& f) {
 
 __m256i load(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
 
-__m256i broadcast(const std::uint8_t* p) {
-    std::int32_t codes;
-    std::memcpy(&codes, p, sizeof codes);
-    return _mm256_set1_epi32(codes);
+struct Codes4 {
+    std::uint8_t codes[kStep];
+};
+
+const Codes4& at(const std::uint8_t* in) { return *reinterpret_cast<const Codes4*>(in); }
+
+// 4 codes, over and over.
+inline __m128i broadcast(const std::uint8_t* p) {
+    __m128i codes;
+    asm("vpbroadcastd %1, %0" : "=x"(codes) : "m"(at(p)));
+    return codes;
 }
 
 // int32 sums of 8 channels to scaled and rounded int32. Products stay below 2^31 (Output), so nothing is clamped here.
@@ -65,9 +72,8 @@ struct Epilogue {
           multiplier(output.multiplier) {}
 
     // 16 channels of one pixel as int16 codes, in the order 0-3, 8-11, 4-7, 12-15.
-    OAQ_INLINE __m256i codes16(__m256i low, __m256i high, int channel = 0) const {
-        const __m256i a = scale(low, bias + channel, multiplier + channel);
-        const __m256i b = scale(high, bias + channel + 8, multiplier + channel + 8);
+    OAQ_INLINE __m256i codes16(__m256i low, __m256i high) const {
+        const __m256i a = scale(low, bias, multiplier), b = scale(high, bias + 8, multiplier + 8);
         return _mm256_adds_epi16(_mm256_packs_epi32(a, b), zero_point);
     }
 
@@ -126,12 +132,6 @@ OAQ_INLINE void begin(const DenseBlock& block, __m256i (&acc)[R][2], bool halves
 // vectors fit.
 
 const __m256i kOnes = _mm256_set1_epi16(1);
-
-struct Codes4 {
-    std::uint8_t codes[kStep];
-};
-
-const Codes4& at(const std::uint8_t* in) { return *reinterpret_cast<const Codes4*>(in); }
 
 // halves += codes * weights, pair by pair.
 OAQ_INLINE void add_products(__m256i (&halves)[2], const std::uint8_t* in, __m256i w0, __m256i w1) {
@@ -268,7 +268,7 @@ OAQ_INLINE void sum_exact(const DenseBlock& block, int first, __m256i (&result)[
     along_runs<R, std::int16_t>(block, first, [&](const std::uint8_t* const (&in)[R], std::ptrdiff_t k, const std::int16_t*& w) OAQ_LAMBDA {
         do {
             __m256i codes[R];
-            each<R>([&](auto r) OAQ_LAMBDA { codes[r] = _mm256_cvtepu8_epi16(_mm256_castsi256_si128(broadcast(in[r] + k))); });
+            each<R>([&](auto r) OAQ_LAMBDA { codes[r] = _mm256_cvtepu8_epi16(broadcast(in[r] + k)); });
             each<4>([&](auto v) OAQ_LAMBDA { each<R>([&](auto r) OAQ_LAMBDA { add_exactly(sums[r][v], codes[r], w + 16 * v); }); });
             w += kPanel * kStep;
         } while ((k += kStep) < 0);
@@ -291,43 +291,48 @@ OAQ_INLINE void dense_exact(const DenseBlock& block, int first) {
     finish<R>(block, first, acc);
 }
 
-// 32 channels per vector. Interleaving two taps' codes works within 128-bit lanes, so the sums hold the channels
-// 0-7, 16-23 and 8-15, 24-31.
-OAQ_INLINE void widen(const __m256i (&sum)[2], __m256i (&acc)[4]) {
-    each<2>([&](auto h) OAQ_LAMBDA {
-        acc[h] = _mm256_cvtepi16_epi32(_mm256_castsi256_si128(sum[h]));
-        acc[h + 2] = _mm256_cvtepi16_epi32(_mm256_extracti128_si256(sum[h], 1));
-    });
-}
+// Depthwise: 32 channels a vector. Interleaving works within 128-bit lanes: two taps' codes give 16-bit sums of the
+// channels 0-7, 16-23 and 8-15, 24-31; two such sums, or one with itself, give 32-bit sums of 0-3, 16-19 and so on,
+// which packing then puts in order by itself. The constants are brought into that order once a block.
+struct DepthwiseConstants {
+    explicit DepthwiseConstants(const Output& output)
+        : zero_point(_mm256_set1_epi16(static_cast<short>(output.zero_point))),
+          highest(_mm256_set1_epi8(static_cast<char>(output.q_max))),
+          shift(output.wrap_shift) {
+        const __m256i mask = _mm256_set1_epi32(0xffff);
+        each<4>([&](auto v) OAQ_LAMBDA {
+            start[v] = both(output.start + 4 * v);
+            bias[v] = both(output.bias + 4 * v);
+            multiplier[v] = _mm256_castsi256_ps(both(reinterpret_cast<const std::int32_t*>(output.multiplier) + 4 * v));
+        });
+        each<2>([&](auto h) OAQ_LAMBDA {
+            start16[h] = _mm256_packus_epi32(_mm256_and_si256(start[2 * h], mask), _mm256_and_si256(start[2 * h + 1], mask));
+        });
+    }
 
-// First values of 16 of the 16-bit sums.
-OAQ_INLINE __m256i start16(const Output& output, int half) {
-    const __m256i mask = _mm256_set1_epi32(0xffff);
-    const __m256i low = _mm256_and_si256(load(output.start + 8 * half), mask);
-    const __m256i high = _mm256_and_si256(load(output.start + 8 * half + 16), mask);
-    return _mm256_permute4x64_epi64(_mm256_packus_epi32(low, high), 0xd8);
-}
+    // 4 channels, and the 4 that are 16 further.
+    static __m256i both(const std::int32_t* p) {
+        const __m128i low = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+        return _mm256_inserti128_si256(_mm256_castsi128_si256(low), _mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 16)), 1);
+    }
+
+    __m256i start[4], start16[2], bias[4];
+    __m256 multiplier[4];
+    __m256i zero_point, highest;
+    int shift;
+};
 
 OAQ_INLINE void add_pair(__m256i (&sum)[2], __m256i a, __m256i b, __m256i w0, __m256i w1) {
     sum[0] = _mm256_add_epi16(sum[0], _mm256_maddubs_epi16(_mm256_unpacklo_epi8(a, b), w0));
     sum[1] = _mm256_add_epi16(sum[1], _mm256_maddubs_epi16(_mm256_unpackhi_epi8(a, b), w1));
 }
 
-// 32 channels of one pixel.
-OAQ_INLINE void write_pixel(const DepthwiseBlock& block, const Epilogue& epilogue, std::uint8_t* out, const __m256i (&acc)[4]) {
-    const __m256i low = epilogue.codes16(acc[0], acc[1]), high = epilogue.codes16(acc[2], acc[3], 16);
-    const __m256i codes = epilogue.codes8(low, high);
-    if (block.channels == kChannelBlock) {
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), codes);
-        return;
-    }
-    store(out, _mm256_castsi256_si128(codes), block.channels);
-    if (block.channels > 16) store(out + 16, _mm256_extracti128_si256(codes, 1), block.channels - 16);
-}
-
-OAQ_INLINE void keep_bits(const DepthwiseBlock& block, __m256i (&acc)[4]) {
-    if (block.output.wrap_shift != 0)
-        each<4>([&](auto v) OAQ_LAMBDA { acc[v] = wrap(acc[v], block.output.wrap_shift); });
+// Sums of 16 bits, sign-extended.
+OAQ_INLINE void widen(const __m256i (&sum)[2], __m256i (&acc)[4]) {
+    each<2>([&](auto h) OAQ_LAMBDA {
+        acc[2 * h] = _mm256_srai_epi32(_mm256_unpacklo_epi16(sum[h], sum[h]), 16);
+        acc[2 * h + 1] = _mm256_srai_epi32(_mm256_unpackhi_epi16(sum[h], sum[h]), 16);
+    });
 }
 
 OAQ_INLINE void add_wide(const __m256i (&sum)[2], __m256i (&acc)[4]) {
@@ -336,8 +341,40 @@ OAQ_INLINE void add_wide(const __m256i (&sum)[2], __m256i (&acc)[4]) {
     each<4>([&](auto v) OAQ_LAMBDA { acc[v] = _mm256_add_epi32(acc[v], part[v]); });
 }
 
-OAQ_INLINE void load_start(const DepthwiseBlock& block, __m256i (&acc)[4]) {
-    each<4>([&](auto v) OAQ_LAMBDA { acc[v] = load(block.output.start + 8 * v); });
+// acc += a + b in 32 bits.
+OAQ_INLINE void add_both(const __m256i (&a)[2], const __m256i (&b)[2], __m256i (&acc)[4]) {
+    const __m256i ones = _mm256_set1_epi16(1);
+    each<2>([&](auto h) OAQ_LAMBDA {
+        const __m256i low = _mm256_madd_epi16(_mm256_unpacklo_epi16(a[h], b[h]), ones);
+        const __m256i high = _mm256_madd_epi16(_mm256_unpackhi_epi16(a[h], b[h]), ones);
+        acc[2 * h] = _mm256_add_epi32(acc[2 * h], low);
+        acc[2 * h + 1] = _mm256_add_epi32(acc[2 * h + 1], high);
+    });
+}
+
+OAQ_INLINE void begin(const DepthwiseConstants& constants, __m256i (&acc)[4]) {
+    each<4>([&](auto v) OAQ_LAMBDA { acc[v] = constants.start[v]; });
+}
+
+OAQ_INLINE void keep_bits(const DepthwiseConstants& constants, __m256i (&acc)[4]) {
+    if (constants.shift != 0) each<4>([&](auto v) OAQ_LAMBDA { acc[v] = wrap(acc[v], constants.shift); });
+}
+
+// 32 channels of one pixel.
+OAQ_INLINE void write_pixel(const DepthwiseConstants& constants, std::uint8_t* out, int channels, __m256i (&acc)[4]) {
+    each<4>([&](auto v) OAQ_LAMBDA {
+        const __m256 value = _mm256_cvtepi32_ps(_mm256_add_epi32(acc[v], constants.bias[v]));
+        acc[v] = _mm256_cvtps_epi32(_mm256_mul_ps(value, constants.multiplier[v]));
+    });
+    const __m256i low = _mm256_adds_epi16(_mm256_packs_epi32(acc[0], acc[1]), constants.zero_point);
+    const __m256i high = _mm256_adds_epi16(_mm256_packs_epi32(acc[2], acc[3]), constants.zero_point);
+    const __m256i codes = _mm256_min_epu8(_mm256_packus_epi16(low, high), constants.highest);
+    if (channels == kChannelBlock) {
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), codes);
+        return;
+    }
+    store(out, _mm256_castsi256_si128(codes), channels);
+    if (channels > 16) store(out + 16, _mm256_extracti128_si256(codes, 1), channels - 16);
 }
 
 // Calls pixel(in, out) for all.
@@ -351,13 +388,12 @@ OAQ_INLINE void each_pixel(const DepthwiseBlock& block, const Pixel& pixel) {
 }
 
 void depthwise_any(const DepthwiseBlock& block) {
-    const Epilogue epilogue(block.output);
+    const DepthwiseConstants constants(block.output);
     const __m256i zero = _mm256_setzero_si256();
-    const __m256i start[2] = {block.fold == 0 ? start16(block.output, 0) : zero,
-                              block.fold == 0 ? start16(block.output, 1) : zero};
+    const __m256i start[2] = {block.fold == 0 ? constants.start16[0] : zero, block.fold == 0 ? constants.start16[1] : zero};
     each_pixel(block, [&](const std::uint8_t* in, std::uint8_t* out) OAQ_LAMBDA {
         __m256i sum[2] = {start[0], start[1]}, acc[4];
-        load_start(block, acc);
+        begin(constants, acc);
         int left = block.fold;
         for (int t = 0; t < block.tap_count; ++t) {
             const std::int8_t* w = block.weights + t * kChannelBlock * 2;
@@ -372,39 +408,42 @@ void depthwise_any(const DepthwiseBlock& block) {
             widen(sum, acc);
         } else {
             add_wide(sum, acc);
-            keep_bits(block, acc);
+            keep_bits(constants, acc);
         }
-        write_pixel(block, epilogue, out, acc);
+        write_pixel(constants, out, block.channels, acc);
     });
 }
 
-// 3x3 windows whose pairs all fit into one 16-bit sum: weights stay in registers, taps are reached from three rows.
-template <bool WIDE>
-void depthwise_3x3(const DepthwiseBlock& block, std::ptrdiff_t dx, std::ptrdiff_t dy) {
-    const Epilogue epilogue(block.output);
-    const __m256i zero = _mm256_setzero_si256();
-    const __m256i start[2] = {WIDE ? zero : start16(block.output, 0), WIDE ? zero : start16(block.output, 1)};
+// 3x3 windows: weights stay in registers, taps are reached from three rows. FOLD pairs to a 16-bit sum; 0: all, wrapping.
+template <int FOLD>
+void depthwise_3x3(const DepthwiseBlock& block) {
+    constexpr int kLength = FOLD == 0 ? 5 : FOLD, kSums = (5 + kLength - 1) / kLength;
+    const DepthwiseConstants constants(block.output);
+    const std::ptrdiff_t dx = block.taps[0].b, dy = block.taps[1].b;
     __m256i w[5][2];
     each<5>([&](auto t) OAQ_LAMBDA {
         each<2>([&](auto h) OAQ_LAMBDA { w[t][h] = load(block.weights + t * kChannelBlock * 2 + 32 * h); });
     });
     each_pixel(block, [&](const std::uint8_t* top, std::uint8_t* out) OAQ_LAMBDA {
-        const std::uint8_t *middle = top + dy, *bottom = middle + dy;
-        __m256i sum[2] = {start[0], start[1]}, acc[4];
-        add_pair(sum, load(top), load(top + dx), w[0][0], w[0][1]);
-        add_pair(sum, load(top + 2 * dx), load(middle), w[1][0], w[1][1]);
-        add_pair(sum, load(middle + dx), load(middle + 2 * dx), w[2][0], w[2][1]);
-        add_pair(sum, load(bottom), load(bottom + dx), w[3][0], w[3][1]);
-        const __m256i last = load(bottom + 2 * dx);
-        add_pair(sum, last, last, w[4][0], w[4][1]);
-        if (WIDE) {
-            load_start(block, acc);
-            add_wide(sum, acc);
-            keep_bits(block, acc);
+        const std::uint8_t* const rows[] = {top, top + dy, top + 2 * dy};
+        __m256i sum[kSums][2], acc[4];
+        each<kSums>([&](auto s) OAQ_LAMBDA {
+            each<2>([&](auto h) OAQ_LAMBDA { sum[s][h] = FOLD == 0 ? constants.start16[h] : _mm256_setzero_si256(); });
+        });
+        each<5>([&](auto t) OAQ_LAMBDA {
+            constexpr int a = 2 * t, b = t == 4 ? a : a + 1;
+            const __m256i first = load(rows[a / 3] + a % 3 * dx), second = load(rows[b / 3] + b % 3 * dx);
+            add_pair(sum[t / kLength], first, second, w[t][0], w[t][1]);
+        });
+        if (FOLD == 0) {
+            widen(sum[0], acc);
         } else {
-            widen(sum, acc);
+            begin(constants, acc);
+            each<kSums / 2>([&](auto s) OAQ_LAMBDA { add_both(sum[2 * s], sum[2 * s + 1], acc); });
+            if (kSums % 2 == 1) add_wide(sum[kSums - 1], acc);
+            keep_bits(constants, acc);
         }
-        write_pixel(block, epilogue, out, acc);
+        write_pixel(constants, out, block.channels, acc);
     });
 }
 
@@ -419,13 +458,12 @@ bool is_3x3(const DepthwiseBlock& block) {
 }
 
 void depthwise(const DepthwiseBlock& block) {
-    if (!is_3x3(block) || (block.fold != 0 && block.fold < block.tap_count)) {
+    static constexpr DepthwiseKernel kernels[] = {depthwise_3x3<0>, depthwise_3x3<1>, depthwise_3x3<2>,
+                                                  depthwise_3x3<3>, depthwise_3x3<4>, depthwise_3x3<5>};
+    if (is_3x3(block))
+        kernels[block.fold < 5 ? block.fold : 5](block);
+    else
         depthwise_any(block);
-    } else if (block.fold == 0) {
-        depthwise_3x3<false>(block, block.taps[0].b, block.taps[1].b);
-    } else {
-        depthwise_3x3<true>(block, block.taps[0].b, block.taps[1].b);
-    }
 }
 
 // All pixels, ROWS at a time; what is left over at the end as one tile of fewer.

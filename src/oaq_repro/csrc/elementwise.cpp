@@ -25,9 +25,17 @@ inline std::uint8_t to_code(float value, float lowest, float highest, int zero_p
 OAQ_CLONES void quantize(const float* in, std::int64_t plane, std::uint8_t* out, std::int64_t width,
                          std::int64_t channels, float scale, int zero_point, int q_max) {
     const float lowest = static_cast<float>(-zero_point), highest = static_cast<float>(q_max - zero_point);
-    for (std::int64_t c = 0; c < channels; ++c)
-        for (std::int64_t x = 0; x < width; ++x)
-            out[x * channels + c] = to_code(in[c * plane + x] / scale, lowest, highest, zero_point);
+    constexpr std::int64_t kPart = 64;  // pixels, divided as vectors and then put between the other channels'
+    std::uint8_t codes[kPart];
+    for (std::int64_t first = 0; first < width; first += kPart) {
+        const std::int64_t count = std::min(kPart, width - first);
+        for (std::int64_t c = 0; c < channels; ++c) {
+            const float* values = in + c * plane + first;
+            for (std::int64_t x = 0; x < count; ++x) codes[x] = to_code(values[x] / scale, lowest, highest, zero_point);
+            std::uint8_t* result = out + first * channels + c;
+            for (std::int64_t x = 0; x < count; ++x) result[x * channels] = codes[x];
+        }
+    }
 }
 
 OAQ_CLONES void dequantize(const std::uint8_t* in, std::int64_t width, std::int64_t channels, float* out,
