@@ -1,3 +1,4 @@
+import dataclasses
 from itertools import chain
 
 import pytest
@@ -34,10 +35,14 @@ def test_every_config_composes(group):
         composed(f"task={chosen}", f"{group}={name}")
 
 
-@pytest.mark.parametrize("method", ["float32", "int8", "int8_settle", "oaq", "oaq_clamp"])
-def test_methods_are_built(method):
-    built = build(composed(f"method={method}").method, "method")
+@pytest.mark.parametrize("method", sorted(path.stem for path in (config_folder() / "method").glob("*.yaml")))
+def test_methods_are_built_from_configs_that_name_every_field(method):
+    config = composed(f"method={method}").method
+    built = build(config, "method")
     assert (built.settle is not None) == (method in ("oaq", "int8_settle"))
+    assert built.fine_tune == (method != "ptq_int8")
+    options = {f.name for f in dataclasses.fields(built) if f.init}
+    assert method == "float32" or options == {name for name in config if name != "_target_"}
 
 
 def test_the_command_line_wins_over_what_data_and_task_choose():
@@ -48,7 +53,9 @@ def test_the_command_line_wins_over_what_data_and_task_choose():
 
 def test_an_unknown_field_is_named_with_the_known_ones():
     config = composed("+method.momentum=0.9")
-    with pytest.raises(InputError, match=r"method.momentum: no such field; expected one of settle, interval"):
+    with pytest.raises(
+        InputError, match=r"method.momentum: no such field; expected one of settle, fine_tune, rule, interval"
+    ):
         build(config.method, "method")
 
 

@@ -110,6 +110,21 @@ def test_a_post_training_run_has_no_fine_tuning(results, oaq, monkeypatch):
     assert record.metrics["simulated"] and record.overflow.settle_events == 0
 
 
+def test_a_post_training_method_has_no_fine_tuning_whatever_the_schedule(results, oaq, monkeypatch):
+    monkeypatch.setattr(experiment, "fit", no_training)
+    record = run(tiny(results, "method=ptq_int8", "accumulator=int32"))
+    assert record.metrics["integer"] == record.metrics["simulated"]
+    assert {layer.alpha_weight for layer in record.layers} == {1.0}
+
+
+@pytest.mark.parametrize("method", ["a2q", "a2q_plus", "certified_scale", "oaq_certified"])
+def test_certified_methods_are_certified_in_the_record(results, oaq, method):
+    record = run(tiny(results, f"method={method}", "accumulator.bits=15"))
+    assert all(layer.certified for layer in record.layers)
+    assert record.overflow.settle_events == record.overflow.evaluation_events == 0
+    assert record.metrics["integer"] == record.metrics["integer_int32"] == record.metrics["simulated"]
+
+
 def test_nan_is_one_clear_error_and_a_failed_record(results, oaq):
     config = tiny(results, "method=int8", "schedule.finetune.lr=1e30", "schedule.finetune.decay=constant")
     with pytest.raises(InputError, match=r"loss is (nan|inf) in epoch \d+, step \d+, at learning rate"):

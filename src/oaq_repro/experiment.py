@@ -21,14 +21,13 @@ from oaq_repro.configuration import build
 from oaq_repro.data.base import DataModule
 from oaq_repro.errors import InputError
 from oaq_repro.files import write_atomic
-from oaq_repro.integer.graph import Graph
+from oaq_repro.integer.latency import latencies
 from oaq_repro.integer.lower import lower
-from oaq_repro.integer.network import IntegerNetwork, IntegerReport
+from oaq_repro.integer.network import IntegerNetwork
 from oaq_repro.logging import make_loggers
 from oaq_repro.methods.base import Method
 from oaq_repro.models.network import Network
 from oaq_repro.parent import train_or_load
-from oaq_repro.quant.accumulator import NAMED
 from oaq_repro.quant.calibrate import SettleReport, calibrate, count_overflow, freeze, settle
 from oaq_repro.quant.config import QuantizationConfig
 from oaq_repro.quant.convert import quantize_network
@@ -169,7 +168,7 @@ def _stages(
 
     task = make_task(config, Network(quantized, network.codec), data, "finetune")
     settled = fine_tune(settings, data, task, method, quantization, folder)
-    task.cpu()  # the stages below are exact on any machine; the integer graph runs on the CPU
+    task.cpu().eval()  # the stages below are exact on any machine; the integer graph runs on the CPU
     write_atomic(folder / CHECKPOINT_NAME, lambda path: torch.save({"state_dict": task.state_dict()}, path))
     outcome.checkpoint_hash = file_hash(folder / CHECKPOINT_NAME)
     cpu = {**settings["trainer"], "accelerator": "cpu", "devices": 1, "strategy": "auto", "num_nodes": 1}
@@ -181,11 +180,12 @@ def _stages(
     graph = lower(quantized)
     graph.save(folder / GRAPH_NAME)
     threads = settings["threads"] or torch.get_num_threads()
-    exact = graph.with_accumulator(NAMED["int32"])
-    outcome.metrics["integer_int32"], _ = evaluate_integer(exact, quantized, task, data, cpu, threads)
-    outcome.metrics["integer"], report = evaluate_integer(graph, quantized, task, data, cpu, threads)
-    outcome.sections["overflow"] = overflow_section(settled, report)
-    outcome.sections["layers"] = layer_rows(graph, quantized, report)
+    for stage, mode in (("integer_int32", "certified"), ("integer", "fast")):
+        integer = IntegerNetwork(graph, quantized, mode, threads)
+        outcome.metrics[stage] = evaluate_integer(integer, quantized, task, data, cpu)
+    outcome.sections["overflow"] = overflow_section(settled, integer.report)
+    outcome.sections["layers"] = layer_rows(graph, quantized, integer.report, data.input_shape)
+    outcome.sections["latency_ms"] = latencies(graph, data.input_shape)
 
 
 def make_task(config: DictConfig, network: Network, data: DataModule, stage: str) -> Task:
@@ -204,7 +204,7 @@ def fine_tune(
     quantization: QuantizationConfig,
     folder: Path,
 ) -> SettleReport:
-    """Calibrate, fine-tune, settle and freeze `task.dense`; goes on where an earlier attempt was interrupted.
+    """Calibrate, fine-tune, freeze and settle `task.dense`; goes on where an earlier attempt was interrupted.
 
     Returns what settling did; without settling, the overflow counted on the same images.
     """
@@ -218,7 +218,9 @@ def fine_tune(
         set_quantizing(quantized, True)
     else:
         calibrate(quantized, images(quantization.calibration_batches, "calibrating"))
-    if task.schedule is not None:
+        method.start(quantized)
+    if method.fine_tune and task.schedule is not None:
+        task.penalty = method.penalty
         loggers = make_loggers(settings["logger"], folder, "finetune", settings)
         fit(
             task,
@@ -232,6 +234,7 @@ def fine_tune(
             description=f"fine-tuning {settings['method']['_target_'].rpartition('.')[2]}",
         )
     freeze(quantized)
+    method.finish(quantized)
     settling = method.settle is not None
     return settle_or_count(quantized, method, lambda n: images(n, "settling" if settling else "counting overflow"))
 
@@ -246,18 +249,17 @@ def settle_or_count(quantized: QuantizedNetwork, method: Method, images: Callabl
 
 
 def evaluate_integer(
-    graph: Graph,
+    integer: IntegerNetwork,
     quantized: QuantizedNetwork,
     task: Task,
     data: DataModule,
     trainer_config: Mapping[str, Any],
-    threads: int,
-) -> tuple[dict[str, float], IntegerReport]:
-    """Held-out metrics of an integer graph, every image compared with the simulation bit for bit."""
-    integer = IntegerNetwork(graph, quantized, threads)
+) -> dict[str, float]:
+    """Held-out metrics of the integer engine, every image compared with the simulation bit for bit."""
     task.dense = integer
     try:
-        metrics = evaluate(task, data.val_dataloader(), trainer_config, "integer on held-out data")
+        metrics = evaluate(task, data.val_dataloader(), trainer_config, f"integer, {integer.mode}, on held-out data")
     finally:
         task.dense = quantized
-    return metrics, integer.check()
+    integer.check()
+    return metrics

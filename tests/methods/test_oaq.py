@@ -20,16 +20,34 @@ def controller(**fields):
 @given(st.integers(1, 10**7), st.integers(1, 512), st.floats(0, 1))
 def test_any_overflow_raises_alpha(events, batch_size, progress):
     """`ln(N_o / B)` would lower it for 0 < N_o < B."""
-    step = controller(lr=0.02, lr_max=0.2).step(events, batch_size, progress)
+    step = controller(lr=0.02, lr_max=0.2).step(BatchOverflow(events, 1.5), 1.0, batch_size, progress)
     assert 0 < step <= 0.2
     assert step == pytest.approx(min(0.02 * math.log(1 + events / batch_size), 0.2))
 
 
 def test_no_overflow_lowers_alpha_until_the_last_part():
     rule = controller(lr=0.02, decrease_until=0.8)
-    assert rule.step(0, 32, 0.79) == -0.02
-    assert rule.step(0, 32, 0.8) == 0.0
-    assert rule.step(5, 32, 0.99) > 0
+    assert rule.step(NONE, 2.0, 32, 0.79) == -0.02
+    assert rule.step(NONE, 2.0, 32, 0.8) == 0.0
+    assert rule.step(BatchOverflow(5, 1.1), 2.0, 32, 0.99) > 0
+
+
+@given(st.floats(1.001, 8), st.floats(1, 8), st.integers(1, 10**6), st.integers(1, 512))
+def test_the_scale_free_rule_removes_the_excess_and_does_not_look_at_the_size(peak, alpha, events, batch_size):
+    rule = controller(rule="scale_free", lr_max=1e9)
+    seen = BatchOverflow(events, peak)
+    step = rule.step(seen, alpha, batch_size, 1.0)
+    assert step == rule.step(BatchOverflow(1, peak), alpha, 1, 0.0)
+    assert math.exp(2 * step / alpha) == pytest.approx(peak)  # two operands, to first order in the step
+    assert controller(rule="scale_free", lr_max=0.2).step(seen, alpha, batch_size, 1.0) <= 0.2
+
+
+def test_the_scale_free_rule_falls_no_further_than_it_must():
+    rule = controller(rule="scale_free", lr=0.02, decrease_until=0.8)
+    assert rule.step(BatchOverflow(0, 0.3), 1.5, 32, 0.0) == -0.02
+    assert rule.step(BatchOverflow(0, 0.999), 1.5, 32, 0.0) == pytest.approx(0.75 * math.log(0.999))
+    assert rule.step(BatchOverflow(0, 0.0), 1.5, 32, 0.0) == -0.02
+    assert rule.step(BatchOverflow(0, 0.3), 1.5, 32, 0.9) == 0.0
 
 
 def model_with(events, **fields):
@@ -81,7 +99,15 @@ def test_alpha_stays_between_one_and_the_cap():
 
 
 @pytest.mark.parametrize(
-    "fields", [{"interval": 0}, {"lr": 0.0}, {"lr": 0.5, "lr_max": 0.1}, {"decrease_until": 1.5}, {"warmup_steps": -1}]
+    "fields",
+    [
+        {"interval": 0},
+        {"lr": 0.0},
+        {"lr": 0.5, "lr_max": 0.1},
+        {"decrease_until": 1.5},
+        {"warmup_steps": -1},
+        {"rule": "x"},
+    ],
 )
 def test_bad_fields(fields):
     with pytest.raises(InputError, match=f"method.{next(iter(fields))}"):

@@ -83,7 +83,7 @@ def _integers(values: Tensor, dtype: type) -> np.ndarray:
 def _layer(module: ql.QuantLayer, source: ir.QParams, output: ir.QParams) -> dict:
     x = _as_qtensor(source, module.weight.device)
     weight, bias, scale = module.weight_codes(x)
-    _, weight_scale = module.weight_quantizer(module.weight, module.bias, x.scale)
+    _, weight_scale = module.quantized_weight(x)
     out_scale = torch.tensor(output.scale, dtype=torch.float32, device=scale.device)
     return {
         "weight": _integers(weight, np.int8),

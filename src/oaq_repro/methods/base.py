@@ -1,11 +1,17 @@
-"""What a method is: its quantizers, its training callbacks, and whether ranges are settled at the end."""
+"""What a method is: its quantizers, what it does at the stations of a run, and whether ranges are settled.
+
+The stations in order: the quantizers are made; calibration; `start`; fine-tuning with `callbacks` and `penalty`;
+ranges are frozen; `finish`; settling.
+"""
 
 from dataclasses import dataclass
 from typing import ClassVar
 
 import pytorch_lightning as pl
+from torch import Tensor
 
 from oaq_repro.quant.calibrate import SettleConfig
+from oaq_repro.quant.network import QuantizedNetwork
 from oaq_repro.quant.quantizers import Activation, ActivationQuantizer, ObserverConfig, WeightQuantizer
 
 
@@ -13,10 +19,12 @@ from oaq_repro.quant.quantizers import Activation, ActivationQuantizer, Observer
 class Method:
     """Base of all methods; by itself TF-Lite style INT8 quantization.
 
-    settle: how range mapping factors are settled after fine-tuning, or None to leave them.
+    settle: how range mapping factors are settled after fine-tuning, or None to leave them. fine_tune: False for
+    post-training quantization, which goes from calibration straight to `finish`.
     """
 
     settle: SettleConfig | None = None
+    fine_tune: bool = True
     quantizes: ClassVar[bool] = True
 
     def activation_quantizer(
@@ -28,6 +36,16 @@ class Method:
     def weight_quantizer(self, bits: int, per_channel: bool) -> WeightQuantizer:
         """The quantizer of one layer's weights."""
         return WeightQuantizer(bits, per_channel)
+
+    def start(self, model: QuantizedNetwork) -> None:
+        """After calibration, before fine-tuning: parameters that need more than their own weights to start from."""
+
+    def penalty(self, model: QuantizedNetwork) -> Tensor | float:
+        """Added to the task's loss; called after every forward pass of fine-tuning."""
+        return 0.0
+
+    def finish(self, model: QuantizedNetwork) -> None:
+        """After fine-tuning, ranges frozen, before settling: what makes a guarantee hold on the deployed codes."""
 
     def callbacks(self) -> list[pl.Callback]:
         """Callbacks of fine-tuning; called once per fine-tuning."""

@@ -8,12 +8,15 @@ slightly while there are none.
 What the source leaves open and what is chosen here, each a config field: the update rule is a third-party
 reading, `alpha += min(lr * ln(1 + N_o / B), lr_max)`, else `alpha -= lr`, every `interval` steps after
 `warmup_steps` (B: images in the batch); the 1 inside the logarithm keeps alpha from falling while
-0 < N_o < B. An activation with several consumers follows the worst one. The image's alpha stays 1. The
-decrease stops at `decrease_until` of fine-tuning; then ranges are settled and frozen.
+0 < N_o < B. It is blind to a layer's size, so `rule: scale_free` is offered, our own: of the excess
+`r = max|acc| / limit` on the batch every operand takes half, `alpha += min(alpha * ln(r) / 2, lr_max)`, and where
+r < 1 it falls likewise, by at most `lr`. An activation with several consumers follows the worst one. The image's alpha
+stays 1. The decrease stops at `decrease_until` of fine-tuning; then ranges are settled and frozen.
 """
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import pytorch_lightning as pl
 import torch
@@ -24,15 +27,20 @@ from oaq_repro.methods.controller import BatchOverflow, OverflowController, chec
 from oaq_repro.quant.calibrate import ALPHA_CAP
 from oaq_repro.quant.network import QuantizedNetwork, input_quantizer, layers
 
+RULES = ("paper", "scale_free")
+SMALLEST_PEAK = 1e-6  # a dead layer's peak is 0, whose logarithm is not finite
+
 
 @dataclass
 class OAQ(Method):
     """Range mapping factors trained with overflow in the loop.
 
-    interval: steps between updates (M). lr, lr_max: step size of alpha and its bound. warmup_steps: steps
-    before the first update. decrease_until: part of fine-tuning (0 to 1) after which alpha no longer falls.
+    rule: how alpha moves, `paper` or `scale_free` (module docstring). interval: steps between updates (M).
+    lr, lr_max: step size of alpha and its bound. warmup_steps: steps before the first update. decrease_until:
+    part of fine-tuning (0 to 1) after which alpha no longer falls.
     """
 
+    rule: Literal["paper", "scale_free"] = "paper"
     interval: int = 50
     lr: float = 0.02
     lr_max: float = 0.2
@@ -41,6 +49,8 @@ class OAQ(Method):
 
     def __post_init__(self) -> None:
         """Reject impossible fields (InputError)."""
+        if self.rule not in RULES:
+            raise InputError(f"method.rule: found {self.rule!r}, expected one of {', '.join(RULES)}")
         check_interval(self.interval, self.warmup_steps)
         if not 0 < self.lr <= self.lr_max:
             raise InputError(f"method.lr, method.lr_max: found {self.lr}, {self.lr_max}, expected 0 < lr <= lr_max")
@@ -59,11 +69,16 @@ class OAQController(OverflowController):
         super().__init__(method.interval, method.warmup_steps)
         self.method = method
 
-    def step(self, events: int, batch_size: int, progress: float) -> float:
-        """Change of alpha for N_o = `events` on a batch of `batch_size` images."""
-        if events:
-            return min(self.method.lr * math.log(1.0 + events / batch_size), self.method.lr_max)
-        return -self.method.lr if progress < self.method.decrease_until else 0.0
+    def step(self, seen: BatchOverflow, alpha: float, batch_size: int, progress: float) -> float:
+        """Change of `alpha` for what was seen on a batch of `batch_size` images."""
+        method = self.method
+        scale_free = alpha * math.log(max(seen.peak, SMALLEST_PEAK)) / 2
+        if seen.events:
+            rise = scale_free if method.rule == "scale_free" else method.lr * math.log(1.0 + seen.events / batch_size)
+            return min(rise, method.lr_max)
+        if progress >= method.decrease_until:
+            return 0.0
+        return max(scale_free, -method.lr) if method.rule == "scale_free" else -method.lr
 
     @torch.no_grad()
     def update(
@@ -73,11 +88,12 @@ class OAQController(OverflowController):
         worst: dict[int, float] = {}
         activations = {}
         for name, layer in layers(model).items():
-            step = self.step(overflow[name].events, batch_size, progress)
-            layer.weight_quantizer.alpha.add_(step).clamp_(1.0, ALPHA_CAP)
+            weights = layer.weight_quantizer.alpha
+            weights.add_(self.step(overflow[name], float(weights), batch_size, progress)).clamp_(1.0, ALPHA_CAP)
             quantizer = input_quantizer(model, name)
             if quantizer.scalable:
                 activations[id(quantizer)] = quantizer
+                step = self.step(overflow[name], float(quantizer.alpha), batch_size, progress)
                 worst[id(quantizer)] = max(step, worst.get(id(quantizer), -math.inf))
         for key, quantizer in activations.items():
             quantizer.alpha.add_(worst[key]).clamp_(1.0, ALPHA_CAP)

@@ -1,5 +1,6 @@
 """The modules that accumulate products: convolution and linear layer; and the layer left in float on request."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,7 +18,8 @@ class QuantLayer(QuantModule):
     """What a convolution and a linear layer share: weights, bias, accumulator, meter.
 
     `meter`: an OverflowMeter while somebody counts, else None; counting costs time only then.
-    `accumulator_reason` says why the accumulator is what it is, for the record.
+    `probe`: called with the exact sums (carrying their gradient), the input and the weight codes of every batch,
+    or None. `accumulator_reason` says why the accumulator is what it is, for the record.
     """
 
     output: ActivationQuantizer
@@ -35,10 +37,12 @@ class QuantLayer(QuantModule):
         self.weight = nn.Parameter(float_layer.weight.detach().clone())
         bias = float_layer.bias
         self.bias = nn.Parameter(self.weight.new_zeros(len(self.weight)) if bias is None else bias.detach().clone())
+        weights.attach(self.weight)
         self.weight_quantizer, self.output = weights, output
         self.accumulator, self.accumulator_reason = accumulator, accumulator_reason
         self.geometry = Geometry()
         self.meter: OverflowMeter | None = None
+        self.probe: Callable[[Tensor, QTensor, Tensor], None] | None = None
 
     def get_extra_state(self) -> dict[str, Any]:
         """The accumulator is in the checkpoint: settling may have changed it."""
@@ -52,9 +56,13 @@ class QuantLayer(QuantModule):
         """The convolution or matrix product itself."""
         raise NotImplementedError
 
+    def quantized_weight(self, x: QTensor) -> tuple[Tensor, Tensor]:
+        """Weight codes [O, ...] and weight scale [O] for this input; of `x` only the constants are read."""
+        return self.weight_quantizer(self.weight, self.bias, x, self.accumulator)
+
     def weight_codes(self, x: QTensor) -> tuple[Tensor, Tensor, Tensor]:
         """Weight codes [O, ...], bias codes [O] and their scale `s_a * s_w` [O] for this input."""
-        codes, weight_scale = self.weight_quantizer(self.weight, self.bias, x.scale)
+        codes, weight_scale = self.quantized_weight(x)
         scale = x.scale * weight_scale
         return codes, quantize_bias(self.bias, scale), scale
 
@@ -77,6 +85,8 @@ class QuantLayer(QuantModule):
         acc = self.product(x.centred().to(dtype), weight.to(dtype), None)
         if self.meter is not None:
             self.count(acc, x, weight)
+        if self.probe is not None:
+            self.probe(acc, x, weight)
         # adding before the conversion rounds once, as converting the int32 sum does
         total = (acc + channelwise(bias, acc)).to(torch.float32)
         return self.output(total, scale)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from oaq_repro.quant.numerics import QTensor, to_codes
+from oaq_repro.quant.numerics import QTensor
 from oaq_repro.quant.quantizers import ActivationQuantizer
 
 Value = QTensor | Tensor
@@ -133,10 +133,9 @@ class QuantGlobalAvgPool(QuantRequantize):
 
 def _averaged(output: ActivationQuantizer, x: QTensor, total: Tensor, n: int) -> QTensor:
     """Requantize a sum of n codes as ONNX Runtime's QLinearGlobalAveragePool does: s_in / (s_out * n)."""
-    if output.observing and output.training:
-        output.observe(total, x.scale / n)
+    output.track(total, x.scale / n)
     scale, zero_point, q_max = output.parameters_of_range()
-    return QTensor(to_codes(total * (x.scale / (scale * n)), zero_point, q_max), scale, zero_point, q_max)
+    return output.encode(total * (x.scale / (scale * n)), scale, zero_point, q_max)
 
 
 class QuantMaxPool2d(QuantModule):

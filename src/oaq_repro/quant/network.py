@@ -4,6 +4,7 @@ from torch import fx, nn
 
 from oaq_repro.quant.layers import QuantLayer
 from oaq_repro.quant.modules import QuantModule
+from oaq_repro.quant.numerics import QTensor
 from oaq_repro.quant.quantizers import ActivationQuantizer
 from oaq_repro.quant.trace import input_node, module_of
 
@@ -48,6 +49,12 @@ def input_quantizer(model: QuantizedNetwork, layer: str) -> ActivationQuantizer:
     quantizer = model.get_submodule(model.sources[layer]).output
     assert isinstance(quantizer, ActivationQuantizer)
     return quantizer
+
+
+def input_constants(model: QuantizedNetwork, layer: str) -> QTensor:
+    """A tensor without codes that carries the scale, zero point and largest code of a layer's input."""
+    constants = input_quantizer(model, layer).parameters_of_range()
+    return QTensor(constants[0].new_empty(0), *constants)
 
 
 def layer_sources(model: fx.GraphModule) -> dict[str, str]:

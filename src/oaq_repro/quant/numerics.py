@@ -110,6 +110,11 @@ def symmetric_scale(weight: Tensor, bits: int, alpha: Tensor, per_channel: bool,
     return torch.maximum(scale, floor).clamp(min=SMALLEST_SCALE)
 
 
+def rowwise(values: Tensor, like: Tensor) -> Tensor:
+    """Reshape [O] so that it broadcasts along dimension 0 of `like` (weights [O, ...])."""
+    return values.reshape(-1, *([1] * (like.dim() - 1)))
+
+
 def channelwise(values: Tensor, like: Tensor) -> Tensor:
     """Reshape [C] so that it broadcasts along dimension 1 of `like` ([N, C] or [N, C, H, W])."""
     return values.reshape(1, -1, *([1] * (like.dim() - 2)))

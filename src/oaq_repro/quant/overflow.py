@@ -48,14 +48,23 @@ def _outside(partial: Tensor, accumulator: Accumulator) -> Tensor:
     return (partial > accumulator.maximum) | (partial < accumulator.minimum)
 
 
-def _partial_sums(x: Tensor, weight: Tensor, geometry: Geometry, accumulator: Accumulator) -> Iterator[Tensor]:
-    """Yield partial sums [N, O, H, W] (float64) in the k order of `accumulator.py`; x is padded already."""
+def partial_sums(
+    codes: Tensor, zero_point: Tensor, weight: Tensor, geometry: Geometry, accumulator: Accumulator
+) -> Iterator[Tensor]:
+    """Yield the partial sums [N, O, H, W] (float64) that have to fit, in the k order of `accumulator.py`.
+
+    Arguments as those of `simulate`. Gradients flow to codes and weights.
+    """
+    ph, pw = geometry.padding
+    x = F.pad(codes.double() - zero_point.double(), (pw, pw, ph, ph))
+    if accumulator.overflow == "saturate":
+        x = x + zero_point.double()
     n, channels = x.shape[:2]
     out_channels, group_channels, kh, kw = weight.shape
     groups, k = geometry.groups, group_channels * kh * kw
     height = (x.shape[2] - geometry.dilation[0] * (kh - 1) - 1) // geometry.stride[0] + 1
     width = (x.shape[3] - geometry.dilation[1] * (kw - 1) - 1) // geometry.stride[1] + 1
-    columns = F.unfold(x.double(), (kh, kw), dilation=geometry.dilation, stride=geometry.stride)
+    columns = F.unfold(x, (kh, kw), dilation=geometry.dilation, stride=geometry.stride)
     # unfold orders k as (channel, row, column); the kernels' order has the channel running fastest
     columns = columns.reshape(n, groups, channels // groups, kh * kw, -1).transpose(2, 3).reshape(n, groups, k, -1)
     rows = weight.double().reshape(groups, out_channels // groups, group_channels, kh * kw).transpose(2, 3)
@@ -77,17 +86,13 @@ def simulate(
     codes: integer-valued [N, C, H, W] in [0, q_max]; zero_point: scalar; weight: integer-valued
     [O, C/groups, kh, kw]. Padding has the code `zero_point`. Semantics: `oaq_repro.quant.accumulator`.
     """
-    ph, pw = geometry.padding
-    if accumulator.overflow == "wrap":
-        source = F.pad(codes.double() - zero_point.double(), (pw, pw, ph, ph))
-        correction = None
-    else:
-        source = F.pad(codes.double() - zero_point.double(), (pw, pw, ph, ph)) + zero_point.double()
+    correction = None
+    if accumulator.overflow == "saturate":
         correction = zero_point.double() * weight.double().flatten(1).sum(1).reshape(1, -1, 1, 1)
     total: Tensor | None = None
     overflowed: Tensor | None = None
     peak = torch.zeros((), dtype=torch.float64, device=codes.device)
-    for partial in _partial_sums(source, weight, geometry, accumulator):
+    for partial in partial_sums(codes, zero_point, weight, geometry, accumulator):
         peak = torch.maximum(peak, _peak(partial, accumulator))
         outside = _outside(partial, accumulator)
         if accumulator.overflow == "wrap":

@@ -10,12 +10,14 @@ import torch
 from torch import Tensor, distributed, nn
 
 from oaq_repro.errors import InputError
+from oaq_repro.quant.accumulator import Accumulator
 from oaq_repro.quant.numerics import (
     BIAS_LIMIT,
     QTensor,
     affine_parameters,
     channelwise,
     round_ste,
+    rowwise,
     symmetric_scale,
     to_codes,
 )
@@ -115,26 +117,33 @@ class ActivationQuantizer(nn.Module):
         self.high.lerp_(high.to(self.high.dtype), weight)
         self.observed += 1
 
+    def track(self, values: Tensor, scale: Tensor) -> None:
+        """Called with every quantized batch: in training the running range follows; a learned range need not."""
+        if self.observing and self.training:
+            self.observe(values, scale)
+
     def parameters_of_range(self) -> tuple[Tensor, Tensor, Tensor]:
         """Scale, zero point and largest code, float32 scalars."""
         return affine_parameters(self.low, self.high, self.bits, self.alpha)
 
     def forward(self, values: Tensor, scale: Tensor) -> QTensor:
         """Quantize `values * scale`: integer-valued sums with a scalar or per-channel [C] scale, float32."""
-        if self.observing and self.training:
-            self.observe(values, scale)
+        self.track(values, scale)
         out_scale, zero_point, q_max = self.parameters_of_range()
         multiplier = scale / out_scale
         if multiplier.dim():
             multiplier = channelwise(multiplier, values)
-        return QTensor(to_codes(values * multiplier, zero_point, q_max), out_scale, zero_point, q_max)
+        return self.encode(values * multiplier, out_scale, zero_point, q_max)
 
     def quantize_real(self, real: Tensor) -> QTensor:
         """Quantize real values by division, the formula of ONNX QuantizeLinear (input, add, concat)."""
-        if self.observing and self.training:
-            self.observe(real, torch.ones((), device=real.device))
+        self.track(real, torch.ones((), device=real.device))
         scale, zero_point, q_max = self.parameters_of_range()
-        return QTensor(to_codes(real / scale, zero_point, q_max), scale, zero_point, q_max)
+        return self.encode(real / scale, scale, zero_point, q_max)
+
+    def encode(self, ratio: Tensor, scale: Tensor, zero_point: Tensor, q_max: Tensor) -> QTensor:
+        """Codes of values already divided by the scale; where a method's gradient differs, it differs here."""
+        return QTensor(to_codes(ratio, zero_point, q_max), scale, zero_point, q_max)
 
 
 class WeightQuantizer(nn.Module):
@@ -153,14 +162,25 @@ class WeightQuantizer(nn.Module):
         self.bits, self.per_channel = bits, per_channel
         self.register_buffer("alpha", torch.ones(()))
 
-    def forward(self, weight: Tensor, bias: Tensor, input_scale: Tensor) -> tuple[Tensor, Tensor]:
+    def attach(self, weight: Tensor) -> None:
+        """Called once with the float weights [O, ...] of the layer that owns this quantizer.
+
+        Here learned parameters get their shape and their start.
+        """
+
+    def forward(self, weight: Tensor, bias: Tensor, x: QTensor, accumulator: Accumulator) -> tuple[Tensor, Tensor]:
         """Codes (integer-valued float32, shape of `weight` [O, ...]) and scale (float32 [O]).
 
-        bias: float32 [O] and input_scale: scalar only bound the scale from below (`symmetric_scale`).
+        bias: float32 [O]. x: the layer's input, of which only scale, zero point and largest code are read.
+        accumulator: what the products are summed in; the base looks at neither its width nor its policy.
         """
-        floor = bias.detach().abs() / (input_scale.detach() * BIAS_LIMIT)
-        scale = symmetric_scale(weight, self.bits, self.alpha, self.per_channel, floor)
-        return round_ste(weight / scale.reshape(-1, *([1] * (weight.dim() - 1)))), scale
+        scale = symmetric_scale(weight, self.bits, self.alpha, self.per_channel, self.smallest_scale(bias, x))
+        return round_ste(weight / rowwise(scale, weight)), scale
+
+    @staticmethod
+    def smallest_scale(bias: Tensor, x: QTensor) -> Tensor:
+        """Smallest weight scale, float32 [O], at which the int32 bias stays below `BIAS_LIMIT`."""
+        return bias.detach().abs() / (x.scale.detach() * BIAS_LIMIT)
 
 
 def quantize_bias(bias: Tensor, scale: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """What all tasks share: optimizer, logging, the check of the loss."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import pytorch_lightning as pl
@@ -18,6 +19,7 @@ class Task(pl.LightningModule, ABC):
 
     The state dict holds the dense part only (`dense.*`). Logged: `loss` and `lr` per step; after each validation
     the task's metrics as fractions, `METRIC` being the headline one.
+    `penalty`, of the dense part, is added to the loss where a method sets it.
     Without a `schedule` a task can only be evaluated.
     """
 
@@ -28,6 +30,7 @@ class Task(pl.LightningModule, ABC):
         self.dense = network.dense
         self.codec = network.codec
         self.schedule = schedule
+        self.penalty: Callable[[Any], Tensor | float] | None = None
         self.classes = tuple(str(c) for c in classes)
 
     @abstractmethod
@@ -50,6 +53,8 @@ class Task(pl.LightningModule, ABC):
         """One step; InputError naming epoch, step and learning rate when the loss is not finite."""
         images, target = batch
         loss = self.loss(self(images), target)
+        if self.penalty is not None:
+            loss = loss + self.penalty(self.dense)
         lr = self.trainer.optimizers[0].param_groups[0]["lr"]
         if not torch.isfinite(loss):
             raise InputError(

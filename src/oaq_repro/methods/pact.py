@@ -1,0 +1,93 @@
+"""PACT (Choi et al., arXiv 1805.06085) with the weights of DoReFa-Net (Zhou et al., arXiv 1606.06160).
+
+Activations: `clip(x, 0, alpha)` on a uniform grid; alpha is learned with the gradient 1 where x >= alpha and 0 below
+(PACT, equation 3). Alpha (here `reach`, as alpha is the range mapping factor) has an L2 penalty.
+Weights: `tanh(w) / max|tanh(w)|` on a uniform grid in [-1, 1] (DoReFa, equation 9).
+
+What the sources leave open and what is chosen here:
+
+- `clip_decay` is the penalty's factor: `clip_decay / 2 * sum(alpha^2)` joins the loss, which is weight decay written
+  out. PACT uses the weights' own decay, 2e-4 on CIFAR-10, 1e-4 on ImageNet.
+- Alpha starts at the calibrated maximum: a float parent is fine-tuned (the paper trains from a constant).
+- DoReFa's grid has 2^b levels and no zero. Here it is the symmetric one with zero, `round((2^(b-1) - 1) * t)`, whose
+  codes are int8.
+- DoReFa leaves the scale to the batch norm behind. Here that is folded, so the scale of a channel is the one that
+  brings `scale * codes` nearest to w, `<w, t> / <t, t> / (2^(b-1) - 1)`; scale and maximum carry no gradient.
+- Maximum and scale per output channel (DoReFa: per layer; `quantization.per_channel: false`).
+- Signed activations and ReLU6: `methods.learned_range`. A range mapping factor stretches both grids, so settling works.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from oaq_repro.errors import InputError
+from oaq_repro.methods.base import Method
+from oaq_repro.methods.learned_range import LearnedRange
+from oaq_repro.quant.accumulator import Accumulator
+from oaq_repro.quant.network import QuantizedNetwork
+from oaq_repro.quant.numerics import SMALLEST_SCALE, QTensor, round_ste, rowwise
+from oaq_repro.quant.quantizers import Activation, ActivationQuantizer, ObserverConfig, WeightQuantizer
+
+
+@dataclass
+class PACT(Method):
+    """Learned clips of rectified activations; tanh-normalized weights. clip_decay: factor of the clips' L2 penalty."""
+
+    clip_decay: float = 1e-4
+
+    def __post_init__(self) -> None:
+        """Reject impossible fields (InputError)."""
+        if self.clip_decay < 0:
+            raise InputError(f"method.clip_decay: found {self.clip_decay}, expected at least 0")
+
+    def activation_quantizer(
+        self, bits: int, activation: Activation, observer: ObserverConfig, scalable: bool
+    ) -> ActivationQuantizer:
+        """A learned clip after a ReLU, else the common observer."""
+        kind = ActivationQuantizer if activation == "none" else ClippedActivation
+        return kind(bits, activation, observer, scalable)
+
+    def weight_quantizer(self, bits: int, per_channel: bool) -> WeightQuantizer:
+        """DoReFa's."""
+        return TanhWeight(bits, per_channel)
+
+    def penalty(self, model: QuantizedNetwork) -> Tensor | float:
+        """`clip_decay / 2 * sum(alpha^2)`."""
+        clips = [m.reach.square() for m in model.modules() if isinstance(m, ClippedActivation)]
+        return self.clip_decay / 2 * torch.stack(clips).sum() if clips else 0.0
+
+
+class ClippedActivation(LearnedRange):
+    """Clip at `reach`; the gradient of the clip is that of PACT, not that of a step."""
+
+    def parameters_of_range(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Constants: the clip learns in `encode`."""
+        scale, zero_point, q_max = super().parameters_of_range()
+        return scale.detach(), zero_point.detach(), q_max
+
+    def encode(self, ratio: Tensor, scale: Tensor, zero_point: Tensor, q_max: Tensor) -> QTensor:
+        """Codes as ever; where the clip acts, the real value `scale * codes` is the clip and so is its gradient."""
+        x = super().encode(ratio, scale, zero_point, q_max)
+        end = self.end()
+        return x._replace(codes=x.codes + (ratio >= q_max) * ((end - end.detach()) / scale))
+
+
+class TanhWeight(WeightQuantizer):
+    """`round((2^(b-1) - 1) / alpha * tanh(w) / max|tanh(w)|)` with the scale that fits the weights best."""
+
+    def forward(self, weight: Tensor, bias: Tensor, x: QTensor, accumulator: Accumulator) -> tuple[Tensor, Tensor]:
+        """As the base."""
+        squashed = weight.tanh()
+        rows, real = squashed.detach().flatten(1), weight.detach().flatten(1)
+        floor = self.smallest_scale(bias, x)
+        if not self.per_channel:
+            rows, real, floor = rows.reshape(1, -1), real.reshape(1, -1), floor.max()
+        largest = rows.abs().amax(1).clamp(min=SMALLEST_SCALE)
+        # w is about fit * t, t = tanh(w) / max|tanh(w)|, so both become codes on the grid of step fit / (2^(b-1) - 1)
+        fit = largest * (real * rows).sum(1) / rows.square().sum(1).clamp(min=SMALLEST_SCALE**2)
+        scale = (self.alpha * fit / (2 ** (self.bits - 1) - 1)).clamp(min=SMALLEST_SCALE)
+        scale = torch.maximum(scale, floor).expand(len(weight))
+        normalized = squashed * rowwise((fit / largest).expand(len(weight)), weight)
+        return round_ste(normalized / rowwise(scale, weight)), scale
