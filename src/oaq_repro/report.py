@@ -1,9 +1,11 @@
 """What a run's integer graph, certificates and counts say, in the record's words."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from oaq_repro.integer.certificate import certify
+from oaq_repro.integer.engine import Engine
 from oaq_repro.integer.graph import Conv, Graph, Layer
 from oaq_repro.integer.network import IntegerReport
 from oaq_repro.quant.calibrate import SettleReport
@@ -23,10 +25,13 @@ def overflow_section(settled: SettleReport, report: IntegerReport) -> dict[str, 
     }
 
 
-def layer_rows(graph: Graph, quantized: QuantizedNetwork, report: IntegerReport) -> list[dict[str, Any]]:
-    """`layers` of the record: alphas, effective bits, certificate and counts of every layer."""
+def layer_rows(
+    graph: Graph, quantized: QuantizedNetwork, report: IntegerReport, input_shape: Sequence[int]
+) -> list[dict[str, Any]]:
+    """`layers` of the record: alphas, effective bits, certificate, counts and the engine's routes of every layer."""
     modules = layers(quantized)
     totals = report.totals()
+    fast, certified = ({r.name: r for r in Engine(graph, input_shape, 1, mode).routes} for mode in ("fast", "certified"))
     rows = []
     for layer in graph.layers():
         source = graph.qparams(layer.inputs[0])
@@ -48,7 +53,8 @@ def layer_rows(graph: Graph, quantized: QuantizedNetwork, report: IntegerReport)
                 "certified": certificate.certified,
                 "longest_block": certificate.longest_block,
                 "accumulator": layer.accumulator.name,
-                "route": layer.accumulator.name,
+                "route": f"{fast[layer.name].registers}, {fast[layer.name].claim}",
+                "route_certified": certified[layer.name].registers,
                 "reason": None if asked else layer.accumulator_reason,
             }
         )

@@ -80,7 +80,7 @@ def test_overflow_does_damage_and_is_reported_per_image():
     model = quantized(trained(Classifier()))
     for layer in layers(model).values():
         layer.accumulator = Accumulator(bits=12)
-    integer = IntegerNetwork(lower(model), model, threads=2)
+    integer = IntegerNetwork(lower(model), model, "fast", threads=2)
     x = images(6)
     damaged = integer(x)
     report = integer.check()  # images with events may differ, the others may not
@@ -95,7 +95,7 @@ def test_a_difference_without_an_event_is_an_error():
     graph = lower(model)
     with torch.no_grad():
         layers(model)["head"].bias.add_(1.0)
-    integer = IntegerNetwork(graph, model, threads=1)
+    integer = IntegerNetwork(graph, model, "certified", threads=1)
     integer(images())
     with pytest.raises(InputError, match="4 images without overflow differ"):
         integer.check()

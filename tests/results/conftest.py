@@ -59,7 +59,8 @@ def fake_layers(count: int, images: int, rng: random.Random) -> list[Layer]:
                 certified=certified,
                 longest_block=rng.randint(1, 64),
                 accumulator="int32" if last else "int16",
-                route="int32" if last else "own",
+                route="32 bit, certified" if last else "16 bit, empirical",
+                route_certified="32 bit" if last else "16 bit x 8",
                 reason="the classifier keeps int32" if last else None,
             )
         )
@@ -102,7 +103,7 @@ def fake_record(
                 settle_outputs={layer.name: layer.outputs * settle_images // images for layer in rows},
             ),
             "layers": rows,
-            "latency_ms": {"reference": 12.5},
+            "latency_ms": {"fast": 10.0, "certified": 12.5},
             "swapped": [layer.name for layer in rows],
             "left_float": [],
             "provenance": Provenance(

@@ -28,8 +28,17 @@ from oaq_repro.integer.nodes import (
 )
 from oaq_repro.integer.packing import pack_dense, pack_depthwise
 from oaq_repro.integer.plan import Placement
-from oaq_repro.integer.routes import Demand, InstructionSet, Mode, demand, dense_folds, depthwise_folds
+from oaq_repro.integer.routes import (
+    Demand,
+    InstructionSet,
+    Mode,
+    demand,
+    dense_folds,
+    depthwise_folds,
+    scales_within_int32,
+)
 from oaq_repro.integer.shapes import Shape, resize_taps
+from oaq_repro.quant.accumulator import Accumulator
 
 Array = np.ndarray[Any, Any]
 
@@ -116,7 +125,12 @@ class _Compiler:
             weight = np.ascontiguousarray(layer.weight).reshape(len(layer.weight), 1, 1, -1)
             window, dilation, groups = _window((1, 1), (1, 1), (0, 0), (1, 1)), (1, 1), 1
         if demanded is None:
-            self._reference(layer, x, out, source, weight, window, groups)
+            reason = f"{layer.accumulator.name} can overflow, and no kernel has it"
+            self._reference(layer, x, out, source, weight, window, groups, layer.accumulator, reason)
+            return
+        if not scales_within_int32(layer, source, demanded):
+            policy = Accumulator(bits=demanded.bits)
+            self._reference(layer, x, out, source, weight, window, groups, policy, "its multipliers can leave int32")
             return
         place = self.placed[layer.inputs[0]]
         if groups == place.channels == len(weight) and groups > 1:
@@ -154,15 +168,14 @@ class _Compiler:
         self.program.depthwise(x, out, window, packed.taps, packed.weights.ravel(), list(folds), constants)
         self._note(layer, "depthwise", weight, source, folds, demanded)
 
-    def _reference(self, layer, x, out, source, weight, window, groups: int) -> None:
-        policy, depth = layer.accumulator, weight[0].size
+    def _reference(self, layer, x, out, source, weight, window, groups: int, policy: Accumulator, reason: str) -> None:
+        depth = weight[0].size
         constants = self._constants(layer, weight, slice(None), source, np.zeros(len(weight), np.int64), 32)
         block = 0 if policy.block is None else min(policy.block, depth)
         self.program.reference(
             x, out, list(weight.shape), window, groups, policy.bits, policy.overflow == "saturate",
             min(policy.lanes, depth), block, source.zero_point, weight.ravel(), constants,
         )  # fmt: skip
-        reason = f"{policy.name} can overflow, and no kernel has it"
         self.routes.append(LayerRoute(layer.name, "reference", depth, source.q_max, (), "emulated", reason))
 
     def _constants(self, layer, weight, channels: slice, source: QParams, offsets: Array, bits: int):

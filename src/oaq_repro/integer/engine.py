@@ -13,9 +13,8 @@ import numpy as np
 from oaq_repro import _kernels
 from oaq_repro.errors import InputError
 from oaq_repro.integer import compiling
-from oaq_repro.integer.explain import LayerRoute, table
+from oaq_repro.integer.explain import table
 from oaq_repro.integer.graph import Graph
-from oaq_repro.integer.nodes import Dequantize
 from oaq_repro.integer.plan import place
 from oaq_repro.integer.routes import InstructionSet, Mode, check_mode
 

@@ -1,22 +1,26 @@
-"""The integer graph as a torch module, so that a task evaluates it like any network, and is checked on the way."""
+"""The integer engine as a torch module, so that a task evaluates it like any network, and is checked on the way."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from oaq_repro.errors import InputError
-from oaq_repro.integer.executor import Executor
+from oaq_repro.integer.engine import Engine
 from oaq_repro.integer.graph import Graph
+from oaq_repro.integer.routes import Mode
+from oaq_repro.quant.calibrate import counting
 from oaq_repro.quant.network import QuantizedNetwork
 
 
 @dataclass
 class IntegerReport:
-    """What the integer graph did on the images it has seen.
+    """What the engine did on the images it has seen.
 
-    events: per layer, one count per image. outputs: per layer, outputs checked over all images. mismatches:
-    indices of images without any event whose result differs from the simulation (must stay empty).
+    events: per layer, one count per image, of the sums that the simulation makes, which are exact. outputs: per layer,
+    outputs checked over all images. mismatches: indices of images without any event whose result differs from the
+    simulation (must stay empty).
     """
 
     images: int = 0
@@ -34,41 +38,52 @@ class IntegerReport:
 
 
 class IntegerNetwork(nn.Module):
-    """Runs the integer graph and compares every image with the simulated network, bit for bit."""
+    """Runs the engine and compares every image with the simulated network, bit for bit.
 
-    def __init__(self, graph: Graph, simulated: QuantizedNetwork, threads: int) -> None:
+    In the mode `fast` the engine computes in the graph's own accumulators and overflow is counted; in the others its
+    results are those of 32 bits, and every image has to equal the simulation.
+    """
+
+    def __init__(self, graph: Graph, simulated: QuantizedNetwork, mode: Mode, threads: int) -> None:
         super().__init__()
-        self.executor = Executor(graph, threads=threads)
+        self.graph, self.mode, self.threads = graph, mode, threads
         self.simulated = simulated
         self.report = IntegerReport()
+        self._engines: dict[torch.Size, Engine] = {}
+
+    def engine(self, shape: torch.Size) -> Engine:
+        """The engine for images of that shape [C, H, W]."""
+        if shape not in self._engines:
+            self._engines[shape] = Engine(self.graph, shape, self.threads, self.mode)
+        return self._engines[shape]
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
         """images: float32 [N, C, H, W]; the dense part's outputs, from integers."""
-        execution = self.executor.run(images.cpu().numpy())
-        outputs = tuple(torch.from_numpy(o).to(images.device) for o in execution.outputs)
-        simulated = self.simulated(images)
-        expected = (simulated,) if isinstance(simulated, Tensor) else tuple(simulated)
-        self._compare(outputs, expected, execution.events, len(images))
-        for name, count in execution.outputs_per_image.items():
-            self.report.outputs[name] = self.report.outputs.get(name, 0) + count * len(images)
+        found = self.engine(images.shape[1:]).run(images.cpu().numpy())
+        outputs = tuple(torch.from_numpy(o).to(images.device) for o in found)
+        with counting(self.simulated) if self.mode == "fast" else nullcontext({}) as meters:
+            simulated = self.simulated(images)
+        for name, meter in meters.items():
+            self.report.events.setdefault(name, []).extend(meter.per_image().tolist())
+            self.report.outputs[name] = self.report.outputs.get(name, 0) + meter.outputs
+        self._compare(outputs, (simulated,) if isinstance(simulated, Tensor) else tuple(simulated), len(images))
         self.report.images += len(images)
         return outputs[0] if isinstance(simulated, Tensor) else outputs
 
-    def _compare(self, outputs, expected, events, count: int) -> None:
-        for name, counts in events.items():
-            self.report.events.setdefault(name, []).extend(int(c) for c in counts)
+    def _compare(self, outputs: tuple[Tensor, ...], expected: tuple[Tensor, ...], count: int) -> None:
         for image in range(count):
-            eventless = not any(int(counts[image]) for counts in events.values())
+            index = self.report.images + image
+            eventless = not any(counts[index] for counts in self.report.events.values())
             same = all(torch.equal(o[image], e[image]) for o, e in zip(outputs, expected, strict=True))
             if eventless and not same:
-                self.report.mismatches.append(self.report.images + image)
+                self.report.mismatches.append(index)
 
     def check(self) -> IntegerReport:
         """The report; InputError when an image without overflow differed from the simulation."""
         if self.report.mismatches:
             raise InputError(
-                f"integer graph: {len(self.report.mismatches)} images without overflow differ from the simulation "
+                f"integer engine: {len(self.report.mismatches)} images without overflow differ from the simulation "
                 f"(first: image {self.report.mismatches[0]}), expected equality bit for bit: please report this defect"
             )
         return self.report

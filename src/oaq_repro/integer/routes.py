@@ -14,7 +14,7 @@ from oaq_repro import _kernels
 from oaq_repro.errors import InputError
 from oaq_repro.integer.certificate import certify
 from oaq_repro.integer.nodes import Layer, QParams
-from oaq_repro.integer.packing import Dense, Depthwise
+from oaq_repro.integer.packing import Dense, Depthwise, product_range
 from oaq_repro.quant.accumulator import Accumulator
 
 Mode = Literal["certified", "fast", "acc32", "exact"]
@@ -89,6 +89,14 @@ def depthwise_folds(
         whole = packed.whole_fits(q) if demanded.bits == 32 else np.full(len(folds), demanded.bits == 16)
         folds = np.where(whole, 0, folds)
     return packed, tuple(folds.tolist())
+
+
+def scales_within_int32(layer: Layer, q: QParams, demanded: Demand) -> bool:
+    """Whether `(acc + bias) * multiplier` stays inside int32 for all that acc can be, as the kernels ask."""
+    low, high = product_range(layer.matrix, -q.zero_point, q.q_max - q.zero_point)
+    largest = np.minimum(np.maximum(-low.sum(1), high.sum(1)), 1 << (demanded.bits - 1))
+    reach = np.minimum(largest + np.abs(layer.bias.astype(np.int64)), 1 << 31)
+    return bool((reach * layer.multiplier.astype(np.float64) < (1 << 31) - 256).all())
 
 
 def check_mode(mode: Any) -> None:

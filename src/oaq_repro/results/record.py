@@ -106,7 +106,8 @@ class Layer(_Section):
         description="longest certified block of products (K when the whole sum fits); null as worst_case"
     )
     accumulator: str = Field(description="name of the accumulator that this layer uses")
-    route: str = Field(description="how the layer got its accumulator: the run's own, blocks, int32")
+    route: str = Field(description="the engine's registers where it runs as fast as calibration allows, and the claim")
+    route_certified: str = Field(description="the engine's registers where no input can overflow")
     reason: str | None = Field(
         default=None, description="why the layer left the run's accumulator; null when it did not"
     )
@@ -150,7 +151,9 @@ class Record(_Section):
     )
     overflow: Overflow | None = Field(default=None, description="null when the run ended before the integer stage")
     layers: list[Layer] = Field(default_factory=list)
-    latency_ms: dict[str, NonNegative] = Field(default_factory=dict, description="milliseconds per image, by engine")
+    latency_ms: dict[str, NonNegative] = Field(
+        default_factory=dict, description="median milliseconds of one image on one thread, by the engine's mode"
+    )
     swapped: list[str] = Field(default_factory=list, description="float modules that became quantized modules")
     left_float: list[str] = Field(default_factory=list, description="modules of the dense part that stayed in float")
     provenance: Provenance

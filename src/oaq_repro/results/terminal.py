@@ -31,6 +31,8 @@ def render_record(record: Record) -> RenderableType:
         parts.extend(Text(line) for line in overflow_lines(record.overflow))
     if record.layers:
         parts.append(Text(_certified_line(record)))
+    if record.latency_ms:
+        parts.append(_latency(record))
     return Group(*parts)
 
 
@@ -53,6 +55,26 @@ def _part(events: int, outputs: int) -> str:
 
 def _certified_line(record: Record) -> str:
     return f"Overflow impossible on any input: {record.certified} of {len(record.layers)} layers certified (✓)"
+
+
+MODE_LABELS = {
+    "fast": "fast: the accumulators of this run",
+    "certified": "certified: 16-bit sums that no input can overflow",
+    "acc32": "32-bit accumulators, 16-bit pairs",
+    "exact": "32-bit accumulators and products",
+}
+
+
+def _latency(record: Record) -> Table:
+    """One row per mode of the engine."""
+    table = Table(title="Integer engine, one image on one thread", box=box.SIMPLE, title_justify="left")
+    table.add_column("mode")
+    table.add_column("ms", justify="right")
+    table.add_column("to fast", justify="right")
+    for mode, milliseconds in record.latency_ms.items():
+        ratio = f"{milliseconds / record.latency_ms['fast']:.2f}" if record.latency_ms.get("fast") else "-"
+        table.add_row(MODE_LABELS.get(mode, mode), f"{milliseconds:.3f}", ratio)
+    return table
 
 
 def _accuracy(record: Record) -> Table:
