@@ -1,11 +1,13 @@
 # make PYTHON=python3.12 ...    interpreter of a new .venv
 # make unit PYTEST="-n 2 -x"    more arguments for pytest
+# make test-neon BUILD=/tmp/oaq another folder for what test-kernels, test-neon and sanitize build
 PYTHON ?= python3
 PYTEST ?=
+BUILD ?= build
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test unit slow lint clean
+.PHONY: help install demo test unit slow test-kernels test-neon sanitize lint clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -13,7 +15,7 @@ STAMP := $(VENV)/.installed
 INSTALL_INPUTS := pyproject.toml CMakeLists.txt $(wildcard src/oaq_repro/csrc/*)
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' Makefile
 
 install: $(STAMP) ## create .venv when needed and install the package into it, editable
 
@@ -28,6 +30,32 @@ unit: $(STAMP) ## fast tests
 slow: $(STAMP) ## slow tests
 	$(BIN)/python -m pytest -m slow $(PYTEST)
 
+test-kernels: ## the C++ kernels, without Python
+	$(call build_kernels,kernels)
+	$(BUILD)/kernels/test_kernels
+
+test-neon: ## the same, compiled for ARM and run by qemu
+	@for tool in aarch64-linux-gnu-g++ qemu-aarch64; do command -v $$tool > /dev/null || { \
+	  echo "$$tool not found: apt-get install g++-aarch64-linux-gnu qemu-user" >&2; exit 2; }; done
+	$(call build_kernels,neon,--toolchain $(CURDIR)/tests/csrc/aarch64.cmake)
+	qemu-aarch64 -L /usr/aarch64-linux-gnu -cpu cortex-a53 $(BUILD)/neon/test_kernels
+
+# The sanitized module lies in a folder of its own, with a copy of the package. -S: else the finder of the editable
+# install would come first. The sanitizer's runtime has to be loaded before all else, and libstdc++ for exceptions.
+SANITIZE := $(BUILD)/sanitize
+SANITIZED_TESTS := $(wildcard $(addprefix tests/integer/test_,kernel.py engine.py onnx_import.py main.py))
+
+sanitize: $(STAMP) ## kernels, engine and ONNX import with address and undefined behaviour sanitizers
+	$(call build_kernels,sanitize/kernels,-DOAQ_SANITIZE=ON)
+	$(SANITIZE)/kernels/test_kernels
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --upgrade \
+	  --target $(SANITIZE)/package --config-settings=build-dir=$(SANITIZE)/module \
+	  --config-settings=cmake.define.OAQ_SANITIZE=ON .
+	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
+	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+	  PYTHONPATH=$(SANITIZE)/package:$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') \
+	  $(BIN)/python -S -m pytest --hypothesis-profile=ci $(SANITIZED_TESTS) $(PYTEST)
+
 lint: $(STAMP) ## formatting, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -36,6 +64,12 @@ lint: $(STAMP) ## formatting, lint and types
 clean: ## remove builds and caches; .venv and results stay
 	rm -rf build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find src tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A build of tests/csrc: folder, more arguments for CMake.
+define build_kernels
+	cmake -S tests/csrc -B $(BUILD)/$(1) $(2)
+	cmake --build $(BUILD)/$(1)
+endef
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v < (3, 14) else \

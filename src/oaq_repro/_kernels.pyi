@@ -18,3 +18,103 @@ def conv2d(
     lanes: int = ...,
     block: int | None = ...,
 ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], int, int]: ...
+
+Array = np.ndarray[Any, Any]
+
+EXACT: int
+SLACK: int
+PANEL: int
+STEP: int
+CHANNEL_BLOCK: int
+
+def table() -> list[dict[str, Any]]: ...
+def clock_hz() -> float: ...
+
+class Value:
+    height: int
+    width: int
+    channels: int
+    def __init__(
+        self, offset: int, height: int, width: int, channels: int, border_h: int, border_w: int, fill: int
+    ) -> None: ...
+
+class Window:
+    def __init__(self, kh: int, kw: int, sh: int, sw: int, ph: int, pw: int, dh: int, dw: int) -> None: ...
+
+class Quantization:
+    def __init__(self, scale: float, zero_point: int, q_max: int) -> None: ...
+
+class Requantization:
+    def __init__(
+        self,
+        start: Array,
+        bias: Array,
+        multiplier: Array,
+        wrap_shift: int,
+        zero_point: int,
+        q_max: int,
+        code_offset: int,
+    ) -> None: ...
+
+class Program:
+    isa: str
+    def __init__(self, arena_bytes: int, threads: int, isa: str | None = None) -> None: ...
+    def quantize(self, out: Value, q: Quantization) -> None: ...
+    def dense(
+        self,
+        x: Value,
+        out: Value,
+        first_channel: int,
+        outputs: int,
+        window: Window,
+        runs: Array,
+        panels: list[Array],
+        folds: list[int],
+        constants: Requantization,
+    ) -> None: ...
+    def depthwise(
+        self,
+        x: Value,
+        out: Value,
+        window: Window,
+        taps: Array,
+        weights: Array,
+        folds: list[int],
+        constants: Requantization,
+    ) -> None: ...
+    def reference(
+        self,
+        x: Value,
+        out: Value,
+        shape: list[int],
+        window: Window,
+        groups: int,
+        bits: int,
+        saturate: bool,
+        lanes: int,
+        block: int,
+        zero_point: int,
+        weight: Array,
+        constants: Requantization,
+    ) -> None: ...
+    def add(self, a: Value, b: Value, out: Value, qa: Quantization, qb: Quantization, q: Quantization) -> None: ...
+    def lookup(self, x: Value, out: Value, first_channel: int, table: Array) -> None: ...
+    def max_pool(self, x: Value, out: Value, window: Window) -> None: ...
+    def average_pool(
+        self,
+        x: Value,
+        out: Value,
+        window: Window,
+        source_zero_point: int,
+        multiplier: float,
+        zero_point: int,
+        q_max: int,
+    ) -> None: ...
+    def resize(
+        self, x: Value, out: Value, rows: Array, row_weights: Array, columns: Array, column_weights: Array, q_max: int
+    ) -> None: ...
+    def flatten(self, x: Value, out: Value) -> None: ...
+    def dequantize(self, x: Value, q: Quantization, output: int) -> None: ...
+    def run(self, image: Array, outputs: list[Array]) -> None: ...
+    def profile(self, image: Array, outputs: list[Array], repeats: int) -> list[float]: ...
+    def read(self, value: Value, codes: Array) -> None: ...

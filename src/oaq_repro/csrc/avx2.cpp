@@ -213,7 +213,7 @@ OAQ_INLINE void dense_wrap(const DenseBlock& block, int first) {
             acc[r][v] = _mm256_srai_epi32(_mm256_add_epi16(low, halves[r][v]), 16);
         });
     });
-    write<R>(block, first, acc);
+    finish<R>(block, first, acc);
 }
 
 // S steps in 16 bits, then 32 bits.

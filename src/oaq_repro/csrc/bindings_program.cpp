@@ -5,6 +5,8 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
+#include <chrono>
 #include <cstdint>
 #include <cstring>
 #include <optional>
@@ -76,6 +78,27 @@ nb::list table() {
     return rows;
 }
 
+// Additions that wait for one another take a cycle each: their rate is the core's clock.
+double clock_hz() {
+    constexpr int kRounds = 20, kSteps = 200000;
+    double best = 0.0;
+    for (int round = 0; round < kRounds; ++round) {
+        const auto start = std::chrono::steady_clock::now();
+        std::uint64_t x = 0;
+        for (int i = 0; i < kSteps; ++i) {
+            for (int j = 0; j < 10; ++j) {
+                x += 1;
+#if defined(__GNUC__)
+                asm volatile("" : "+r"(x));  // one by one
+#endif
+            }
+        }
+        const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+        best = std::max(best, 10.0 * kSteps / seconds.count());
+    }
+    return best;
+}
+
 std::vector<float*> pointers(const std::vector<Image<float>>& outputs) {
     std::vector<float*> result;
     for (const Image<float>& output : outputs) result.push_back(output.data());
@@ -95,6 +118,8 @@ void bind_program(nb::module_& module) {
     module.attr("STEP") = oaq::kStep;
     module.attr("CHANNEL_BLOCK") = oaq::kChannelBlock;
     module.def("table", &table, "The sets of kernels, best first: dicts of what `KernelSet` in csrc/kernels.hpp declares.");
+
+    module.def("clock_hz", &clock_hz, "The core's clock in Hz, measured in about 20 ms.");
 
     nb::class_<Value>(module, "Value", "Codes of one image, NHWC in the arena, with a border (csrc/program.hpp).")
         .def("__init__", [](Value* self, std::int64_t offset, std::int64_t height, std::int64_t width,

@@ -52,7 +52,8 @@ struct DenseBlock {
     const void* weights;            // int8, or int16 where the route is exact
     Output output;                  // of this panel
     int channels;                   // of this panel, at most kPanel
-    int code_offset;                // subtracted from every code; not 0 only where a set's `largest_code` asks for it
+    int code_offset;                // subtracted from every code, except where the route is exact; not 0 only where a
+                                    // set's `largest_code` asks for it
 };
 using DenseKernel = void (*)(const DenseBlock&);
 

@@ -34,11 +34,19 @@ inline int8x16_t broadcast(const std::uint8_t* p) {
     return vreinterpretq_s8_u8(SHIFTED ? veorq_u8(codes, vdupq_n_u8(128)) : codes);
 }
 
+// Modulo 2^16 and 2^32: of signed vectors, compilers may take vaddq for an addition that never overflows.
+inline int16x8_t add_wrapping(int16x8_t a, int16x8_t b) {
+    return vreinterpretq_s16_u16(vaddq_u16(vreinterpretq_u16_s16(a), vreinterpretq_u16_s16(b)));
+}
+inline int32x4_t add_wrapping(int32x4_t a, int32x4_t b) {
+    return vreinterpretq_s32_u32(vaddq_u32(vreinterpretq_u32_s32(a), vreinterpretq_u32_s32(b)));
+}
+
 // 4 channels to scaled and rounded int32. vcvtn rounds half to even, and saturates.
 inline int32x4_t scale(int32x4_t acc, const Output& output, int channel) {
     if (output.wrap_shift != 0)  // sign extension from the lowest 32 - wrap_shift bits
         acc = vshlq_s32(vshlq_s32(acc, vdupq_n_s32(output.wrap_shift)), vdupq_n_s32(-output.wrap_shift));
-    const float32x4_t value = vcvtq_f32_s32(vaddq_s32(acc, vld1q_s32(output.bias + channel)));
+    const float32x4_t value = vcvtq_f32_s32(add_wrapping(acc, vld1q_s32(output.bias + channel)));
     return vcvtnq_s32_f32(vmulq_f32(value, vld1q_f32(output.multiplier + channel)));
 }
 
@@ -109,7 +117,7 @@ inline void dense_wrap(const DenseBlock& block, int first) {
         for (int h = 0; h < 2; ++h) {
             const int16x8_t* s = sums[r] + 4 * h;
             const int16x8_t joined = vpaddq_s16(vpaddq_s16(s[0], s[1]), vpaddq_s16(s[2], s[3]));
-            extend(vaddq_s16(joined, start16(block.output.start + 8 * h)), acc[2 * h], acc[2 * h + 1]);
+            extend(add_wrapping(joined, start16(block.output.start + 8 * h)), acc[2 * h], acc[2 * h + 1]);
         }
         write(block, first + r, acc);
     }
@@ -179,7 +187,7 @@ inline void dense_exact(const DenseBlock& block, int pixel) {
     for (int v = 0; v < 4; ++v) {
         const int32x4_t* s = sums + 4 * v;
         const int32x4_t joined = vpaddq_s32(vpaddq_s32(s[0], s[1]), vpaddq_s32(s[2], s[3]));
-        acc[v] = vaddq_s32(joined, vld1q_s32(block.output.start + 4 * v));
+        acc[v] = add_wrapping(joined, vld1q_s32(block.output.start + 4 * v));
     }
     write(block, pixel, acc);
 }

@@ -48,11 +48,9 @@ def certify(layer: Layer, q: QParams, accumulator: Accumulator | None = None) ->
     if not isinstance(layer, Conv | Linear):
         raise InputError(f"certificate: found {type(layer).__name__}, expected a Conv or Linear node")
     policy = layer.accumulator if accumulator is None else accumulator
-    lowest, highest = product_range(layer.matrix, q, policy)
-    lower = int(partial_sums(lowest, policy).min())
-    upper = int(partial_sums(highest, policy).max())
+    lower, upper = reach(layer, q, policy)
     block_bits = policy.bits if policy.bits < 32 else DEFAULT_BLOCK_BITS
-    longest, per_channel = longest_blocks(lowest, highest, block_bits)
+    longest, per_channel = longest_blocks(*product_range(layer.matrix, q, policy), block_bits)
     return Certificate(
         name=layer.name,
         accumulator=policy,
@@ -64,6 +62,12 @@ def certify(layer: Layer, q: QParams, accumulator: Accumulator | None = None) ->
         longest_block=longest,
         longest_block_per_channel=per_channel,
     )
+
+
+def reach(layer: Layer, q: QParams, accumulator: Accumulator) -> tuple[int, int]:
+    """Smallest and largest partial sum, over all outputs, that any input can make."""
+    lowest, highest = product_range(layer.matrix, q, accumulator)
+    return int(partial_sums(lowest, accumulator).min()), int(partial_sums(highest, accumulator).max())
 
 
 def product_range(matrix: np.ndarray, q: QParams, accumulator: Accumulator) -> tuple[np.ndarray, np.ndarray]:

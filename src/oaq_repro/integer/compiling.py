@@ -202,7 +202,7 @@ class _Compiler:
         elif all(fold == 0 for fold in folds):
             reason = "no input can overflow the whole sum"
         else:
-            reason = layer.accumulator_reason or "the longest sums that no input can overflow"
+            reason = "the longest sums that no input can overflow"
         self.routes.append(LayerRoute(layer.name, kind, weight[0].size, source.q_max, folds, demanded.claim, reason))
 
 

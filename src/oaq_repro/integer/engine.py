@@ -4,7 +4,6 @@ Results equal the reference executor's bit for bit: in the modes `certified`, `a
 accumulation, in the mode `fast` those of the graph's own accumulators, overflow included (routes.py).
 """
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ from oaq_repro.integer import compiling
 from oaq_repro.integer.explain import table
 from oaq_repro.integer.graph import Graph
 from oaq_repro.integer.plan import place
+from oaq_repro.integer.reorder import reorder
 from oaq_repro.integer.routes import InstructionSet, Mode, check_mode
 
 Array = np.ndarray[Any, Any]
@@ -49,19 +49,17 @@ class Engine:
         if len(self.input_shape) != 3 or min(self.input_shape) < 1:
             raise InputError(f"input_shape: found {list(input_shape)}, expected [channels, height, width]")
         self._shapes = graph.shapes(self.input_shape)
+        kernels = InstructionSet.selected(isa)
+        self.isa = kernels.isa
+        if mode == "certified" and not trace:
+            graph = reorder(graph, self._shapes, kernels)
         placed, arena = place(graph, self._shapes, share=not trace)
         if arena > LARGEST_ARENA:
             raise InputError(
                 f"input_shape: found {list(input_shape)}, which takes {arena} bytes; expected at most 2^33"
             )
-        try:
-            self._program = _kernels.Program(arena, threads, isa or os.environ.get("OAQ_ISA") or None)
-        except ValueError as error:
-            raise InputError(str(error)) from error
-        self.isa: str = self._program.isa
-        self._values, self.routes = compiling.compile_graph(
-            self._program, graph, placed, self._shapes, mode, InstructionSet.named(self.isa)
-        )
+        self._program = _kernels.Program(arena, threads, self.isa)
+        self._values, self.routes = compiling.compile_graph(self._program, graph, placed, self._shapes, mode, kernels)
         self._traced = trace
 
     @property
@@ -95,7 +93,7 @@ class Engine:
         return np.ascontiguousarray(codes.transpose(2, 0, 1)).reshape(self._shapes[name])
 
     def profile(self, image: Array, repeats: int = 10) -> dict[str, float]:
-        """Median-free mean seconds per node over `repeats` runs of one image float32 [C, H, W]."""
+        """Mean seconds per node over `repeats` runs of one image float32 [C, H, W]."""
         outputs = [np.empty(shape, np.float32) for shape in self.output_shapes]
         seconds = self._program.profile(np.ascontiguousarray(image), outputs, repeats)
         return compiling.by_node(self.graph, seconds, repeats)

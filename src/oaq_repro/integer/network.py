@@ -1,6 +1,6 @@
 """The integer engine as a torch module, so that a task evaluates it like any network, and is checked on the way."""
 
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 import torch
@@ -62,7 +62,8 @@ class IntegerNetwork(nn.Module):
         """images: float32 [N, C, H, W]; the dense part's outputs, from integers."""
         found = self.engine(images.shape[1:]).run(images.cpu().numpy())
         outputs = tuple(torch.from_numpy(o).to(images.device) for o in found)
-        with counting(self.simulated) if self.mode == "fast" else nullcontext({}) as meters:
+        with ExitStack() as stack:
+            meters = stack.enter_context(counting(self.simulated)) if self.mode == "fast" else {}
             simulated = self.simulated(images)
         for name, meter in meters.items():
             self.report.events.setdefault(name, []).extend(meter.per_image().tolist())

@@ -26,10 +26,9 @@ class Dense:
     outputs: int
 
     def half_sums(self, lowest_code: int, highest_code: int) -> tuple[Array, Array]:
-        """Extremes of one step's half sums for codes in [lowest_code, highest_code]: int64 [panels, steps, 16, 2]."""
+        """Extremes of one step's half sums for codes in [lowest_code, highest_code]: int32 [panels, steps, 16, 2]."""
         low, high = product_range(self.weights, lowest_code, highest_code)
-        shape = (*self.weights.shape[:3], 2, 2)
-        return low.reshape(shape).sum(-1), high.reshape(shape).sum(-1)
+        return low[..., ::2] + low[..., 1::2], high[..., ::2] + high[..., 1::2]
 
     def safe_folds(self, lowest_code: int, highest_code: int, folds: tuple[int, ...]) -> dict[int, Array]:
         """Per fold S: for which panels (bool [panels]) no half sum over a block of S steps can leave 16 bits.
@@ -49,7 +48,7 @@ class Dense:
 
     def whole_fits(self, q: QParams) -> Array:
         """For which panels (bool [panels]) no sum of (code - zero_point) * weight can leave 16 bits."""
-        low, high = (part.sum((1, 3)) for part in product_range(self.weights, -q.zero_point, q.q_max - q.zero_point))
+        low, high = _whole_sums(self.weights, q)
         return (low.min(1) >= MINIMUM) & (high.max(1) <= MAXIMUM)
 
 
@@ -75,13 +74,19 @@ class Depthwise:
 
     def whole_fits(self, q: QParams) -> Array:
         """For which blocks (bool [blocks]) no sum of (code - zero_point) * weight can leave 16 bits."""
-        low, high = (part.sum((1, 3)) for part in product_range(self.weights, -q.zero_point, q.q_max - q.zero_point))
+        low, high = _whole_sums(self.weights, q)
         return (low.min(1) >= MINIMUM) & (high.max(1) <= MAXIMUM)
 
 
+def _whole_sums(weights: Array, q: QParams) -> tuple[Array, Array]:
+    """Extremes of the sums over the axes 1 and 3: int64 [panels or blocks, channels]."""
+    low, high = product_range(weights, -q.zero_point, q.q_max - q.zero_point)
+    return low.sum((1, 3), dtype=np.int64), high.sum((1, 3), dtype=np.int64)
+
+
 def product_range(weights: Array, lowest_code: int, highest_code: int) -> tuple[Array, Array]:
-    """Smallest and largest product of every weight with a code of that range, int64, shape of `weights`."""
-    at_low, at_high = (weights.astype(np.int64) * code for code in (lowest_code, highest_code))
+    """Smallest and largest product of every weight with a code of that range, int32, shape of `weights`."""
+    at_low, at_high = (weights.astype(np.int32) * np.int32(code) for code in (lowest_code, highest_code))
     return np.minimum(at_low, at_high), np.maximum(at_low, at_high)
 
 

@@ -5,6 +5,7 @@ never overflow. `fast`: the result of the graph's own accumulators, overflow inc
 `certified`, but 16-bit sums of one pair (as other x86 runtimes do, where no pair can saturate), or none at all.
 """
 
+import os
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,7 +13,7 @@ import numpy as np
 
 from oaq_repro import _kernels
 from oaq_repro.errors import InputError
-from oaq_repro.integer.certificate import certify
+from oaq_repro.integer.certificate import reach
 from oaq_repro.integer.nodes import Layer, QParams
 from oaq_repro.integer.packing import Dense, Depthwise, product_range
 from oaq_repro.quant.accumulator import Accumulator
@@ -33,11 +34,18 @@ class InstructionSet:
     folds: tuple[int, ...]
 
     @staticmethod
-    def named(name: str) -> "InstructionSet":
-        """The row of that name."""
-        row = next(row for row in _kernels.table() if row["isa"] == name)
-        folds = tuple(sorted(fold for fold in row["folds"] if fold > 0))
-        return InstructionSet(name, row["largest_code"], row["saturates"], folds)
+    def selected(name: str | None = None) -> "InstructionSet":
+        """That of this name, else of the environment variable OAQ_ISA, else the best that this machine has.
+
+        InputError for a name that is unknown or not available here.
+        """
+        wanted = name or os.environ.get("OAQ_ISA") or None
+        rows = [row for row in _kernels.table() if row["available"]]
+        for row in rows:
+            if wanted in (None, row["isa"]):
+                folds = tuple(sorted(fold for fold in row["folds"] if fold > 0))
+                return InstructionSet(row["isa"], row["largest_code"], row["saturates"], folds)
+        raise InputError(f"OAQ_ISA: found {wanted!r}, expected one of {', '.join(row['isa'] for row in rows)}")
 
     def code_offset(self, q: QParams) -> int:
         """What is taken off the codes of a tensor."""
@@ -55,7 +63,10 @@ class Demand:
 def demand(layer: Layer, q: QParams, mode: Mode) -> Demand | None:
     """What the mode asks of a layer; None where only the scalar reference computes its accumulator's overflow."""
     policy = layer.accumulator
-    if mode != "fast" or policy == INT32 or certify(layer, q).certified:
+    if mode != "fast" or policy == INT32:
+        return Demand(32, "certified")
+    lower, upper = reach(layer, q, policy)
+    if policy.minimum <= lower and upper <= policy.maximum:
         return Demand(32, "certified")
     if policy.overflow == "wrap" and not policy.splits:
         return Demand(policy.bits, "empirical")
@@ -94,7 +105,7 @@ def depthwise_folds(
 def scales_within_int32(layer: Layer, q: QParams, demanded: Demand) -> bool:
     """Whether `(acc + bias) * multiplier` stays inside int32 for all that acc can be, as the kernels ask."""
     low, high = product_range(layer.matrix, -q.zero_point, q.q_max - q.zero_point)
-    largest = np.minimum(np.maximum(-low.sum(1), high.sum(1)), 1 << (demanded.bits - 1))
+    largest = np.minimum(np.maximum(-low.sum(1, dtype=np.int64), high.sum(1, dtype=np.int64)), 1 << (demanded.bits - 1))
     reach = np.minimum(largest + np.abs(layer.bias.astype(np.int64)), 1 << 31)
     return bool((reach * layer.multiplier.astype(np.float64) < (1 << 31) - 256).all())
 

@@ -1,0 +1,29 @@
+# Sources and options of the kernels, for the Python module and for tests/csrc.
+option(OAQ_SANITIZE "find bad addresses and undefined behaviour (slow)" OFF)
+
+# Only the files of an instruction set get its flags: dispatch runs first.
+set(OAQ_SOURCES conv2d.cpp dispatch.cpp elementwise.cpp pool.cpp portable.cpp program.cpp)
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
+  list(APPEND OAQ_SOURCES avx2.cpp)
+  set_source_files_properties(${CMAKE_CURRENT_LIST_DIR}/avx2.cpp PROPERTIES COMPILE_OPTIONS -mavx2)
+elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "aarch64|arm64")
+  list(APPEND OAQ_SOURCES neon.cpp)
+endif()
+list(TRANSFORM OAQ_SOURCES PREPEND ${CMAKE_CURRENT_LIST_DIR}/)
+
+find_package(Threads REQUIRED)
+
+function(oaq_options target)
+  target_compile_features(${target} PRIVATE cxx_std_17)
+  target_link_libraries(${target} PRIVATE Threads::Threads)
+  if(CMAKE_CXX_COMPILER_ID MATCHES "GNU|Clang")
+    # Requantization is defined without fma, and vectorized rounding needs no floating-point traps.
+    target_compile_options(${target} PRIVATE -Wall -Wextra -ffp-contract=off -fno-math-errno -fno-trapping-math
+      $<$<CONFIG:Release>:-O3>)
+  endif()
+  if(OAQ_SANITIZE)
+    set(sanitizers -fsanitize=address,undefined -fno-sanitize-recover=undefined)
+    target_compile_options(${target} PRIVATE ${sanitizers} -g -O1)
+    target_link_options(${target} PRIVATE ${sanitizers})
+  endif()
+endfunction()

@@ -1,0 +1,72 @@
+#include "model.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+namespace oaq::test {
+
+std::int64_t wrapped(std::int64_t value, int bits) {
+    const std::int64_t span = std::int64_t{1} << bits, kept = ((value % span) + span) % span;
+    return kept >= span / 2 ? kept - span : kept;
+}
+
+std::int64_t half_sum(const std::vector<Product>& products, bool saturates) {
+    std::int64_t sum = 0;
+    for (std::size_t i = 0; i < products.size(); i += 2) {
+        const std::int64_t pair = products[i].value() + products[i + 1].value();
+        sum += saturates ? std::min<std::int64_t>(std::max<std::int64_t>(pair, -32768), 32767) : pair;
+    }
+    return wrapped(sum, 16);
+}
+
+bool products_of_sum(Random& random, std::int64_t target, int lowest, int highest, std::vector<Product>& products) {
+    const int count = static_cast<int>(products.size());
+    for (int attempt = 0; attempt < 50; ++attempt) {
+        std::int64_t left = target;
+        for (int i = 0; i + 1 < count; ++i) {  // each takes its share of what is left, or a bit more
+            const int code = random.one_in(2) ? (highest >= -lowest ? highest : lowest) : random.between(lowest, highest);
+            const std::int64_t share = code == 0 ? 0 : left / (count - i) / code + random.between(-2, 2);
+            products[static_cast<std::size_t>(i)] = {code, static_cast<int>(std::clamp<std::int64_t>(share, -128, 127))};
+            left -= products[static_cast<std::size_t>(i)].value();
+        }
+        for (int weight = -128; weight <= 127; ++weight) {
+            if (weight == 0 || left % weight != 0 || left / weight < lowest || left / weight > highest) continue;
+            products.back() = {static_cast<int>(left / weight), weight};
+            std::swap(products.back(), products[static_cast<std::size_t>(random.between(0, count - 1))]);
+            return true;
+        }
+    }
+    return false;
+}
+
+int code_of(std::int64_t acc, const Output& output, int channel) {
+    const std::int64_t sum = wrapped(wrapped(acc, 32 - output.wrap_shift) + output.bias[channel], 32);
+    const volatile float scaled = static_cast<float>(sum) * output.multiplier[channel];
+    const double value = scaled;
+    double rounded = std::floor(value + 0.5);
+    if (rounded - value == 0.5 && std::fmod(rounded, 2.0) != 0.0) rounded -= 1.0;  // half to even
+    return static_cast<int>(std::clamp(rounded + output.zero_point, 0.0, static_cast<double>(output.q_max)));
+}
+
+Constants::Constants(Random& random, int count, int wrap_shift)
+    : start(static_cast<std::size_t>(count)), bias(start.size()), multiplier(start.size()) {
+    output.q_max = random.of({1, 2, 15, 63, 127, 128, 254, 255});
+    output.zero_point = random.of({0, output.q_max, random.between(0, output.q_max)});
+    output.wrap_shift = wrap_shift;
+    for (std::size_t c = 0; c < start.size(); ++c) {
+        start[c] = random.of({0, random.between(-40000, 40000), random.between(-(1 << 24), 1 << 24)});
+        bias[c] = random.of({0, random.between(-5000, 5000)});
+        multiplier[c] = std::ldexp(static_cast<float>(random.between(1, 1 << 20)), -random.between(20, 34));
+    }
+    output.start = start.data();
+    output.bias = bias.data();
+    output.multiplier = multiplier.data();
+}
+
+void Constants::show(Random& random, int c, std::int64_t acc) {
+    const auto i = static_cast<std::size_t>(c);
+    bias[i] = static_cast<std::int32_t>(random.between(-160, 160) - wrapped(acc, 32 - output.wrap_shift));
+    multiplier[i] = random.of({1.0f, 0.5f, 0.25f, 1.0f / 3.0f});  // halves are ties
+}
+
+}  // namespace oaq::test

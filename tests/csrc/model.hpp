@@ -1,0 +1,71 @@
+// What the tests of kernels share: random numbers, and the definition of kernels.hpp written once more, plainly.
+#pragma once
+
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <random>
+#include <vector>
+
+#include "kernels.hpp"
+
+namespace oaq::test {
+
+// The same numbers everywhere; distributions of the standard library differ between platforms.
+class Random {
+public:
+    explicit Random(std::uint64_t seed) : bits_(seed) {}
+
+    int between(std::int64_t low, std::int64_t high) {
+        const auto span = static_cast<std::uint64_t>(high - low + 1);
+        return static_cast<int>(low + static_cast<std::int64_t>(bits_() % span));
+    }
+    bool one_in(int n) { return between(1, n) == 1; }
+    template <typename T>
+    T of(std::initializer_list<T> values) { return values.begin()[between(0, static_cast<int>(values.size()) - 1)]; }
+
+private:
+    std::mt19937_64 bits_;
+};
+
+// Ends the program with status 1 unless both are the same; `what` says which case.
+template <typename... Args>
+void expect_same(int found, int expected, const char* what, Args... args) {
+    if (found == expected) return;
+    std::printf("different: found %d, expected %d; ", found, expected);
+    std::printf(what, args...);
+    std::printf("\n");
+    std::exit(1);
+}
+
+struct Product {
+    int code, weight;  // the code with the offset taken off
+    std::int64_t value() const { return std::int64_t{code} * weight; }
+};
+
+// Lowest `bits` bits, sign-extended.
+std::int64_t wrapped(std::int64_t value, int bits);
+
+// One half sum's worth of products, two by two, in one 16-bit register.
+std::int64_t half_sum(const std::vector<Product>& products, bool saturates);
+
+// Products that add up to `target` exactly, codes within [lowest, highest]; returns false where none were found.
+bool products_of_sum(Random& random, std::int64_t target, int lowest, int highest, std::vector<Product>& products);
+
+// The code of an accumulator's value.
+int code_of(std::int64_t acc, const Output& output, int channel);
+
+// Constants of `count` channels.
+struct Constants {
+    std::vector<std::int32_t> start, bias;
+    std::vector<float> multiplier;
+    Output output;
+
+    Constants(Random& random, int count, int wrap_shift);
+    // Biases and multipliers that show the lowest bits of channel c's accumulator, whose value is `acc`.
+    void show(Random& random, int c, std::int64_t acc);
+};
+
+void test_layers(Random& random, const KernelSet& set);  // test_layers.cpp
+
+}  // namespace oaq::test

@@ -1,0 +1,315 @@
+// Every kernel of every set in the table against kernels.hpp, on random tiles, overflow and all. Prints what was done;
+// status 1 and the case where something differs. Random numbers are the same in every run.
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "model.hpp"
+
+namespace oaq::test {
+namespace {
+
+constexpr int kTiles = 400;         // per kernel
+constexpr std::uint8_t kGuard = 0xa5;  // what no kernel may write over
+constexpr std::uint8_t kBeyond = 0xff;  // codes that count for nothing
+
+// Operands of one tensor: codes in [0, q_max], some of them as far out as possible.
+struct Source {
+    int q_max, offset, extreme;
+
+    Source(Random& random, const KernelSet& set)
+        : q_max(random.of({1, 3, 15, 63, 127, 128, 200, 255, random.between(1, 255)})),
+          offset(q_max > set.largest_code ? 128 : 0),
+          extreme(random.between(0, 3)) {}
+
+    std::uint8_t code(Random& random) const {
+        return static_cast<std::uint8_t>(random.between(0, 3) < extreme ? random.of({0, q_max}) : random.between(0, q_max));
+    }
+    int weight(Random& random, int sign) const {
+        if (extreme == 3) return sign;
+        return random.between(0, 3) < extreme ? random.of({-128, -127, 127}) : random.between(-128, 127);
+    }
+};
+
+// Memory that ends where kernels may go no further: right before a page that cannot be touched. (Sanitizers do not see
+// what assembly reads.)
+class Buffer {
+public:
+    explicit Buffer(std::size_t bytes, std::uint8_t fill) {
+        const auto page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+        const std::size_t usable = (bytes + page - 1) / page * page;
+        mapped_ = usable + page;
+        memory_ = static_cast<std::uint8_t*>(mmap(nullptr, mapped_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+        if (memory_ == MAP_FAILED || mprotect(memory_ + usable, page, PROT_NONE) != 0) std::abort();
+        begin_ = memory_ + usable - bytes;
+        std::fill(begin_, begin_ + bytes, fill);
+    }
+    ~Buffer() { munmap(memory_, mapped_); }
+    Buffer(const Buffer&) = delete;
+    Buffer& operator=(const Buffer&) = delete;
+
+    std::uint8_t* begin() const { return begin_; }
+
+private:
+    std::uint8_t *memory_, *begin_;
+    std::size_t mapped_;
+};
+
+struct DenseCase {
+    std::vector<Run> runs;
+    std::vector<int> lengths;             // codes of each run that have weights
+    std::vector<std::int16_t> weights;    // [steps][16][4]
+    int steps = 0;
+};
+
+DenseCase dense_case(Random& random, const Source& source) {
+    DenseCase layer;
+    int offset = random.between(0, 9);
+    for (int i = random.of({1, 1, 2, 3, 9}); i > 0; --i) {
+        const int length = random.of({random.between(1, 12), random.between(1, 160)});
+        const int steps = (length + kStep - 1) / kStep;
+        layer.runs.push_back({offset, steps});
+        layer.lengths.push_back(length);
+        layer.steps += steps;
+        offset += steps * kStep + random.between(-2, 70);
+    }
+    layer.weights.assign(static_cast<std::size_t>(layer.steps) * kPanel * kStep, 0);
+    int first = 0;
+    for (std::size_t i = 0; i < layer.runs.size(); ++i) {
+        for (int c = 0; c < kPanel; ++c) {
+            const int sign = random.of({-128, 127});
+            for (int k = 0; k < layer.lengths[i]; ++k)
+                layer.weights[static_cast<std::size_t>(((first + k / kStep) * kPanel + c) * kStep + k % kStep)] =
+                    static_cast<std::int16_t>(source.weight(random, sign));
+        }
+        first += layer.runs[i].steps;
+    }
+    return layer;
+}
+
+// Sums one past and up to the ends of 16 bits, in one block of steps of channel c and the pixel's codes.
+void put_at_bound(Random& random, DenseCase& layer, std::uint8_t* codes, const Source& source, int fold, int c) {
+    const int steps = std::min(layer.runs[0].steps, fold > 0 ? fold : layer.runs[0].steps);
+    if (layer.lengths[0] < steps * kStep) return;
+    const int half = random.between(0, 1);
+    std::vector<Product> products(static_cast<std::size_t>(2 * steps));
+    const int target = random.of({-32769, -32768, 32767, 32768});
+    if (!products_of_sum(random, target, -source.offset, source.q_max - source.offset, products)) return;
+    for (int i = 0; i < 2 * steps; ++i) {
+        const int k = i / 2 * kStep + 2 * half + i % 2;
+        codes[layer.runs[0].offset + k] = static_cast<std::uint8_t>(products[static_cast<std::size_t>(i)].code + source.offset);
+        layer.weights[static_cast<std::size_t>((k / kStep * kPanel + c) * kStep + k % kStep)] =
+            static_cast<std::int16_t>(products[static_cast<std::size_t>(i)].weight);
+    }
+}
+
+std::int64_t dense_sum(const DenseCase& layer, const std::uint8_t* codes, const Source& source, int fold, bool saturates,
+                       std::int64_t start, int c) {
+    std::int64_t acc = start;
+    const std::int16_t* weights = layer.weights.data() + c * kStep;
+    for (const Run& run : layer.runs) {
+        const auto product = [&](int step, int k) {
+            const int offset = fold == kExact ? 0 : source.offset;
+            return Product{codes[run.offset + step * kStep + k] - offset, weights[step * kPanel * kStep + k]};
+        };
+        for (int first = 0; first < run.steps;) {
+            const int count = fold > 0 && run.steps - first >= fold ? fold : 1;
+            for (int h = 0; h < 2; ++h) {
+                std::vector<Product> products;
+                for (int s = first; s < first + count; ++s)
+                    for (int k = 2 * h; k < 2 * h + 2; ++k) products.push_back(product(s, k));
+                if (fold == kExact)
+                    for (const Product& p : products) acc += p.value();
+                else
+                    acc += half_sum(products, saturates);
+            }
+            first += count;
+        }
+        weights += run.steps * kPanel * kStep;
+    }
+    return wrapped(acc, fold == 0 ? 16 : 32);
+}
+
+int wrap_shift_of(Random& random, int fold) {
+    if (fold == 0) return random.of({0, 16});  // the planner asks for no other
+    return random.of({0, 0, 8, 16, 20, random.between(0, 24)});
+}
+
+void test_dense(Random& random, const KernelSet& set, const DenseRoute& route) {
+    const Source source(random, set);
+    DenseCase layer = dense_case(random, source);
+    int span = 0;
+    for (const Run& run : layer.runs) span = std::max(span, run.offset + run.steps * kStep);
+    const int pixels = random.between(1, 2 * route.rows + 3), channels = random.of({kPanel, random.between(1, kPanel)});
+    const int in_step = random.between(1, span + 9), in_bytes = (pixels - 1) * in_step + span;
+    const int out_step = channels + random.between(0, 9), out_offset = random.between(0, 30);
+    const int out_bytes = out_offset + (pixels - 1) * out_step + channels;
+
+    const Buffer in(static_cast<std::size_t>(in_bytes) + kSlack, kBeyond), out(static_cast<std::size_t>(out_bytes), kGuard);
+    for (int i = 0; i < in_bytes; ++i) in.begin()[i] = source.code(random);
+    if (random.one_in(2)) put_at_bound(random, layer, in.begin(), source, route.fold, random.between(0, channels - 1));
+
+    Constants constants(random, kPanel, wrap_shift_of(random, route.fold));
+    const auto acc = [&](int p, int c) {
+        return dense_sum(layer, in.begin() + p * in_step, source, route.fold, set.saturates,
+                         constants.start[static_cast<std::size_t>(c)], c);
+    };
+    if (random.one_in(2))
+        for (int c = 0; c < channels; ++c) constants.show(random, c, acc(random.one_in(2) ? 0 : pixels - 1, c));
+
+    std::vector<const std::uint8_t*> from;
+    std::vector<std::uint8_t*> to;
+    for (int p = 0; p < pixels; ++p) {
+        from.push_back(in.begin() + p * in_step);
+        to.push_back(out.begin() + p * out_step);
+    }
+    const bool wide = route.fold == kExact;
+    const Buffer weights(layer.weights.size() * (wide ? 2 : 1), 0);
+    if (wide)
+        std::memcpy(weights.begin(), layer.weights.data(), 2 * layer.weights.size());
+    else
+        std::transform(layer.weights.begin(), layer.weights.end(), weights.begin(), [](int w) { return static_cast<std::uint8_t>(w); });
+    DenseBlock block;
+    block.pixels = pixels;
+    block.in = from.data();
+    block.out = to.data();
+    block.out_offset = out_offset;
+    block.runs = layer.runs.data();
+    block.run_count = static_cast<int>(layer.runs.size());
+    block.weights = weights.begin();
+    block.output = constants.output;
+    block.channels = channels;
+    block.code_offset = source.offset;
+    route.kernel(block);
+
+    std::vector<std::uint8_t> expected(static_cast<std::size_t>(out_bytes), kGuard);
+    for (int p = 0; p < pixels; ++p)
+        for (int c = 0; c < channels; ++c)
+            expected[static_cast<std::size_t>(out_offset + p * out_step + c)] =
+                static_cast<std::uint8_t>(code_of(acc(p, c), constants.output, c));
+    for (std::size_t i = 0; i < expected.size(); ++i)
+        expect_same(out.begin()[i], expected[i], "%s, dense fold %d, %d pixels, %d channels, %d steps, q_max %d: byte %d",
+                    set.name, route.fold, pixels, channels, layer.steps, source.q_max, static_cast<int>(i));
+}
+
+// Taps as a 3x3 window's or anywhere, packed as packing.py does.
+std::vector<TapPair> taps_of(Random& random, int pixel, int row) {
+    std::vector<int> places;
+    if (random.one_in(2)) {
+        const int dilation = random.between(1, 2);
+        for (int i = 0; i < 9; ++i) places.push_back((i / 3 * row + i % 3 * pixel) * dilation);
+    } else {
+        for (int i = random.between(1, 27); i > 0; --i) places.push_back(random.between(0, 4 * row));
+    }
+    const bool pairs = !random.one_in(3);
+    std::vector<TapPair> taps;
+    for (std::size_t i = 0; i < places.size(); i += pairs ? 2 : 1)
+        taps.push_back({places[i], pairs && i + 1 < places.size() ? places[i + 1] : places[i]});
+    return taps;
+}
+
+void test_depthwise(Random& random, const KernelSet& set) {
+    const Source source(random, set);
+    const int channels = random.of({kChannelBlock, random.between(1, kChannelBlock)});
+    const int all = random.of({channels, channels + random.between(0, 40)});  // of a pixel
+    const int stride = random.between(1, 2), rows = random.between(1, 5), pixels = random.between(1, 9);
+    const int row = ((pixels - 1) * stride + 5) * all;
+    const std::vector<TapPair> taps = taps_of(random, all, row);
+    const int count = static_cast<int>(taps.size());
+    const int fold = random.of({0, 1, 2, 3, 4, 5, random.between(0, count + 1)});
+    int span = 0;
+    for (const TapPair& tap : taps) span = std::max({span, tap.a, tap.b});
+    const int bytes = (rows - 1) * stride * row + (pixels - 1) * stride * all + span + channels;
+
+    const Buffer in(static_cast<std::size_t>(bytes) + kSlack, kBeyond);
+    for (int i = 0; i < bytes; ++i) in.begin()[i] = source.code(random);
+    const Buffer packed(static_cast<std::size_t>(count * kChannelBlock * 2), 0);
+    auto* const weights = reinterpret_cast<std::int8_t*>(packed.begin());
+    const auto weight = [&](int t, int c, int which) -> std::int8_t& {
+        return weights[(t * kChannelBlock + depthwise_place(c)) * 2 + which];
+    };
+    for (int c = 0; c < kChannelBlock; ++c) {
+        const int sign = random.of({-128, 127});
+        for (int t = 0; t < count; ++t) {
+            const bool single = taps[static_cast<std::size_t>(t)].a == taps[static_cast<std::size_t>(t)].b;
+            weight(t, c, 0) = static_cast<std::int8_t>(source.weight(random, sign));
+            weight(t, c, 1) = static_cast<std::int8_t>(single ? 0 : source.weight(random, sign));
+        }
+    }
+    // Out in rows that lie apart.
+    const int out_step = all, out_row = pixels * all + random.between(0, 40);
+    const int out_bytes = (rows - 1) * out_row + (pixels - 1) * out_step + channels;
+    const Buffer out(static_cast<std::size_t>(out_bytes), kGuard);
+
+    Constants constants(random, kChannelBlock, wrap_shift_of(random, fold));
+    const auto acc = [&](int y, int x, int c) {
+        const std::uint8_t* codes = in.begin() + (y * row + x * all) * stride + c;
+        std::int64_t sum = constants.start[static_cast<std::size_t>(c)];
+        std::vector<Product> products;
+        for (int t = 0; t < count; ++t) {
+            const TapPair& tap = taps[static_cast<std::size_t>(t)];
+            products.push_back({codes[tap.a] - source.offset, weight(t, c, 0)});
+            products.push_back({codes[tap.b] - source.offset, weight(t, c, 1)});
+            if (t + 1 < count && (fold == 0 || (t + 1) % fold != 0)) continue;
+            sum += half_sum(products, set.saturates);
+            products.clear();
+        }
+        return wrapped(sum, fold == 0 ? 16 : 32);
+    };
+    if (random.one_in(2))
+        for (int c = 0; c < channels; ++c)
+            constants.show(random, c, acc(random.between(0, rows - 1), random.between(0, pixels - 1), c));
+
+    DepthwiseBlock block;
+    block.in = in.begin();
+    block.out = out.begin();
+    block.rows = rows;
+    block.pixels = pixels;
+    block.in_row = row * stride;
+    block.out_row = out_row;
+    block.in_step = all * stride;
+    block.out_step = out_step;
+    block.taps = taps.data();
+    block.tap_count = count;
+    block.weights = weights;
+    block.output = constants.output;
+    block.channels = channels;
+    block.fold = fold;
+    block.code_offset = source.offset;
+    set.depthwise(block);
+
+    std::vector<std::uint8_t> expected(static_cast<std::size_t>(out_bytes), kGuard);
+    for (int y = 0; y < rows; ++y)
+        for (int x = 0; x < pixels; ++x)
+            for (int c = 0; c < channels; ++c)
+                expected[static_cast<std::size_t>(y * out_row + x * out_step + c)] =
+                    static_cast<std::uint8_t>(code_of(acc(y, x, c), constants.output, c));
+    for (std::size_t i = 0; i < expected.size(); ++i)
+        expect_same(out.begin()[i], expected[i], "%s, depthwise fold %d, %d taps, %d x %d pixels, %d channels, q_max %d: byte %d",
+                    set.name, fold, count, rows, pixels, channels, source.q_max, static_cast<int>(i));
+}
+
+}  // namespace
+}  // namespace oaq::test
+
+int main() {
+    using namespace oaq;
+    for (int i = 0; i < kKernelSetCount; ++i) {
+        const KernelSet& set = *kKernelSets[i];
+        if (!set.available()) {
+            std::printf("%s: not available here\n", set.name);
+            continue;
+        }
+        test::Random random(1);
+        for (const DenseRoute& route : set.dense)
+            for (int n = 0; n < test::kTiles; ++n) test::test_dense(random, set, route);
+        for (int n = 0; n < 7 * test::kTiles; ++n) test::test_depthwise(random, set);
+        std::printf("%s: %d dense tiles of %d routes, %d depthwise tiles", set.name, kRouteCount * test::kTiles,
+                    kRouteCount, 7 * test::kTiles);
+        std::fflush(stdout);
+        test::test_layers(random, set);
+    }
+    return 0;
+}

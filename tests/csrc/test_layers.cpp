@@ -1,0 +1,179 @@
+// Whole layers of a program against conv2d(): packing as packing.py does it, operands for which each route is certified.
+#include <algorithm>
+#include <cstring>
+
+#include "conv2d.hpp"
+#include "model.hpp"
+#include "program.hpp"
+
+namespace oaq::test {
+namespace {
+
+constexpr int kLayers = 300;  // of each kind
+constexpr std::int64_t kAlignment = 64;
+
+struct Layer {
+    Geometry geometry;
+    int fold, q_max, zero_point, code_offset;
+    std::vector<std::int8_t> weight;  // [O, kh, kw, I / groups]
+
+    Layer(Random& random, const KernelSet& set, bool depthwise, int chosen_fold) : fold(chosen_fold) {
+        const int groups = depthwise ? random.between(2, 70) : random.of({1, 1, 2});
+        const int inputs = depthwise ? 1 : random.between(1, 21), outputs = depthwise ? 1 : random.between(1, 37);
+        const int kh = random.between(1, 3), kw = random.between(1, 3), dh = random.between(1, 2), dw = random.between(1, 2);
+        const int ph = random.between(0, 2), pw = random.between(0, 2);
+        const int height = dh * (kh - 1) + 1 + random.between(0, 5), width = dw * (kw - 1) + 1 + random.between(0, 5);
+        geometry = {1, height, width, groups * inputs, groups * outputs, kh, kw, inputs,
+                    random.between(1, 2), random.between(1, 2), ph, pw, dh, dw, groups};
+        q_max = random.of({255, 127, 15, random.between(1, 255)});
+        zero_point = random.between(0, q_max);
+        code_offset = q_max > set.largest_code ? 128 : 0;
+        // 2 * fold products of a half sum, all at the largest weight, fit 16 bits; pairs do where they saturate.
+        const int most = fold == kExact ? 127 : fold == 0 ? (set.saturates ? 64 : 127) : 64 / fold;
+        weight.resize(static_cast<std::size_t>(groups * outputs * kh * kw * inputs));
+        for (std::int8_t& w : weight) w = static_cast<std::int8_t>(random.one_in(4) ? most : random.between(-most, most));
+    }
+};
+
+// Values of a program that has one layer; the image's floats are its codes.
+struct Setting {
+    Value in, out;
+    Program program;
+
+    Setting(const Geometry& g, int fill, int border, int threads, const KernelSet& set)
+        : in{0, g.height, g.width, g.channels, g.padding_h + border, g.padding_w + border, fill},
+          out{0, g.output_height(), g.output_width(), g.outputs, border, 2 * border, 1},
+          program(place(), threads, set) {}
+
+    std::int64_t place() {
+        std::int64_t end = 0;
+        for (Value* value : {&in, &out}) {
+            value->offset = end + value->border_h * value->row() + value->border_w * value->channels;
+            end += (value->height + 2 * value->border_h) * value->row() + static_cast<std::int64_t>(kSlack);
+            end = (end + kAlignment - 1) / kAlignment * kAlignment;
+        }
+        return end;
+    }
+};
+
+Requantization requantization(Random& random, const Layer& layer, int first, int count, int block) {
+    Constants constants(random, (count + block - 1) / block * block, layer.fold == 0 ? 16 : 0);
+    const std::size_t depth = layer.weight.size() / static_cast<std::size_t>(layer.geometry.outputs);
+    const int offset = layer.fold == kExact ? 0 : layer.code_offset;
+    std::fill(constants.start.begin(), constants.start.end(), 0);
+    for (int c = 0; c < count; ++c)
+        for (std::size_t k = 0; k < depth; ++k)
+            constants.start[static_cast<std::size_t>(c)] +=
+                (offset - layer.zero_point) * layer.weight[static_cast<std::size_t>(first + c) * depth + k];
+    return {constants.start, constants.bias, constants.multiplier, constants.output.wrap_shift,
+            constants.output.zero_point, constants.output.q_max, layer.code_offset};
+}
+
+// One run per tap, or per row of taps where those lie side by side in memory.
+DenseLayer pack_dense(const Layer& layer, const Value& in, int group, const Requantization& constants) {
+    const Geometry& g = layer.geometry;
+    const bool joined = g.groups == 1 && g.dilation_w == 1;
+    const std::int64_t columns = joined ? 1 : g.kernel_w, length = joined ? g.kernel_w * g.channels : g.group_inputs;
+    const std::int64_t steps = (length + kStep - 1) / kStep, outputs = g.outputs / g.groups;
+    DenseLayer packed;
+    packed.first_channel = group * outputs;
+    packed.outputs = outputs;
+    packed.window = {g.kernel_h, g.kernel_w, g.stride_h, g.stride_w, g.padding_h, g.padding_w, g.dilation_h, g.dilation_w};
+    for (std::int64_t y = 0; y < g.kernel_h; ++y)
+        for (std::int64_t x = 0; x < columns; ++x)
+            packed.runs.push_back({static_cast<std::int32_t>(y * g.dilation_h * in.row() + x * g.dilation_w * g.channels +
+                                                             group * g.group_inputs), static_cast<std::int32_t>(steps)});
+    const auto runs = static_cast<std::int64_t>(packed.runs.size());
+    for (std::int64_t first = 0; first < outputs; first += kPanel) {
+        std::vector<std::int16_t> wide(static_cast<std::size_t>(runs * steps * kPanel * kStep), 0);
+        for (std::int64_t c = 0; c < std::min<std::int64_t>(kPanel, outputs - first); ++c)
+            for (std::int64_t r = 0; r < runs; ++r)
+                for (std::int64_t k = 0; k < length; ++k)
+                    wide[static_cast<std::size_t>(((r * steps + k / kStep) * kPanel + c) * kStep + k % kStep)] =
+                        layer.weight[static_cast<std::size_t>(((packed.first_channel + first + c) * runs + r) * length + k)];
+        std::vector<std::uint8_t> bytes(wide.size() * (layer.fold == kExact ? 2 : 1));
+        if (layer.fold == kExact)
+            std::memcpy(bytes.data(), wide.data(), bytes.size());
+        else
+            std::transform(wide.begin(), wide.end(), bytes.begin(), [](int w) { return static_cast<std::uint8_t>(w); });
+        packed.panels.push_back(bytes);
+        packed.folds.push_back(layer.fold);
+    }
+    packed.requantization = constants;
+    return packed;
+}
+
+DepthwiseLayer pack_depthwise(const Layer& layer, const Value& in, const Requantization& constants) {
+    const Geometry& g = layer.geometry;
+    DepthwiseLayer packed;
+    packed.window = {g.kernel_h, g.kernel_w, g.stride_h, g.stride_w, g.padding_h, g.padding_w, g.dilation_h, g.dilation_w};
+    const std::int64_t count = g.kernel_h * g.kernel_w, taps = (count + 1) / 2;
+    const std::int64_t blocks = (g.channels + kChannelBlock - 1) / kChannelBlock;
+    const auto place = [&](std::int64_t i) {
+        return static_cast<std::int32_t>(i / g.kernel_w * g.dilation_h * in.row() + i % g.kernel_w * g.dilation_w * g.channels);
+    };
+    for (std::int64_t t = 0; t < taps; ++t) packed.taps.push_back({place(2 * t), place(std::min(2 * t + 1, count - 1))});
+    packed.weights.assign(static_cast<std::size_t>(blocks * taps * kChannelBlock * 2), 0);
+    for (std::int64_t c = 0; c < g.channels; ++c)
+        for (std::int64_t i = 0; i < count; ++i) {
+            const std::int64_t at = (c / kChannelBlock * taps + i / 2) * kChannelBlock;
+            packed.weights[static_cast<std::size_t>((at + depthwise_place(static_cast<int>(c % kChannelBlock))) * 2 + i % 2)] =
+                layer.weight[static_cast<std::size_t>(c * count + i)];
+        }
+    packed.folds.assign(static_cast<std::size_t>(blocks), layer.fold);
+    packed.requantization = constants;
+    return packed;
+}
+
+void test_layer(Random& random, const KernelSet& set, bool depthwise, int fold) {
+    const Layer layer(random, set, depthwise, fold);
+    const Geometry& g = layer.geometry;
+    Setting setting(g, layer.zero_point, random.between(0, 1), random.of({1, 1, 2}), set);
+    setting.program.quantize(setting.in, {1.0f, 0, layer.q_max});
+    const int groups = depthwise ? 1 : static_cast<int>(g.groups), outputs = static_cast<int>(g.outputs) / groups;
+    std::vector<Requantization> constants;
+    for (int i = 0; i < groups; ++i) {
+        constants.push_back(requantization(random, layer, i * outputs, outputs, depthwise ? kChannelBlock : kPanel));
+        if (depthwise)
+            setting.program.depthwise(setting.in, setting.out, pack_depthwise(layer, setting.in, constants[0]));
+        else
+            setting.program.dense(setting.in, setting.out, pack_dense(layer, setting.in, i, constants.back()));
+    }
+
+    std::vector<float> image(static_cast<std::size_t>(g.channels * g.height * g.width));
+    std::vector<std::uint8_t> codes(image.size());
+    for (std::size_t i = 0; i < codes.size(); ++i) {
+        codes[i] = static_cast<std::uint8_t>(random.one_in(3) ? layer.q_max : random.between(0, layer.q_max));
+        const std::size_t channels = static_cast<std::size_t>(g.channels);
+        image[i % channels * (codes.size() / channels) + i / channels] = codes[i];
+    }
+    const std::size_t results = static_cast<std::size_t>(g.output_height() * g.output_width() * g.outputs);
+    std::vector<std::uint8_t> found(results), events(results);
+    std::vector<std::int32_t> acc(results);
+    const Policy policy{fold == 0 ? 16 : 32, false, 1, 0};
+    conv2d(codes.data(), layer.weight.data(), g, layer.zero_point, policy, acc.data(), events.data());
+    for (int run = 0; run < 2; ++run) {  // the second on what the first left in memory
+        setting.program.run(image.data(), {});
+        setting.program.read(setting.out, found.data());
+        for (std::size_t i = 0; i < results; ++i) {
+            const int channel = static_cast<int>(i) % static_cast<int>(g.outputs);
+            const Output output = constants[static_cast<std::size_t>(channel / outputs)].at(0);
+            expect_same(found[i], code_of(acc[i], output, channel % outputs),
+                        "%s, %s layer of fold %d, %d channels, %d outputs, q_max %d: code %d", set.name,
+                        depthwise ? "depthwise" : "dense", fold, static_cast<int>(g.channels), static_cast<int>(g.outputs),
+                        layer.q_max, static_cast<int>(i));
+        }
+    }
+}
+
+}  // namespace
+
+void test_layers(Random& random, const KernelSet& set) {
+    for (int n = 0; n < kLayers; ++n) {
+        test_layer(random, set, false, set.dense[n % kRouteCount].fold);
+        test_layer(random, set, true, n % 6);
+    }
+    std::printf(", %d dense and %d depthwise layers: all the same\n", kLayers, kLayers);
+}
+
+}  // namespace oaq::test

@@ -1,0 +1,98 @@
+"""Reordered graphs: equal results, longer certified sums where channels can be dealt better."""
+
+import numpy as np
+import pytest
+from integer.random_graphs import random_graph, random_images
+
+from oaq_repro.integer.executor import Executor
+from oaq_repro.integer.graph import Conv, Dequantize, Flatten, GlobalAvgPool, Graph, Linear, QParams, Quantize
+from oaq_repro.integer.reorder import reorder
+from oaq_repro.integer.routes import InstructionSet
+from oaq_repro.quant.accumulator import NAMED
+
+INT32 = NAMED["int32"]
+KERNELS = InstructionSet.selected("portable")
+
+
+def uneven(hidden: int = 64, readers: int = 32) -> Graph:
+    """A reader whose heavy channels stand side by side, behind a producer, a depthwise layer and its own reader."""
+    rng = np.random.default_rng(0)
+    q = QParams(np.float32(0.5), 0, 100)
+
+    def conv(name, source, weight, **fields):
+        outputs = len(weight)
+        scale = np.full(outputs, 2.0**-8, np.float32)
+        geometry = {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1), "groups": 1, **fields}
+        bias = rng.integers(-99, 99, outputs).astype(np.int32)
+        return Conv(name, (source,), q, weight.astype(np.int8), bias, scale, scale, accumulator=INT32, **geometry)
+
+    heavy = np.where(np.arange(hidden) < hidden // 4, 100, 6)
+    weight = rng.integers(0, heavy[None, :] + 1, (readers, hidden))[..., None, None]
+    head = rng.integers(-60, 61, (10, readers)).astype(np.int8)
+    scale = np.full(10, 2.0**-8, np.float32)
+    nodes = (
+        Quantize("x", ("image",), q),
+        conv("expand", "x", rng.integers(-50, 51, (hidden, 3, 1, 1))),
+        conv("depthwise", "expand", rng.integers(-50, 51, (hidden, 1, 3, 3)), groups=hidden, padding=(1, 1)),
+        conv("project", "depthwise", weight),
+        GlobalAvgPool("pool", ("project",), q, True),
+        Flatten("flat", ("pool",), q),
+        Linear("head", ("flat",), q, head, np.zeros(10, np.int32), scale, scale, INT32),
+        Dequantize("y", ("head",)),
+    )
+    return Graph("image", nodes, ("y",))
+
+
+def test_random_graphs_keep_their_results():
+    changed = 0
+    for seed in range(150):
+        graph, shape = random_graph(seed)
+        again = reorder(graph, graph.shapes(shape), KERNELS)
+        again.validate()
+        changed += any(
+            not np.array_equal(a.weight, b.weight) for a, b in zip(graph.layers(), again.layers(), strict=True)
+        )
+        images = random_images(np.random.default_rng(seed), 2, shape)
+        before, after = (Executor(g.with_accumulator(INT32)).run(images).outputs for g in (graph, again))
+        for a, b in zip(before, after, strict=True):
+            np.testing.assert_array_equal(a, b)
+    assert changed > 0
+
+
+def test_heavy_channels_are_dealt_to_different_blocks():
+    from oaq_repro.integer.engine import Engine
+
+    graph = uneven()
+    shape = (3, 6, 6)
+    again = reorder(graph, graph.shapes(shape), KERNELS)
+    images = np.random.default_rng(0).normal(scale=20, size=(2, *shape)).astype(np.float32)
+    for a, b in zip(Executor(graph).run(images).outputs, Executor(again).run(images).outputs, strict=True):
+        np.testing.assert_array_equal(a, b)
+    routes = {
+        name: Engine(g, shape, mode="fast", isa="portable").routes[2].folds
+        for name, g in (("as is", graph), ("dealt", again))
+    }
+    assert min(routes["dealt"]) > max(routes["as is"])
+
+
+def test_the_image_and_outputs_keep_their_order():
+    graph = uneven()
+    again = reorder(graph, graph.shapes((3, 6, 6)), KERNELS)
+    np.testing.assert_array_equal(
+        np.sort(again.node("head").weight, axis=1), np.sort(graph.node("head").weight, axis=1)
+    )
+    assert [len(set(map(bytes, g.node("expand").weight))) for g in (graph, again)][0] > 1
+    for before, after in zip(graph.node("expand").weight, again.node("expand").weight, strict=True):
+        assert before.shape == after.shape  # input channels of the image are not touched
+    np.testing.assert_array_equal(
+        np.sort(graph.node("expand").weight.reshape(64, -1), axis=0),
+        np.sort(again.node("expand").weight.reshape(64, -1), axis=0),
+    )
+
+
+@pytest.mark.parametrize("hidden", [3, 4, 5])
+def test_few_channels_are_left_alone(hidden):
+    graph = uneven(hidden)
+    again = reorder(graph, graph.shapes((3, 6, 6)), KERNELS)
+    for a, b in zip(graph.layers()[:3], again.layers()[:3], strict=True):
+        np.testing.assert_array_equal(a.weight, b.weight)
