@@ -24,6 +24,7 @@ from oaq_repro.files import write_atomic
 from oaq_repro.integer.latency import latencies
 from oaq_repro.integer.lower import lower
 from oaq_repro.integer.network import IntegerNetwork
+from oaq_repro.integer.routes import Mode
 from oaq_repro.logging import make_loggers
 from oaq_repro.methods.base import Method
 from oaq_repro.models.network import Network
@@ -180,7 +181,8 @@ def _stages(
     graph = lower(quantized)
     graph.save(folder / GRAPH_NAME)
     threads = settings["threads"] or torch.get_num_threads()
-    for stage, mode in (("integer_int32", "certified"), ("integer", "fast")):
+    stages: tuple[tuple[str, Mode], ...] = (("integer_int32", "certified"), ("integer", "fast"))
+    for stage, mode in stages:
         integer = IntegerNetwork(graph, quantized, mode, threads)
         outcome.metrics[stage] = evaluate_integer(integer, quantized, task, data, cpu)
     outcome.sections["overflow"] = overflow_section(settled, integer.report)
