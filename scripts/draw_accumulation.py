@@ -2,7 +2,7 @@
 
     python scripts/draw_accumulation.py RUN_INT8 RUN_OAQ [--layer NAME] [--out docs/images/accumulation.png]
 
-The two runs are folders of finished runs of one network, method=int8 and method=oaq; all sums in the picture are theirs.
+The two runs are folders of finished runs of one network, method=int8 and method=oaq; the sums drawn are theirs.
 """
 
 import argparse
