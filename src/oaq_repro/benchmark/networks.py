@@ -1,8 +1,8 @@
 """Integer graphs to time: the architectures of the paper at full size, without training. Our choice.
 
-Latency does not depend on what a network has learned, but the longest certified block depends on its ranges. Weights are
-the architectures' own random initialization, images smooth noise; ranges are those that calibration and settling give
-(`oaq`: no 16-bit sum overflows on the images it saw), or plain 8-bit ones (`int8`), which every runtime gets.
+Latency does not depend on what a network has learned, but the longest certified block depends on its ranges. Weights
+are the architectures' own random initialization, images smooth noise; ranges are those that calibration and settling
+give (`oaq`: no 16-bit sum overflows on the images it saw), or plain 8-bit ones (`int8`), which every runtime gets.
 """
 
 from collections.abc import Callable

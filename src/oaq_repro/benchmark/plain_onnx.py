@@ -1,0 +1,114 @@
+"""A quantized ONNX model as converters usually write it: the form that other runtimes have fast kernels for.
+
+`onnx_export` writes some operators so that no runtime computes them with another rounding than the executor; that keeps
+runtimes from fusing them, which would slow peers down. Here those are plain DequantizeLinear -> Operator ->
+QuantizeLinear. Results may differ from the executor's by a code per such operator.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import onnx
+from onnx import NodeProto, helper, numpy_helper
+
+from oaq_repro.integer import nodes as ir
+from oaq_repro.integer.graph import Graph
+from oaq_repro.integer.onnx_export import build_model, separator
+from oaq_repro.integer.shapes import Shape
+
+REWRITTEN = ir.Add | ir.AvgPool | ir.Concat | ir.GlobalAvgPool | ir.Requantize | ir.Resize
+
+
+def build_plain_model(graph: Graph, input_shape: tuple[int, int, int]) -> onnx.ModelProto:
+    """The model for float32 images [1, *input_shape]; batch 1, as peers run it fastest with fixed shapes."""
+    model = build_model(graph, input_shape)
+    shapes = graph.shapes(input_shape)
+    slash = separator([graph.input_name, *(node.name for node in graph.nodes)])
+    rewritten = {node.name: node for node in graph.nodes if isinstance(node, REWRITTEN)}
+    nodes: list[NodeProto] = []
+    written: set[str] = set()
+    for proto in model.graph.node:
+        node = rewritten.get(proto.output[0].split(slash)[0])
+        if node is None:
+            nodes.append(proto)
+        elif node.name not in written:
+            written.add(node.name)
+            writer = _Plain(graph, shapes, slash)
+            nodes += writer.write(node)
+            model.graph.initializer.extend(writer.constants)
+    _replace(model.graph.node, nodes)
+    read = {name for proto in nodes for name in proto.input}
+    kept = {constant.name: constant for constant in model.graph.initializer if constant.name in read}
+    _replace(model.graph.initializer, list(kept.values()))
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 1
+    onnx.checker.check_model(model)
+    return model
+
+
+def _replace(field, values) -> None:
+    del field[:]
+    field.extend(values)
+
+
+class _Plain:
+    """The ONNX nodes and constants of one node of the graph."""
+
+    def __init__(self, graph: Graph, shapes: dict[str, Shape], slash: str) -> None:
+        self.graph, self.shapes, self.slash = graph, shapes, slash
+        self.constants: list[onnx.TensorProto] = []
+
+    def write(self, node: ir.Node) -> Iterator[NodeProto]:
+        """Dequantize, the operator, quantize."""
+        assert isinstance(node, REWRITTEN)
+        sources = node.inputs[:1] if isinstance(node, ir.Resize) else node.inputs
+        reals = [f"{node.name}{self.slash}plain_{at}" for at in range(len(sources))]
+        for source, real in zip(sources, reals, strict=True):
+            inputs = [source, *self._quantization(self.graph.qparams(source), real)]
+            yield helper.make_node("DequantizeLinear", inputs, [real], name=real)
+        result = f"{node.name}{self.slash}plain"
+        flat = isinstance(node, ir.GlobalAvgPool) and not node.keepdims
+        narrow = node.output.q_max < 255
+        codes = f"{result}{self.slash}codes" if flat or narrow else node.name
+        if isinstance(node, ir.Requantize):
+            result = reals[0]
+        else:
+            yield self._operator(node, reals, result)
+        yield helper.make_node("QuantizeLinear", [result, *self._quantization(node.output, codes)], [codes], name=codes)
+        if narrow:
+            largest = self._constant(f"{result}{self.slash}q_max", np.uint8(node.output.q_max))
+            clipped = f"{result}{self.slash}clipped" if flat else node.name
+            yield helper.make_node("Clip", [codes, "", largest], [clipped], name=clipped)
+            codes = clipped
+        if flat:
+            yield helper.make_node("Flatten", [codes], [node.name], name=node.name, axis=1)
+
+    def _operator(self, node: ir.Node, reals: list[str], result: str) -> NodeProto:
+        match node:
+            case ir.Concat():
+                return helper.make_node("Concat", reals, [result], name=result, axis=1)
+            case ir.GlobalAvgPool():
+                return helper.make_node("GlobalAveragePool", reals, [result], name=result)
+            case ir.AvgPool():
+                return helper.make_node(
+                    "AveragePool", reals, [result], name=result, kernel_shape=node.kernel, strides=node.stride,
+                    pads=node.padding * 2, count_include_pad=1,
+                )  # fmt: skip
+            case ir.Resize():
+                mode = "align_corners" if node.align_corners else "half_pixel"
+                sizes = self._constant(f"{result}{self.slash}sizes", np.array((1, *self.shapes[node.name]), np.int64))
+                return helper.make_node(
+                    "Resize", [*reals, "", "", sizes], [result], name=result, mode="linear",
+                    coordinate_transformation_mode=mode,
+                )  # fmt: skip
+        return helper.make_node("Add", reals, [result], name=result)
+
+    def _quantization(self, q: ir.QParams, owner: str) -> list[str]:
+        return [
+            self._constant(f"{owner}{self.slash}scale", np.float32(q.scale)),
+            self._constant(f"{owner}{self.slash}zero_point", np.uint8(q.zero_point)),
+        ]
+
+    def _constant(self, name: str, value: np.ndarray | np.generic) -> str:
+        self.constants.append(numpy_helper.from_array(np.asarray(value), name))
+        return name

@@ -1,0 +1,60 @@
+"""The demo networks of all tasks, trained for a few steps: executor, engine and ONNX Runtime give equal integers."""
+
+import numpy as np
+import onnxruntime
+import pytest
+from composing import composed
+
+from oaq_repro.benchmark.agreement import with_saturating_pairs
+from oaq_repro.benchmark.machine import cpu_flags
+from oaq_repro.configuration import build
+from oaq_repro.experiment import run
+from oaq_repro.integer.engine import Engine
+from oaq_repro.integer.executor import Executor
+from oaq_repro.integer.graph import Graph
+from oaq_repro.integer.onnx_export import export_onnx
+from oaq_repro.integer.onnx_import import import_onnx
+from oaq_repro.integer.routes import MODES
+from oaq_repro.quant.accumulator import NAMED
+from oaq_repro.results.store import run_folder
+
+pytestmark = pytest.mark.slow
+SATURATES = "avx2" in cpu_flags() and not {"avx512_vnni", "avx_vnni"} & set(cpu_flags())
+
+
+@pytest.mark.parametrize("method", ["oaq", "int8"])
+@pytest.mark.parametrize("task", ["classification", "detection", "segmentation"])
+def test_three_ways_to_the_same_integers(task, method, tmp_path):
+    config = composed(
+        f"task={task}", f"method={method}", f"results={tmp_path}", "data.subset=32", "data.val_subset=8",
+        "data.batch_size=8", "schedule.float.epochs=null", "schedule.float.steps=8", "schedule.float.warmup_steps=1",
+        "schedule.finetune.epochs=null", "schedule.finetune.steps=4", "schedule.finetune.warmup_steps=1",
+        "schedule.controller_interval=1", "trainer.enable_progress_bar=false", "quantization.calibration_batches=2",
+        "threads=1",
+    )  # fmt: skip
+    record = run(config)
+    assert record.latency_ms.keys() == set(MODES)
+    graph = Graph.load(run_folder(str(tmp_path), record.hash, record.seed) / "graph.npz")
+    data = build(config.data, "data")
+    data.prepare_data()
+    data.setup()
+    images = next(iter(data.val_dataloader()))[0].numpy()
+
+    exact = Executor(graph.with_accumulator(NAMED["int32"])).run(images).outputs
+    narrow = Executor(graph).run(images)
+    for mode in MODES:
+        for found, wanted in zip(
+            Engine(graph, data.input_shape, 1, mode).run(images),
+            narrow.outputs if mode == "fast" else exact,
+            strict=True,
+        ):
+            np.testing.assert_array_equal(found, wanted, err_msg=mode)
+    assert (sum(int(events.sum()) for events in narrow.events.values()) > 0) == (method == "int8")
+
+    path = export_onnx(graph, data.input_shape, tmp_path / "model.onnx")
+    session = onnxruntime.InferenceSession(str(path))
+    expected = Executor(with_saturating_pairs(graph)).run(images).outputs if SATURATES else exact
+    for found, wanted in zip(session.run(None, {session.get_inputs()[0].name: images}), expected, strict=True):
+        np.testing.assert_array_equal(found, wanted)
+    again = import_onnx(path)
+    assert [node.name for node in again.nodes] == [node.name for node in graph.nodes]
