@@ -65,7 +65,8 @@ Requantization requantization(Random& random, const Layer& layer, int first, int
         for (std::size_t k = 0; k < depth; ++k)
             constants.start[static_cast<std::size_t>(c)] +=
                 (offset - layer.zero_point) * layer.weight[static_cast<std::size_t>(first + c) * depth + k];
-    return {constants.start, constants.bias, constants.multiplier, constants.output.wrap_shift,
+    const auto aligned = [](const auto& values) { return Vector<std::decay_t<decltype(values[0])>>(values.begin(), values.end()); };
+    return {aligned(constants.start), aligned(constants.bias), aligned(constants.multiplier), constants.output.wrap_shift,
             constants.output.zero_point, constants.output.q_max, layer.code_offset};
 }
 
@@ -91,7 +92,7 @@ DenseLayer pack_dense(const Layer& layer, const Value& in, int group, const Requ
                 for (std::int64_t k = 0; k < length; ++k)
                     wide[static_cast<std::size_t>(((r * steps + k / kStep) * kPanel + c) * kStep + k % kStep)] =
                         layer.weight[static_cast<std::size_t>(((packed.first_channel + first + c) * runs + r) * length + k)];
-        std::vector<std::uint8_t> bytes(wide.size() * (layer.fold == kExact ? 2 : 1));
+        Vector<std::uint8_t> bytes(wide.size() * (layer.fold == kExact ? 2 : 1));
         if (layer.fold == kExact)
             std::memcpy(bytes.data(), wide.data(), bytes.size());
         else

@@ -31,13 +31,18 @@ std::vector<T> copy(const Flat<T>& array) {
     return std::vector<T>(array.data(), array.data() + array.size());
 }
 
+template <typename T>
+oaq::Vector<T> aligned(const Flat<T>& array) {
+    return oaq::Vector<T>(array.data(), array.data() + array.size());
+}
+
 oaq::Requantization requantization(const Flat<std::int32_t>& start, const Flat<std::int32_t>& bias,
                                    const Flat<float>& multiplier, int wrap_shift, int zero_point, int q_max,
                                    int code_offset) {
     if (start.size() != bias.size() || multiplier.size() != bias.size())
         throw nb::value_error("requantization: expected three arrays of one length");
     if (wrap_shift < 0 || wrap_shift > 31) throw nb::value_error("wrap_shift: expected 0 to 31");
-    return {copy(start), copy(bias), copy(multiplier), wrap_shift, zero_point, q_max, code_offset};
+    return {aligned(start), aligned(bias), aligned(multiplier), wrap_shift, zero_point, q_max, code_offset};
 }
 
 oaq::DenseLayer dense_layer(std::int64_t first_channel, std::int64_t outputs, const oaq::Window& window,
@@ -159,7 +164,7 @@ void bind_program(nb::module_& module) {
         .def("depthwise", [](Program& self, const Value& in, const Value& out, const Window& window,
                              const nb::ndarray<const std::int32_t, nb::shape<-1, 2>, nb::c_contig, nb::device::cpu>& taps,
                              const Flat<std::int8_t>& weights, std::vector<int> folds, const oaq::Requantization& constants) {
-            oaq::DepthwiseLayer layer{window, {}, copy(weights), std::move(folds), constants};
+            oaq::DepthwiseLayer layer{window, {}, aligned(weights), std::move(folds), constants};
             for (std::size_t i = 0; i < taps.shape(0); ++i) layer.taps.push_back({taps(i, 0), taps(i, 1)});
             self.depthwise(in, out, std::move(layer));
         })

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 // The compiler makes one version of each loop per instruction set and picks at load time; results are the same.
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__)
@@ -14,10 +15,14 @@ namespace oaq::elementwise {
 namespace {
 
 // clamp(rint(value) + zero_point, 0, q_max), written so that it vectorizes: the clamp comes first, at whole numbers.
-inline std::uint8_t to_code(float value, float lowest, float highest, int zero_point) {
+inline std::int32_t to_whole(float value, float lowest, float highest, int zero_point) {
     value = value < highest ? value : highest;
     value = value > lowest ? value : lowest;
-    return static_cast<std::uint8_t>(static_cast<std::int32_t>(std::nearbyintf(value)) + zero_point);
+    return static_cast<std::int32_t>(std::nearbyintf(value)) + zero_point;
+}
+
+inline std::uint8_t to_code(float value, float lowest, float highest, int zero_point) {
+    return static_cast<std::uint8_t>(to_whole(value, lowest, highest, zero_point));
 }
 
 }  // namespace
@@ -25,16 +30,23 @@ inline std::uint8_t to_code(float value, float lowest, float highest, int zero_p
 OAQ_CLONES void quantize(const float* in, std::int64_t plane, std::uint8_t* out, std::int64_t width,
                          std::int64_t channels, float scale, int zero_point, int q_max) {
     const float lowest = static_cast<float>(-zero_point), highest = static_cast<float>(q_max - zero_point);
-    constexpr std::int64_t kPart = 64;  // pixels, divided as vectors and then put between the other channels'
-    std::uint8_t codes[kPart];
+    const auto code = [=](float value) { return to_whole(value / scale, lowest, highest, zero_point); };
+    if (channels != 3) {
+        for (std::int64_t c = 0; c < channels; ++c)
+            for (std::int64_t x = 0; x < width; ++x)
+                out[x * channels + c] = static_cast<std::uint8_t>(code(in[c * plane + x]));
+        return;
+    }
+    // Images of three channels, a pixel at once. Of the four bytes written the last is the next pixel's, which follows.
+    constexpr std::int64_t kPart = 64;
+    std::int32_t pixels[kPart];
     for (std::int64_t first = 0; first < width; first += kPart) {
         const std::int64_t count = std::min(kPart, width - first);
-        for (std::int64_t c = 0; c < channels; ++c) {
-            const float* values = in + c * plane + first;
-            for (std::int64_t x = 0; x < count; ++x) codes[x] = to_code(values[x] / scale, lowest, highest, zero_point);
-            std::uint8_t* result = out + first * channels + c;
-            for (std::int64_t x = 0; x < count; ++x) result[x * channels] = codes[x];
-        }
+        const float *red = in + first, *green = red + plane, *blue = green + plane;
+        for (std::int64_t x = 0; x < count; ++x) pixels[x] = code(red[x]) | code(green[x]) << 8 | code(blue[x]) << 16;
+        std::uint8_t* result = out + 3 * first;
+        for (std::int64_t x = 0; x + 1 < count; ++x) std::memcpy(result + 3 * x, pixels + x, 4);
+        std::memcpy(result + 3 * (count - 1), pixels + count - 1, 3);
     }
 }
 

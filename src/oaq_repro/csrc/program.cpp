@@ -281,20 +281,24 @@ void Program::lookup(const Value& in, const Value& out, std::int64_t first_chann
 void Program::max_pool(const Value& in, const Value& out, Window w) {
     check(in);
     check(out);
-    step(&out, [this, in, out, w] {
-        split(out.height, out.width * out.channels * w.kernel_h * w.kernel_w / 8, [&](std::int64_t first, std::int64_t last) {
+    const std::int64_t line = in.width * in.channels;
+    step(&out, [this, in, out, w, line,
+                lines = std::vector<std::uint8_t>(static_cast<std::size_t>(out.height * line))]() mutable {
+        split(out.height, line * w.kernel_h / 8, [&](std::int64_t first, std::int64_t last) {
             for (std::int64_t y = first; y < last; ++y) {
+                // The maximum of the window's rows, then of its columns. Zeros never win over a code.
+                std::uint8_t* tallest = lines.data() + y * line;
+                std::memset(tallest, 0, static_cast<std::size_t>(line));
+                for (std::int64_t i = 0; i < w.kernel_h; ++i) {
+                    const std::int64_t row = y * w.stride_h - w.padding_h + i * w.dilation_h;
+                    if (row >= 0 && row < in.height) elementwise::maximum(at(in, row), tallest, line);
+                }
+                std::memset(at(out, y), 0, static_cast<std::size_t>(out.width * out.channels));
                 for (std::int64_t x = 0; x < out.width; ++x) {
-                    std::uint8_t* result = at(out, y, x);
-                    std::memset(result, 0, static_cast<std::size_t>(out.channels));
-                    for (std::int64_t i = 0; i < w.kernel_h; ++i) {
-                        const std::int64_t row = y * w.stride_h - w.padding_h + i * w.dilation_h;
-                        if (row < 0 || row >= in.height) continue;
-                        for (std::int64_t j = 0; j < w.kernel_w; ++j) {
-                            const std::int64_t column = x * w.stride_w - w.padding_w + j * w.dilation_w;
-                            if (column >= 0 && column < in.width)
-                                elementwise::maximum(at(in, row, column), result, out.channels);
-                        }
+                    for (std::int64_t j = 0; j < w.kernel_w; ++j) {
+                        const std::int64_t column = x * w.stride_w - w.padding_w + j * w.dilation_w;
+                        if (column >= 0 && column < in.width)
+                            elementwise::maximum(tallest + column * in.channels, at(out, y, x), out.channels);
                     }
                 }
             }

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <new>
 #include <vector>
 
 #include "conv2d.hpp"
@@ -12,6 +13,21 @@
 #include "pool.hpp"
 
 namespace oaq {
+
+// Vectors for kernels: loads of 32 bytes never cross a cache line.
+template <typename T>
+struct Aligned {
+    using value_type = T;
+    Aligned() = default;
+    template <typename U>
+    Aligned(const Aligned<U>&) {}
+    T* allocate(std::size_t n) { return static_cast<T*>(::operator new(n * sizeof(T), std::align_val_t{64})); }
+    void deallocate(T* p, std::size_t) { ::operator delete(p, std::align_val_t{64}); }
+    bool operator==(const Aligned&) const { return true; }
+    bool operator!=(const Aligned&) const { return false; }
+};
+template <typename T>
+using Vector = std::vector<T, Aligned<T>>;
 
 // A value of codes: NHWC of one image, with a border of `fill` on all sides that convolutions read as padding.
 struct Value {
@@ -34,8 +50,8 @@ struct Window {
 
 // Constants of a layer's outputs, padded to whole panels or blocks.
 struct Requantization {
-    std::vector<std::int32_t> start, bias;
-    std::vector<float> multiplier;
+    Vector<std::int32_t> start, bias;
+    Vector<float> multiplier;
     int wrap_shift, zero_point, q_max, code_offset;
 
     Output at(std::int64_t channel) const {
@@ -48,7 +64,7 @@ struct DenseLayer {
     std::int64_t first_channel, outputs;      // written to channels [first_channel, first_channel + outputs)
     Window window;                            // stride and padding are read
     std::vector<Run> runs;                    // offsets from the window's first code
-    std::vector<std::vector<std::uint8_t>> panels;  // bytes of int8, or of int16 where the panel's route is exact
+    std::vector<Vector<std::uint8_t>> panels;       // bytes of int8, or of int16 where the panel's route is exact
     std::vector<int> folds;                         // of each panel
     Requantization requantization;
 };
@@ -56,7 +72,7 @@ struct DenseLayer {
 struct DepthwiseLayer {
     Window window;
     std::vector<TapPair> taps;
-    std::vector<std::int8_t> weights;         // [blocks][taps][32][2]
+    Vector<std::int8_t> weights;              // [blocks][taps][32][2]
     std::vector<int> folds;                   // of each block
     Requantization requantization;
 };
