@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -15,8 +14,8 @@ from oaq_repro.integer.executor import Executor
 from oaq_repro.integer.graph import Graph
 from oaq_repro.integer.onnx_export import export_onnx
 from oaq_repro.integer.onnx_import import import_onnx
-
-ENGINE = "oaq_repro.integer.engine"
+from oaq_repro.integer.routes import MODES
+from oaq_repro.quant.accumulator import NAMED
 
 
 @pytest.fixture
@@ -26,27 +25,9 @@ def model(tmp_path):
     return case, path
 
 
-@pytest.fixture
-def engine(monkeypatch):
-    """An engine with the interface that the commands use; records how it was made."""
-    made = []
-
-    class Engine:
-        def __init__(self, graph, input_shape, threads=1, mode="certified"):
-            made.append((tuple(input_shape), threads, mode))
-            self.executor = Executor(graph)
-
-        def run(self, images):
-            return self.executor.run(images).outputs
-
-        def explain(self):
-            return "layer  route"
-
-    module = ModuleType(ENGINE)
-    module.Engine = Engine
-    monkeypatch.setitem(sys.modules, ENGINE, module)
+@pytest.fixture(autouse=True)
+def short(monkeypatch):
     monkeypatch.setattr(cli, "BENCH_SECONDS", 0.01)
-    return made
 
 
 def test_audit_table(model, capsys):
@@ -69,30 +50,29 @@ def test_audit_json_is_the_same_for_both_formats(model, tmp_path, capsys):
     assert {"kind", "depth", "q_max", "worst_case", "longest_block", "pairs", "narrowest"} < set(from_graph[0])
 
 
-def test_run(model, engine, tmp_path, capsys):
+@pytest.mark.parametrize("mode", MODES)
+def test_run(model, tmp_path, capsys, mode):
     case, path = model
     np.save(tmp_path / "images.npy", case.images)
     out = tmp_path / "out.npz"
-    assert (
-        cli.main(["run", str(path), "--input", str(tmp_path / "images.npy"), "--output", str(out), "--threads", "2"])
-        == 0
-    )
+    arguments = ["run", path, "--input", tmp_path / "images.npy", "--output", out, "--threads", 2, "--mode", mode]
+    assert cli.main([str(argument) for argument in arguments]) == 0
     assert capsys.readouterr().out == "classifier.out: float32 [5, 5]\nconcat.out: float32 [5, 22, 8, 6]\n"
-    assert engine == [((3, 16, 12), 2, "certified")]
+    graph = case.graph if mode == "fast" else case.graph.with_accumulator(NAMED["int32"])
     with np.load(out) as arrays:
         assert arrays.files == list(case.graph.outputs)
-        for name, values in zip(case.graph.outputs, Executor(case.graph).run(case.images).outputs, strict=True):
+        for name, values in zip(case.graph.outputs, Executor(graph).run(case.images).outputs, strict=True):
             np.testing.assert_array_equal(arrays[name], values)
 
 
-def test_bench(model, engine, tmp_path, capsys):
+def test_bench(model, tmp_path, capsys):
     case, path = model
-    assert cli.main(["bench", str(path), "--shape", "3,16,12"]) == 0
+    assert cli.main(["bench", str(path), "--shape", "3,16,12", "--mode", "fast"]) == 0
     out = capsys.readouterr().out
-    assert out.startswith("layer  route\n") and "ms" in out and "[3, 16, 12]" in out
+    assert "mode fast" in out and "dilated" in out and "ms" in out and "[3, 16, 12]" in out
     exported = export_onnx(case.graph, (3, 8, 8), tmp_path / "m.onnx")
     assert cli.main(["bench", str(exported)]) == 0  # the model says how large its images are
-    assert [made[0] for made in engine] == [(3, 16, 12), (3, 8, 8)]
+    assert "[3, 8, 8]" in capsys.readouterr().out
 
 
 def test_export(model, tmp_path, capsys):
@@ -121,7 +101,7 @@ def errors(arguments, capsys) -> str:
     return captured.err
 
 
-def test_bad_input(model, engine, tmp_path, capsys):
+def test_bad_input(model, tmp_path, capsys):
     case, path = model
     assert "none.onnx" in errors(["audit", tmp_path / "none.onnx"], capsys)
     assert "none.npz" in errors(["audit", tmp_path / "none.npz"], capsys)

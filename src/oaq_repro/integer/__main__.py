@@ -17,7 +17,9 @@ import numpy as np
 from oaq_repro.errors import InputError
 from oaq_repro.files import write_atomic
 from oaq_repro.integer.audit import LayerAudit, audit
+from oaq_repro.integer.engine import Engine
 from oaq_repro.integer.graph import Graph
+from oaq_repro.integer.routes import MODES
 
 Shape = tuple[int, int, int]
 BENCH_SECONDS = 2.0
@@ -84,11 +86,9 @@ def _print_audit(rows: tuple[LayerAudit, ...]) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from oaq_repro.integer.engine import Engine
-
     graph, _ = load(options.model)
     images = _images(options.input)
-    outputs = Engine(graph, input_shape=images.shape[1:], threads=options.threads).run(images)
+    outputs = Engine(graph, images.shape[1:], options.threads, options.mode).run(images)
     write_atomic(options.output, lambda path: _write_arrays(path, dict(zip(graph.outputs, outputs, strict=True))))
     for name, output in zip(graph.outputs, outputs, strict=True):
         print(f"{name}: {output.dtype} {list(output.shape)}")
@@ -114,13 +114,11 @@ def _write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
 
 
 def _bench(options: argparse.Namespace) -> None:
-    from oaq_repro.integer.engine import Engine
-
     graph, declared = load(options.model)
     shape = options.shape or declared
     if shape is None:
         raise InputError(f"{options.model}: does not say how large its images are, expected --shape C,H,W")
-    engine = Engine(graph, input_shape=shape, threads=options.threads)
+    engine = Engine(graph, shape, options.threads, options.mode)
     image = np.random.default_rng(0).normal(size=(1, *shape)).astype(np.float32)
     for _ in range(WARM_UPS):
         engine.run(image)
@@ -175,8 +173,10 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--input", required=True, help="images, .npy, float32 [N, C, H, W]")
     made.add_argument("--output", required=True, help="file for the outputs, .npz")
     made.add_argument("--threads", type=_threads, default=1)
+    made.add_argument("--mode", choices=MODES, default=MODES[0])
     made = command("bench", _bench, "time the model on one image")
     made.add_argument("--threads", type=_threads, default=1)
+    made.add_argument("--mode", choices=MODES, default=MODES[0])
     made.add_argument("--shape", type=_shape, help="C,H,W of the images, where the model does not say it")
     made = command("export", _export, "write the model as QDQ ONNX")
     made.add_argument("output", help="file to write, .onnx")

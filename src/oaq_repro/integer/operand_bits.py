@@ -2,9 +2,10 @@
 
 The definition, which is ours (the paper's figure 5 is not at hand in full). The graph runs on images with exact sums.
 Every layer's input codes are then mapped to b bits, `a_b = rint(a * (2^b - 1) / 255)`, the zero point alike, and its
-weights' codes to `w_b = rint(w * (2^(b-1) - 1) / 127)`, without clipping: coarser steps over the same range. The sums of
-these codes are counted in the accumulator, all layers alike, whatever accumulator the graph gives them. So every layer
-sees what the network as trained feeds it, errors of coarser codes do not travel on, and b = 8 is the network itself.
+weights' codes to `w_b = rint(w * (2^(b-1) - 1) / 127)`, without clipping: coarser steps over the same range. The sums
+of these codes are counted in the accumulator, whatever accumulator the graph has, in all layers but those that were
+given another one than the network (by default the first and the last). So every layer sees what the network as trained
+feeds it, errors of coarser codes do not travel on, and b = 8 is the network itself.
 """
 
 from collections.abc import Iterable, Sequence
@@ -22,7 +23,7 @@ from oaq_repro.quant.accumulator import NAMED, Accumulator
 
 Array = np.ndarray[Any, Any]
 BITS = (4, 5, 6, 7, 8)
-ALL_LAYERS = "all layers"
+TOGETHER = "together"
 
 
 @dataclass
@@ -47,21 +48,26 @@ class Count:
 def operand_overflow(
     graph: Graph, batches: Iterable[Array], accumulator: Accumulator = NAMED["int16"], bits: Sequence[int] = BITS
 ) -> list[Count]:
-    """Counts by bits and layer, and for all layers together, over batches float32 [N, C, H, W].
+    """Counts by bits and layer, and for these layers together, over batches float32 [N, C, H, W].
 
-    InputError where bits are not 2 to 8 or there are no images.
+    InputError where bits are not 2 to 8, no layer keeps the network's accumulator, or there are no images.
     """
     if not bits or not all(2 <= width <= 8 for width in bits):
         raise InputError(f"bits: found {list(bits)}, expected numbers from 2 to 8")
-    counts = {(width, layer.name): Count(width, layer.name) for width in bits for layer in graph.layers()}
-    totals = {width: Count(width, ALL_LAYERS) for width in bits}
+    layers = [layer for layer in graph.layers() if layer.accumulator_reason in ("", "asked for")]
+    if not layers:
+        raise InputError(
+            "graph: found another accumulator asked for in every layer, expected layers that keep the network's"
+        )
+    counts = {(width, layer.name): Count(width, layer.name) for width in bits for layer in layers}
+    totals = {width: Count(width, TOGETHER) for width in bits}
     executor = Executor(graph.with_accumulator(NAMED["int32"]))
     for images in batches:
         values = executor.run(images, trace=True).values
         for width in bits:
             sums = np.zeros(len(images), np.int64)
             outputs = 0
-            for layer in graph.layers():
+            for layer in layers:
                 source = graph.qparams(layer.inputs[0])
                 events = _events(layer, values[layer.inputs[0]], source, width, accumulator)
                 counts[width, layer.name].add(events.sum(axis=1), events.shape[1])
@@ -70,7 +76,7 @@ def operand_overflow(
             totals[width].add(sums, outputs)
     if not all(total.images for total in totals.values()):
         raise InputError("images: found none, expected at least one batch")
-    return [count for width in bits for count in (totals[width], *(counts[width, x.name] for x in graph.layers()))]
+    return [count for width in bits for count in (totals[width], *(counts[width, x.name] for x in layers))]
 
 
 def _events(layer: Layer, codes: Array, source: QParams, bits: int, accumulator: Accumulator) -> Array:
