@@ -7,7 +7,7 @@ BUILD ?= build
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test unit slow test-kernels test-neon sanitize lint clean
+.PHONY: help install demo test unit slow test-kernels test-neon sanitize lint tables check-tables clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -22,7 +22,7 @@ install: $(STAMP) ## create .venv when needed and install the package into it, e
 demo: $(STAMP) ## one detection run on embedded data, to a record, tables and figures
 	$(BIN)/python -m oaq_repro task=detection
 
-test: lint unit slow ## everything that must pass before a merge
+test: lint check-tables unit slow ## everything that must pass before a merge
 
 unit: $(STAMP) ## fast tests
 	$(BIN)/python -m pytest -m "not slow" $(PYTEST)
@@ -60,6 +60,14 @@ lint: $(STAMP) ## formatting, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+tables: $(STAMP) ## results/tables, results/figures and DEVIATIONS.md, from run records and configuration
+	$(BIN)/python scripts/make_tables.py
+	$(BIN)/python scripts/make_deviations.py
+
+check-tables: $(STAMP) ## whether they are what the committed records and the configuration give
+	$(BIN)/python scripts/make_tables.py --check
+	$(BIN)/python scripts/make_deviations.py --check
 
 clean: ## remove builds and caches; .venv and results stay
 	rm -rf build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -1,7 +1,8 @@
-"""Make the comparison tables from all run records: Markdown and CSV.
+"""Make `results/tables` and `results/figures` from the run records and the published numbers (`results/paper`).
 
-Unreadable records are listed on standard error; the tables are written from the others and the exit
-status is 1.
+Unreadable records are listed on standard error; everything is made from the others and the exit status is 1. With
+--check nothing is written: the records that git tracks are compared with the files that stand there. Texts have to be
+equal to the byte, SVGs too where matplotlib has the version that made them; of PNGs only the presence is checked.
 """
 
 import argparse
@@ -9,8 +10,7 @@ import sys
 from pathlib import Path
 
 from oaq_repro.errors import InputError
-from oaq_repro.results.store import list_records
-from oaq_repro.results.tables import write_tables
+from oaq_repro.results.output import differences, make, write
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 
@@ -19,20 +19,25 @@ def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder with runs/<hash>/<seed>/record.json")
-    parser.add_argument("--out", type=Path, help="folder for the tables (default: <results>/tables)")
+    parser.add_argument("--out", type=Path, help="folder for tables/ and figures/ (default: that of --results)")
+    parser.add_argument("--check", action="store_true", help="exit with 1 and name the files that are not up to date")
     options = parser.parse_args(arguments)
+    out = options.out or options.results
     try:
-        listing = list_records(options.results)
-        for path in write_tables(listing.records, options.out or options.results / "tables"):
-            print(path)
+        output = make(options.results, tracked_only=options.check)
+        if options.check:
+            stale = differences(output, out)
+            print("\n".join(stale) if stale else f"{len(output.files)} files are up to date")
+        else:
+            stale = []
+            print("\n".join(map(str, write(output, out))))
     except InputError as error:
         print(error, file=sys.stderr)
         return 1
-    if listing.problems:
-        print(f"{len(listing.problems)} records could not be read and are not in the tables:", file=sys.stderr)
-        print("\n".join(f"  {problem}" for problem in listing.problems), file=sys.stderr)
-        return 1
-    return 0
+    if output.problems:
+        print(f"{len(output.problems)} records could not be read and are not in the tables:", file=sys.stderr)
+        print("\n".join(f"  {problem}" for problem in output.problems), file=sys.stderr)
+    return 1 if stale or output.problems else 0
 
 
 if __name__ == "__main__":

@@ -99,7 +99,7 @@ def test_short_names() -> None:
 
 
 def test_results_room_imports_neither_torch_nor_lightning() -> None:
-    modules = ["record", "store", "provenance", "labels", "terminal", "figures", "tables"]
+    modules = ["record", "store", "provenance", "labels", "terminal", "figures", "tables", "paper_tables", "output"]
     code = (
         "import importlib, sys\n"
         f"for name in {modules}: importlib.import_module('oaq_repro.results.' + name)\n"

@@ -31,6 +31,14 @@ def label(config: Mapping[str, Any], section: str) -> str:
     return modules[-1] if modules and target == "build" else target
 
 
+def operand_bits(config: Mapping[str, Any]) -> str:
+    """Bits of activations and weights, "8/8"; "-" where the configuration does not say."""
+    found = config.get("quantization")
+    if not isinstance(found, Mapping) or not {"activation_bits", "weight_bits"} <= set(found):
+        return "-"
+    return f"{found['activation_bits']}/{found['weight_bits']}"
+
+
 def short_names(names: Sequence[str], width: int | None = None) -> list[str]:
     """Qualified names without the parts that all of them begin with, then without their middle beyond `width`."""
     parts = [name.split(".") for name in names]

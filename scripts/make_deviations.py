@@ -1,0 +1,34 @@
+"""Make DEVIATIONS.md from docs/deviations.yaml and the configuration; --check only says whether it is up to date."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from oaq_repro.deviations import render
+from oaq_repro.errors import InputError
+from oaq_repro.files import write_atomic
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="exit with 1 where the file is not up to date")
+    options = parser.parse_args(arguments)
+    path = ROOT / "DEVIATIONS.md"
+    try:
+        text = render(ROOT / "docs" / "deviations.yaml")
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 1
+    if not options.check:
+        print(write_atomic(path, text))
+        return 0
+    stale = not path.is_file() or path.read_text(encoding="utf-8") != text
+    print(f"{path}: {'differs' if stale else 'up to date'}")
+    return int(stale)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,163 @@
+"""Tables "paper | ours | difference | verdict": published numbers beside the runs that answer them.
+
+A run answers a cell only where its data are the paper's, whole: the class of the data, all held-out images, no subset.
+So a number from embedded or made-up data cannot stand here. Where several experiments answer one cell (other schedules,
+say), each has its line.
+"""
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import yaml
+
+from oaq_repro.results import grid
+from oaq_repro.results.grid import Grid
+from oaq_repro.results.labels import label
+from oaq_repro.results.paper import GROUPS, Cell, PaperTable
+from oaq_repro.results.record import STAGES, Record
+from oaq_repro.results.summary import RATIOS, Interval, Row, certified, experiments, percent, ratio, seen, summarize
+from oaq_repro.results.tables import RATIO_HEADS
+
+Verdict = Literal["match", "within noise", "differs", "not run", "cannot run: data", "-"]
+NOTES = """\
+Generated from `results/paper/{name}.yaml` and the run records by `scripts/make_tables.py`; do not edit. Source of the
+published numbers: {source}. {words}"""
+ACCURACY = """\
+Ours: mean over n seeds ± half of the 95 % interval (Student t), in percent, the integer network on its accumulator.
+Verdicts: *match*, at most {tolerance:g} points from the paper's number; *within noise*, farther, but the number is in
+our interval; *differs*; *not run*; *cannot run: data*. Runs on other data than all {images:,} held-out images of
+{dataset} are never shown here."""
+OURS = ("float (%)", "simulated (%)", "integer int32 (%)", "overflow seen: outputs", "overflow seen: images")
+HEADS = ("row", "column", "paper (%)", "status", "ours (%)", "n", "difference", "verdict", *OURS)
+DASHES = len(OURS) + 1 + len(RATIO_HEADS)
+
+
+def answers(record: Record, table: PaperTable, cell: Cell) -> bool:
+    """Whether a finished run is on the paper's data, all of them, and is what the cell's overrides say."""
+    data = record.config.get("data")
+    if record.provenance.dataset != table.dataset or not isinstance(data, Mapping):
+        return False
+    if data.get("subset") is not None or data.get("val_subset") is not None:
+        return False
+    if record.overflow is None or record.overflow.images != table.images:
+        return False
+    return all(_holds(record.config, override) for override in cell.run)
+
+
+def verdict(table: PaperTable, cell: Cell, ours: Interval | None) -> Verdict:
+    """What a comparison says (NOTES); "-" where the paper's cell is empty and there is a run."""
+    if ours is None:
+        return "cannot run: data" if table.blocked else "not run"
+    if cell.value is None or table.tolerance is None:
+        return "-"
+    off = round(abs(100 * ours.mean - cell.value), 9)  # 70.97 - 70.87 is a tenth
+    if off <= table.tolerance:
+        return "match"
+    return "within noise" if ours.half is not None and off <= 100 * ours.half else "differs"
+
+
+def paper_files(tables: Sequence[PaperTable], records: Sequence[Record]) -> dict[str, str]:
+    """File name to text of every published table, as Markdown, CSV and LaTeX."""
+    groups = experiments(records)
+    files: dict[str, str] = {}
+    for table in tables:
+        lines = [(cell, row) for cell in table.cells for row in _ours(table, cell, groups)]
+        made = _accuracy(table, lines) if table.kind == "accuracy" else _plain(table)
+        name = f"paper_{table.name}"
+        files |= {f"{name}.md": made.markdown(), f"{name}.csv": _csv(table, lines), f"{name}.tex": made.latex()}
+    return files
+
+
+def _ours(table: PaperTable, cell: Cell, groups: Sequence[Sequence[Record]]) -> Sequence[Row | None]:
+    """Experiments that answer a cell; one None where none does."""
+    if not cell.run or table.metric is None:
+        return [None]
+    metric = table.metric
+    found = [[record for record in group if answers(record, table, cell)] for group in groups]
+    rows = [summarize(group, metric) for group in found if group]
+    return [row for row in rows if "integer" in row.stages] or [None]
+
+
+def _accuracy(table: PaperTable, lines: Sequence[tuple[Cell, Row | None]]) -> Grid:
+    words = ACCURACY.format(tolerance=table.tolerance, images=table.images, dataset=table.dataset)
+    if table.blocked:
+        words += f" Without a run: {table.blocked}."
+    rows = []
+    for cell, row in lines:
+        ours = row.stages["integer"] if row else None
+        off = 100 * ours.mean - cell.value if ours and cell.value is not None else None
+        cells = [cell.row, cell.column, _paper(cell), cell.status or "-", percent(ours), str(ours.n) if ours else "0"]
+        cells += ["-" if off is None else f"{off:+.2f}", verdict(table, cell, ours)]
+        if row is None:
+            cells += ["-"] * DASHES
+        else:
+            cells += [percent(row.stages.get(stage)) for stage in STAGES[:3]]
+            cells += [*seen(row), certified(row), *(ratio(row, mode) for mode in RATIOS)]
+        rows.append((*cells, row.hash[:8] if row else "-", " ".join(cell.run)))
+    heads = (*HEADS, "layers certified", *RATIO_HEADS, "run", "overrides")
+    return Grid(table.title, _notes(table, words), heads, "llrlrrrl" + "r" * DASHES + "ll", tuple(rows))
+
+
+def _plain(table: PaperTable) -> Grid:
+    """Latency and speed: nothing of ours stands beside them."""
+    unit = "ms" if table.kind == "latency" else "ratio"
+    base = {cell.row: cell.value for cell in table.cells if cell.column == table.baseline}
+    rows = []
+    for cell in table.cells:
+        own, reference = cell.value, base.get(cell.row)
+        relative = [f"{own / reference:.2f}" if own and reference else "-"] if table.baseline else []
+        rows.append((cell.row, cell.column, _paper(cell), *relative, cell.status or "-", "-", "-", "not run"))
+    over = [f"paper: time / {table.baseline}"] if table.baseline else []
+    heads = ("row", "column", f"paper ({unit})", *over, "status", "ours", "difference", "verdict")
+    words = f"Not run: {table.unanswered}."
+    return Grid(table.title, _notes(table, words), heads, "llr" + "r" * len(over) + "lrrl", tuple(rows))
+
+
+def _csv(table: PaperTable, lines: Sequence[tuple[Cell, Row | None]]) -> str:
+    heads = [
+        "row",
+        "column",
+        "kind",
+        "paper",
+        "status",
+        "reason",
+        "ours",
+        "half_95",
+        "n",
+        "difference",
+        "verdict",
+        "run",
+    ]
+    rows: list[list[Any]] = []
+    for cell, row in lines:
+        ours = row.stages["integer"] if row else None
+        mean = 100 * ours.mean if ours else None
+        half = 100 * ours.half if ours and ours.half is not None else None
+        off = mean - cell.value if mean is not None and cell.value is not None else None
+        said = verdict(table, cell, ours)
+        published = [cell.row, cell.column, table.kind, cell.value, cell.status, cell.reason]
+        rows.append([*published, mean, half, ours.n if ours else 0, off, said, row.hash if row else None])
+    return grid.csv_text(heads, rows)
+
+
+def _notes(table: PaperTable, words: str) -> str:
+    reasons = dict.fromkeys(cell.reason for cell in table.cells if cell.reason)
+    empty = f" Empty cells: {'; '.join(str(reason) for reason in reasons)}." if reasons else ""
+    text = NOTES.format(name=table.name, source=table.source, words=words + empty)
+    return textwrap.fill(text, 118, break_long_words=False, break_on_hyphens=False)
+
+
+def _paper(cell: Cell) -> str:
+    return "-" if cell.value is None else f"{cell.value:.2f}"
+
+
+def _holds(config: Mapping[str, Any], override: str) -> bool:
+    """Whether a configuration is what `section=name` or `a.b.c=value` asks for."""
+    key, _, text = override.partition("=")
+    if key in GROUPS:
+        return label(config, key) == text  # the accumulator's label is made of its fields
+    found: Any = config
+    for part in key.split("."):
+        found = found.get(part) if isinstance(found, Mapping) else None
+    return bool(found == yaml.safe_load(text))

@@ -1,0 +1,121 @@
+"""What the seeds of one experiment say together: the numbers behind every table row."""
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from scipy.special import stdtrit
+
+from oaq_repro.results.labels import SECTIONS, label, operand_bits
+from oaq_repro.results.record import STAGES, Metric, Record, Stage
+
+CONFIDENCE = 0.95
+RATIOS = ("certified", "acc32")  # modes of the engine whose time is given relative to mode fast
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Mean over n seeds and half the width of its 95 % interval (None for one seed: nothing is known)."""
+
+    mean: float
+    half: float | None
+    n: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """One experiment (all its finished seeds) and one metric. ratios: time of the engine's mode / time of `fast`."""
+
+    hash: str
+    labels: tuple[str, ...]
+    operands: str
+    metric: Metric
+    seeds: int
+    stages: dict[Stage, Interval]
+    overflow_outputs: int
+    outputs: int
+    images_affected: int
+    images: int
+    certified: tuple[int, ...]
+    layers: int
+    ratios: dict[str, Interval]
+
+
+def interval(values: Sequence[float]) -> Interval:
+    """Student t interval of the mean, n - 1 degrees of freedom; `values` must not be empty."""
+    n = len(values)
+    mean = math.fsum(values) / n
+    if n == 1:
+        return Interval(mean, None, 1)
+    variance = math.fsum((value - mean) ** 2 for value in values) / (n - 1)
+    return Interval(mean, float(stdtrit(n - 1, 0.5 + CONFIDENCE / 2)) * math.sqrt(variance / n), n)
+
+
+def experiments(records: Sequence[Record]) -> list[list[Record]]:
+    """Finished records by experiment, in order of hash; each experiment's in order of seed."""
+    groups: dict[str, list[Record]] = defaultdict(list)
+    for record in sorted(records, key=lambda record: (record.hash, record.seed)):
+        if record.status == "finished":
+            groups[record.hash].append(record)
+    return list(groups.values())
+
+
+def stage_values(group: Sequence[Record], stage: Stage, metric: Metric) -> list[float]:
+    """A metric of every record that reached the stage."""
+    return [record.metrics[stage][metric] for record in group if metric in record.metrics.get(stage, {})]
+
+
+def ratio_values(group: Sequence[Record], mode: str) -> list[float]:
+    """Time of a mode / time of mode fast, of every record that has both."""
+    times = [record.latency_ms for record in group]
+    return [found[mode] / found["fast"] for found in times if mode in found and found.get("fast")]
+
+
+def summarize(group: Sequence[Record], metric: Metric) -> Row:
+    """The row of one experiment's records."""
+    values = {stage: stage_values(group, stage, metric) for stage in STAGES}
+    ratios = {mode: ratio_values(group, mode) for mode in RATIOS}
+    overflows = [record.overflow for record in group if record.overflow is not None]
+    config = group[0].config
+    return Row(
+        hash=group[0].hash,
+        labels=tuple(label(config, section) for section in SECTIONS),
+        operands=operand_bits(config),
+        metric=metric,
+        seeds=len(group),
+        stages={stage: interval(found) for stage, found in values.items() if found},
+        overflow_outputs=sum(overflow.evaluation_events for overflow in overflows),
+        outputs=sum(sum(overflow.outputs.values()) for overflow in overflows),
+        images_affected=sum(overflow.images_affected for overflow in overflows),
+        images=sum(overflow.images for overflow in overflows),
+        certified=tuple(record.certified for record in group),
+        layers=len(group[0].layers),
+        ratios={mode: interval(found) for mode, found in ratios.items() if found},
+    )
+
+
+def percent(value: Interval | None) -> str:
+    """A fraction as percent with its interval; "-" for None."""
+    if value is None:
+        return "-"
+    return f"{100 * value.mean:.2f}" + ("" if value.half is None else f" ± {100 * value.half:.2f}")
+
+
+def seen(row: Row) -> tuple[str, str]:
+    """Overflow seen, in outputs and in images, all seeds together."""
+    return (
+        f"{row.overflow_outputs:,} of {row.outputs:,}" if row.outputs else "-",
+        f"{row.images_affected:,} of {row.images:,}" if row.images else "-",
+    )
+
+
+def certified(row: Row) -> str:
+    """Certified layers, least to most over the seeds."""
+    least, most = min(row.certified), max(row.certified)
+    return f"{least if least == most else f'{least}-{most}'} of {row.layers}" if row.layers else "-"
+
+
+def ratio(row: Row, mode: str) -> str:
+    """Mean time of a mode relative to mode fast."""
+    return f"{row.ratios[mode].mean:.2f}" if mode in row.ratios else "-"

@@ -1,0 +1,143 @@
+"""Which experiments belong into one figure: equal in all that counts but the method and the accumulator."""
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from oaq_repro.errors import InputError
+from oaq_repro.quant.accumulator import Accumulator
+from oaq_repro.results.labels import label, operand_bits
+from oaq_repro.results.record import Metric, Record
+from oaq_repro.results.store import IGNORED_IN_SECTION, IGNORED_TOP_LEVEL
+from oaq_repro.results.summary import Interval, experiments, interval, stage_values
+
+VARIED = {"method", "accumulator"}
+
+
+@dataclass(frozen=True)
+class Point:
+    """One experiment on an accumulator. guaranteed: in every seed, no layer can overflow on any input."""
+
+    accumulator: Accumulator
+    accuracy: Interval
+    exact: Interval
+    guaranteed: bool
+    latency: dict[str, float]
+    hash: str
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Series of points by method. labels: task, data, model. reference: INT8 on 32 bits. hash: of what
+    the runs share."""
+
+    labels: tuple[str, str, str]
+    operands: str
+    metric: Metric
+    series: dict[str, list[Point]]
+    float_accuracy: Interval
+    reference: Interval | None
+    cpus: tuple[str, ...]
+    hash: str
+
+    @property
+    def name(self) -> str:
+        """For files: data, model, and the hash of what its runs share."""
+        return f"{self.labels[1]}-{self.labels[2]}-{self.hash[:8]}"
+
+    @property
+    def title(self) -> str:
+        """For legends."""
+        bits = "" if self.operands in ("-", "8/8") else f", {self.operands} bits"
+        return f"{self.labels[1]}, {self.labels[2]}{bits}"
+
+
+def sweeps(records: Sequence[Record]) -> list[Sweep]:
+    """Finished integer runs, in order of labels and hash."""
+    groups: dict[str, list[list[Record]]] = defaultdict(list)
+    for group in experiments(records):
+        if "integer" in group[0].metrics and _accumulator(group[0]) is not None:
+            groups[_science(group[0])].append(group)
+    found = [_sweep(hashlib.sha256(science.encode()).hexdigest(), group) for science, group in groups.items()]
+    return sorted(found, key=lambda sweep: (sweep.labels, sweep.hash))
+
+
+def _science(record: Record) -> str:
+    kept = {
+        key: _without(value, IGNORED_IN_SECTION.get(key, frozenset()))
+        for key, value in record.config.items()
+        if key not in IGNORED_TOP_LEVEL | VARIED
+    }
+    quantization = kept.get("quantization")
+    if isinstance(quantization, dict):
+        kept["quantization"] = _without(quantization, frozenset({"accumulator"}))
+    return json.dumps([kept, record.provenance.dataset_fingerprint], sort_keys=True)
+
+
+def _without(value: Any, keys: frozenset[str]) -> Any:
+    return {k: v for k, v in value.items() if k not in keys} if isinstance(value, Mapping) else value
+
+
+def _accumulator(record: Record) -> Accumulator | None:
+    value = record.config.get("accumulator")
+    if isinstance(value, Mapping):
+        value = {key: item for key, item in value.items() if not key.startswith("_")}
+    try:
+        return Accumulator.parse(value)  # type: ignore[arg-type]
+    except InputError:
+        return None
+
+
+def _sweep(science: str, groups: list[list[Record]]) -> Sweep:
+    first = groups[0][0]
+    metric = first.metric_names[0]
+    names = _series_names([group[0] for group in groups])
+    series: dict[str, list[Point]] = defaultdict(list)
+    for name, group in zip(names, groups, strict=True):
+        series[name].append(_point(group, metric))
+    for points in series.values():
+        points.sort(key=lambda point: (point.accumulator.bits, point.accumulator.name, point.hash))
+    parents = {record.seed: record for group in groups for record in group}
+    reference = [point.accuracy for point in series.get("int8", []) if point.accumulator.bits == 32]
+    return Sweep(
+        labels=(label(first.config, "task"), label(first.config, "data"), label(first.config, "model")),
+        operands=operand_bits(first.config),
+        metric=metric,
+        series=dict(sorted(series.items())),
+        float_accuracy=interval(stage_values([parents[seed] for seed in sorted(parents)], "float", metric)),
+        reference=reference[0] if reference else None,
+        cpus=tuple(sorted({record.provenance.hardware.cpu for group in groups for record in group})),
+        hash=science,
+    )
+
+
+def _point(group: Sequence[Record], metric: Metric) -> Point:
+    accumulator = _accumulator(group[0])
+    assert accumulator is not None
+    modes = ("fast", "certified", "acc32")
+    times = {mode: [r.latency_ms[mode] for r in group if mode in r.latency_ms] for mode in modes}
+    return Point(
+        accumulator=accumulator,
+        accuracy=interval(stage_values(group, "integer", metric)),
+        exact=interval(stage_values(group, "integer_int32", metric) or stage_values(group, "integer", metric)),
+        guaranteed=all(record.layers and record.certified == len(record.layers) for record in group),
+        latency={mode: interval(found).mean for mode, found in times.items() if found},
+        hash=group[0].hash,
+    )
+
+
+def _series_names(records: Sequence[Record]) -> list[str]:
+    """The method's label, with the options in which methods of that label differ."""
+    labels = [label(record.config, "method") for record in records]
+    methods = [_without(record.config.get("method"), frozenset({"_target_", "name"})) for record in records]
+    names = []
+    for own, method in zip(labels, methods, strict=True):
+        alike = [m for other, m in zip(labels, methods, strict=True) if other == own and isinstance(m, dict)]
+        keys = sorted({key for m in alike for key in m})
+        differing = [key for key in keys if len({json.dumps(m.get(key), sort_keys=True) for m in alike}) > 1]
+        options = ", ".join(f"{key}={method.get(key)}" for key in differing) if isinstance(method, dict) else ""
+        names.append(f"{own} ({options})" if options else own)
+    return names
