@@ -1,4 +1,4 @@
-"""Time the engine's kernels layer by layer, or whole networks beside other runtimes; write JSON, Markdown and figures.
+"""Time the engine's kernels, whole networks beside other runtimes, or training steps; write JSON, Markdown and figures.
 
 By default every runtime is restricted to AVX2, so that the numbers stand for CPUs without dot-product instructions.
 """
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from oaq_repro.errors import InputError
 
-ROUNDS = {"kernels": 20, "models": 40}
+ROUNDS = {"kernels": 20, "models": 40, "training": 7}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -23,6 +23,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--isa", choices=("avx2", "native"), default="avx2", help="what runtimes may use of the CPU")
     options = parser.parse_args(arguments)
     try:
+        if options.suite == "training":
+            from oaq_repro.benchmark import training
+
+            for path in training.run(options.out, options.rounds or ROUNDS["training"]):
+                print(path)
+            return 0
         if options.isa == "avx2":
             from oaq_repro.benchmark.restrict import restrict_to_avx2
 

@@ -26,7 +26,7 @@ def write_json(path: Path, machine: dict[str, Any], rows: Sequence[Row]) -> Path
 
 def models_markdown(machine: dict[str, Any], rows: Sequence[Row]) -> str:
     """A summary, then a table per network and number of threads."""
-    lines = ["# Networks, batch 1", "", *_head(machine), ""]
+    lines = ["# Networks, batch 1", "", *head(machine), ""]
     lines += [
         "Time / fast: median over rounds of the ratio within a round; above 1 is slower than mode `fast`. The engine",
         "runs the network with the ranges of overflow aware quantization, int8 peers with plain 8-bit ranges.",
@@ -47,7 +47,7 @@ def models_markdown(machine: dict[str, Any], rows: Sequence[Row]) -> str:
 
 def kernels_markdown(machine: dict[str, Any], rows: Sequence[Row]) -> str:
     """The best and the median of every route, then a line per shape."""
-    lines = ["# Kernels", "", *_head(machine), ""]
+    lines = ["# Kernels", "", *head(machine), ""]
     lines += [
         "Multiply-accumulates (MAC) per cycle and core, padding counted, at the median time. `16 bit`: sums stay in",
         "16 bits. `fold n`: sums of n steps of four products (depthwise: n pairs) in 16 bits, then 32; `fold 1` is the",
@@ -95,7 +95,7 @@ def _summary(group: Sequence[Row]) -> list[str]:
     ]
 
 
-def _head(machine: dict[str, Any]) -> list[str]:
+def head(machine: dict[str, Any]) -> list[str]:
     packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
     load = ", ".join(f"{value:.1f}" for value in machine["load_average"])
     busy = machine["load_average"][0] > machine["cores"] / 2
