@@ -96,6 +96,7 @@ def _summary(group: Sequence[Row]) -> list[str]:
 
 
 def head(machine: dict[str, Any]) -> list[str]:
+    """What was measured with, as lines of Markdown."""
     packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
     load = ", ".join(f"{value:.1f}" for value in machine["load_average"])
     busy = machine["load_average"][0] > machine["cores"] / 2

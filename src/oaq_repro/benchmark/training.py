@@ -108,7 +108,7 @@ def _counted(method: OAQ, model: QuantizedNetwork, step: Step) -> Step:
 
 
 def _brevitas() -> nn.Module:
-    """The float network with every convolution and linear layer as brevitas' A2Q layer; ImportError without brevitas."""
+    """The float network with all convolutions and linear layers as brevitas' A2Q layers; ImportError without it."""
     from brevitas import nn as quantized
     from brevitas import quant
 
