@@ -197,6 +197,8 @@ class _Compiler:
     def _note(self, layer, kind: str, weight, source: QParams, folds: tuple[int, ...], demanded: Demand) -> None:
         if demanded.claim == "empirical":
             reason = f"its accumulator is {layer.accumulator.name}"
+            if any(fold != 0 for fold in folds):
+                reason += "; pairs could saturate, so sums are made wider and then wrapped"
         elif self.mode in ("acc32", "exact"):
             reason = f"mode {self.mode}"
         elif all(fold == 0 for fold in folds):

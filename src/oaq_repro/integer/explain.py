@@ -26,7 +26,11 @@ class LayerRoute:
 
     @property
     def registers(self) -> str:
-        """The folds in words: how many products 16 bits hold before they go to 32, for what part of the channels."""
+        """The folds in words: how many products 16-bit sums take before they go to 32, for what part of the channels.
+
+        A dense kernel keeps two such sums per output and channels may be reordered, so this can be more than the
+        certificate's longest block, which is that of one sum in the given order.
+        """
         if self.kind == "reference":
             return "scalar reference"
         counts = Counter(self.folds)
@@ -51,4 +55,5 @@ def table(routes: Sequence[LayerRoute], isa: str, mode: str) -> str:
     rows += [(r.name, r.kind, str(r.depth), str(r.q_max), r.registers, r.claim, r.reason) for r in routes]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([f"engine: {isa} kernels, mode {mode}", *lines])
+    legend = "16 bit x n: n products in 16-bit sums (two per output of a dense layer), then added up in 32 bits"
+    return "\n".join([f"engine: {isa} kernels, mode {mode}", *lines, legend])

@@ -124,7 +124,7 @@ class SettleReport:
 
 
 @torch.no_grad()
-def settle(model: QuantizedNetwork, images: ImageBatches, config: SettleConfig) -> SettleReport:
+def settle(model: QuantizedNetwork, images: ImageBatches, config: SettleConfig = SettleConfig()) -> SettleReport:
     """Raise range mapping factors until no accumulator passes its limit on the settle set.
 
     Every pass measures all layers; a layer whose largest partial sum times `margin` passes the limit has

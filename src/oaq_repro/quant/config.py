@@ -51,7 +51,8 @@ class QuantizationConfig:
     overrides: Mapping[str, Override] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Make Overrides of plain fields (InputError for unknown ones)."""
+        """Accept an accumulator by name or fields, and overrides as plain fields (InputError for unknown ones)."""
+        object.__setattr__(self, "accumulator", Accumulator.parse(self.accumulator))
         made = {name: _override(name, value) for name, value in self.overrides.items()}
         object.__setattr__(self, "overrides", made)
 
