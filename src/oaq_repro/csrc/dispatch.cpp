@@ -10,6 +10,7 @@ namespace oaq {
 extern const KernelSet kPortable;
 #if defined(__x86_64__)
 extern const KernelSet kAvx2;
+bool cpu_has_avx2() { return __builtin_cpu_supports("avx2") != 0; }
 const KernelSet* const kKernelSets[] = {&kAvx2, &kPortable};
 #elif defined(__aarch64__)
 extern const KernelSet kNeon;

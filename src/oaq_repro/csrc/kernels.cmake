@@ -4,8 +4,9 @@ option(OAQ_SANITIZE "find bad addresses and undefined behaviour (slow)" OFF)
 # Only the files of an instruction set get its flags: dispatch runs first.
 set(OAQ_SOURCES conv2d.cpp dispatch.cpp elementwise.cpp pool.cpp portable.cpp program.cpp)
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
-  list(APPEND OAQ_SOURCES avx2.cpp)
-  set_source_files_properties(${CMAKE_CURRENT_LIST_DIR}/avx2.cpp PROPERTIES COMPILE_OPTIONS -mavx2)
+  list(APPEND OAQ_SOURCES avx2_dense.cpp avx2_depthwise.cpp)
+  set_source_files_properties(${CMAKE_CURRENT_LIST_DIR}/avx2_dense.cpp ${CMAKE_CURRENT_LIST_DIR}/avx2_depthwise.cpp
+    PROPERTIES COMPILE_OPTIONS -mavx2)
 elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "aarch64|arm64")
   list(APPEND OAQ_SOURCES neon.cpp)
 endif()
