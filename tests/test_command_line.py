@@ -11,7 +11,8 @@ from composing import TINY
 
 from oaq_repro.results.record import load_record
 
-LONG = [*TINY, "schedule.finetune.epochs=12", "method=oaq", "accumulator.bits=14"]
+# 4 steps an epoch, a checkpoint every 25 epochs: interrupted inside fine-tuning
+LONG = [*TINY, "schedule.finetune.epochs=40", "method=oaq", "accumulator.bits=14"]
 
 
 def command(*arguments):
@@ -83,7 +84,7 @@ def interrupted_then_resumed(tmp_path, how):
         command(*LONG, f"results={results}"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     deadline = time.monotonic() + 240
-    while not list(results.glob("runs/*/0/last.ckpt")):
+    while not list(results.glob("fine_tuned/*/0/last.ckpt")):
         assert process.poll() is None and time.monotonic() < deadline, "no checkpoint of fine-tuning appeared"
         time.sleep(0.02)
     os.kill(process.pid, how)
@@ -114,12 +115,3 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(tmp_path, how):
     assert resumed.hash == uninterrupted.hash
     assert resumed.metrics == uninterrupted.metrics
     assert resumed.layers == uninterrupted.layers
-
-
-@pytest.mark.slow
-def test_a_sweep_leaves_a_record_each_and_goes_on_after_a_failure(tmp_path):
-    done = call("-m", *TINY, f"results={tmp_path}", "method=int8", "accumulator.bits=16,99,32", cwd=tmp_path)
-    assert done.returncode == 1
-    assert "accumulator.bits: found 99" in done.stderr
-    records = [load_record(path) for path in tmp_path.glob("runs/*/0/record.json")]
-    assert sorted(r.config["accumulator"]["bits"] for r in records if r.status == "finished") == [16, 32]

@@ -1,8 +1,10 @@
 import dataclasses
-from itertools import chain
+from itertools import chain, zip_longest
 
 import pytest
 from composing import composed
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from oaq_repro.configuration import build, config_folder
 from oaq_repro.errors import InputError
@@ -33,6 +35,30 @@ def test_every_config_composes(group):
         if name.endswith("segmentation"):
             chosen = "segmentation"
         composed(f"task={chosen}", f"{group}={name}")
+
+
+EXPERIMENTS = sorted(
+    str(path.relative_to(config_folder() / "experiment").with_suffix(""))
+    for path in (config_folder() / "experiment").rglob("*.yaml")
+)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_composes_and_its_first_run_is_built(name):
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        config = compose("config", overrides=[f"+experiment={name}"], return_hydra_config=True)
+        params = config.hydra.sweeper.params or {}
+        overrides = OverridesParser.create().parse_overrides([f"{key}={value}" for key, value in params.items()])
+        swept = [[f"{o.key_or_group}={v}" for v in o.sweep_string_iterator()] for o in overrides]
+        assert (str(config.hydra.mode) == "RunMode.MULTIRUN") == bool(swept)
+        for values in zip_longest(*swept):  # every value once
+            run = compose("config", overrides=[f"+experiment={name}", *filter(None, values)])
+            for part in ("method", "quantization"):
+                build(run[part], part)
+            for stage in ("float", "finetune"):
+                build(run.schedule[stage], f"schedule.{stage}")
+    text = (config_folder() / "experiment" / f"{name}.yaml").read_text()
+    assert all(word in text for word in ("command:", f"+experiment={name}", "cost:", "expected:"))
 
 
 @pytest.mark.parametrize("method", sorted(path.stem for path in (config_folder() / "method").glob("*.yaml")))

@@ -4,9 +4,9 @@ import pytest
 import torch
 from composing import composed, tiny
 
-from oaq_repro import experiment, parent
+from oaq_repro import fine_tuned, parent
 from oaq_repro.errors import InputError
-from oaq_repro.experiment import headline, run
+from oaq_repro.experiment import run
 from oaq_repro.integer.executor import Executor
 from oaq_repro.integer.graph import Graph
 from oaq_repro.results.record import load_record
@@ -43,7 +43,7 @@ def test_a_run_leaves_everything_it_promises(results, oaq):
         "overflow.png",
         "finetune",
     }
-    assert headline(oaq) == oaq.metrics["integer"]["top1"]
+    assert oaq.headline == oaq.metrics["integer"]["top1"]
     assert (folder / "finetune" / "metrics.csv").read_text().count("\n") > 1
 
 
@@ -70,7 +70,7 @@ def no_training(*args, **kwargs):
 
 
 def test_a_finished_run_is_never_trained_again(results, oaq, monkeypatch):
-    monkeypatch.setattr(experiment, "fit", no_training)
+    monkeypatch.setattr(fine_tuned, "fit", no_training)
     monkeypatch.setattr(parent, "fit", no_training)
     assert run(tiny(results, "method=oaq", "accumulator.bits=16", "threads=2")) == oaq
 
@@ -105,13 +105,13 @@ def test_layers_left_in_float_have_no_integer_stage(results, oaq):
 
 
 def test_a_post_training_run_has_no_fine_tuning(results, oaq, monkeypatch):
-    monkeypatch.setattr(experiment, "fit", no_training)
+    monkeypatch.setattr(fine_tuned, "fit", no_training)
     record = run(tiny(results, "method=int8_settle", "schedule.finetune=null"))
     assert record.metrics["simulated"] and record.overflow.settle_events == 0
 
 
 def test_a_post_training_method_has_no_fine_tuning_whatever_the_schedule(results, oaq, monkeypatch):
-    monkeypatch.setattr(experiment, "fit", no_training)
+    monkeypatch.setattr(fine_tuned, "fit", no_training)
     record = run(tiny(results, "method=ptq_int8", "accumulator=int32"))
     assert record.metrics["integer"] == record.metrics["simulated"]
     assert {layer.alpha_weight for layer in record.layers} == {1.0}

@@ -12,20 +12,55 @@ failures: list[str] = []
 
 @hydra.main(config_path=str(config_folder()), config_name="config", version_base="1.3")
 def main(config: DictConfig) -> float | None:
-    """Run one experiment; returns its headline metric (for Hydra's sweepers), None when it failed."""
+    """Run one experiment; returns its headline metric (for Hydra's sweepers), None when it failed.
+
+    A sweep goes on after any failure; a single run shows the traceback of what is no bad input.
+    """
+    from oaq_repro import multirun
     from oaq_repro.errors import InputError
-    from oaq_repro.experiment import headline, run
 
     try:
-        return headline(run(config))
-    except (InputError, OSError) as error:
+        return _run_or_show(config)
+    except Exception as error:
+        if multirun.in_sweep():
+            multirun.note(error)
+            return None
+        if not isinstance(error, InputError | OSError):
+            raise
         failures.append(str(error))
         print(f"error: {error}", file=sys.stderr)
         return None
 
 
+def _run_or_show(config: DictConfig) -> float | None:
+    from oaq_repro import multirun
+    from oaq_repro.configuration import resolve
+    from oaq_repro.finished import finished_record
+    from oaq_repro.results.store import run_folder
+
+    settings, sweeping = resolve(config), multirun.in_sweep()
+    earlier = finished_record(settings)
+    if earlier is None:
+        from oaq_repro.experiment import run
+
+        record = run(config, wait=not sweeping)
+    else:
+        record = earlier
+    folder = run_folder(settings["results"], record.hash, record.seed)
+    if earlier is not None:
+        print(f"{folder}: finished earlier; nothing is trained again")
+    if sweeping:
+        multirun.remember(settings)
+    if earlier is None or not sweeping:
+        from oaq_repro.results.terminal import print_record
+
+        print_record(record)
+        print(f"Record, checkpoint, integer graph and figures: {folder}")
+    return record.headline
+
+
 def entry_point() -> None:
-    """Console entry: exit status 1 when any run failed."""
+    """Console entry: exit status 1 when the run failed; `multirun.Summary` sees to sweeps."""
     main()
     if failures:
         sys.exit(1)

@@ -5,6 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
 from oaq_repro.errors import InputError
 
 
@@ -13,6 +17,19 @@ def config_folder() -> Path:
     package = Path(__file__).resolve().parent
     checkout = package.parents[1] / "conf"
     return checkout if (checkout / "config.yaml").is_file() else package / "conf"
+
+
+def resolve(config: DictConfig) -> dict[str, Any]:
+    """The configuration as plain containers, interpolations resolved; InputError where one cannot be."""
+    try:
+        settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise InputError(f"configuration: {str(error).splitlines()[0]}") from error
+    assert isinstance(settings, dict)
+    settings.pop("hydra", None)
+    if HydraConfig.initialized():  # names of the config files, for the tables
+        settings["choices"] = {k: v for k, v in HydraConfig.get().runtime.choices.items() if "/" not in k}
+    return {str(key): value for key, value in settings.items()}
 
 
 def build(config: Mapping[str, Any], field: str, **arguments: Any) -> Any:

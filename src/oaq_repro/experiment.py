@@ -4,7 +4,7 @@ Every step is a function that can be called alone; `run` is the one that calls t
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,35 +12,34 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig
 from torch import Tensor
 
-from oaq_repro.configuration import build
+from oaq_repro.configuration import build, resolve
 from oaq_repro.data.base import DataModule
 from oaq_repro.errors import InputError
 from oaq_repro.files import write_atomic
+from oaq_repro.fine_tuned import fine_tune
+from oaq_repro.finished import remember
 from oaq_repro.integer.latency import latencies
 from oaq_repro.integer.lower import lower
 from oaq_repro.integer.network import IntegerNetwork
 from oaq_repro.integer.routes import Mode
-from oaq_repro.logging import make_loggers
+from oaq_repro.logging import log_record
 from oaq_repro.methods.base import Method
 from oaq_repro.models.network import Network
-from oaq_repro.parent import train_or_load
-from oaq_repro.quant.calibrate import SettleReport, calibrate, count_overflow, freeze, settle
+from oaq_repro.parent import float_parent
+from oaq_repro.quant.calibrate import SettleReport, count_overflow, settle
 from oaq_repro.quant.config import QuantizationConfig
 from oaq_repro.quant.convert import quantize_network
-from oaq_repro.quant.network import QuantizedNetwork, set_quantizing
+from oaq_repro.quant.network import QuantizedNetwork
 from oaq_repro.report import layer_rows, overflow_section
 from oaq_repro.results.figures import write_figures
 from oaq_repro.results.provenance import provenance, utc_now
 from oaq_repro.results.record import RECORD_NAME, Record, Status, save_record
-from oaq_repro.results.store import file_hash, find_record, lock_run, run_folder, run_hash
-from oaq_repro.results.terminal import print_record
+from oaq_repro.results.store import LONG_S, file_hash, find_record, lock_run, run_folder, run_hash
 from oaq_repro.tasks.base import Task
-from oaq_repro.training import LAST, evaluate, fit, images_of
+from oaq_repro.training import evaluate, images_of
 
 GRAPH_NAME, CHECKPOINT_NAME = "graph.npz", "quantized.ckpt"
 
@@ -55,10 +54,11 @@ class Outcome:
     checkpoint_hash: str | None = None
 
 
-def run(config: DictConfig) -> Record:
-    """One run from its configuration to its record; a finished one is only shown again.
+def run(config: DictConfig, wait: bool = True) -> Record:
+    """One run from its configuration to its record; a finished one is only read again.
 
-    Raises InputError for bad input (also recorded as a failed run) and passes on interruptions (recorded too).
+    Where another process works on the same run, waits for it, or without `wait` raises BusyError. Raises InputError for
+    bad input (also recorded as a failed run) and passes on interruptions (recorded too).
     """
     settings = resolve(config)
     pl.seed_everything(settings["seed"], workers=True, verbose=False)
@@ -67,38 +67,14 @@ def run(config: DictConfig) -> Record:
     data.prepare_data()
     data.setup()
     fingerprint = data.fingerprint()
+    remember(settings, fingerprint)
     name, seed = run_hash(settings, fingerprint), settings["seed"]
     folder = run_folder(settings["results"], name, seed)
-    done = find_record(settings["results"], name, seed)
-    if done is None or done.status != "finished":
-        with lock_run(folder):
-            done = _recorded(settings, config, data, fingerprint, name, folder)
-    else:
-        print(f"{folder}: finished earlier; nothing is trained again")
-    print_record(done)
-    print(f"Record, checkpoint, integer graph and figures: {folder}")
-    return done
-
-
-def headline(record: Record) -> float | None:
-    """The headline metric of the last stage a run has reached."""
-    for stage in ("integer", "simulated", "float"):
-        if stage in record.metrics:
-            return record.metrics[stage][record.metric_names[0]]
-    return None
-
-
-def resolve(config: DictConfig) -> dict[str, Any]:
-    """The configuration as plain containers, interpolations resolved; InputError where one cannot be."""
-    try:
-        settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    except OmegaConfBaseException as error:
-        raise InputError(f"configuration: {str(error).splitlines()[0]}") from error
-    assert isinstance(settings, dict)
-    settings.pop("hydra", None)
-    if HydraConfig.initialized():  # names of the config files, for the tables
-        settings["choices"] = {k: v for k, v in HydraConfig.get().runtime.choices.items() if "/" not in k}
-    return {str(key): value for key, value in settings.items()}
+    with lock_run(folder, LONG_S if wait else 0.0):
+        done = find_record(settings["results"], name, seed)
+        if done is not None and done.status == "finished":
+            return done
+        return _recorded(settings, config, data, fingerprint, name, folder)
 
 
 def check_task(settings: Mapping[str, Any], data: DataModule) -> None:
@@ -146,6 +122,7 @@ def _recorded(
     record = write("finished", None)
     if record.layers:
         write_figures(record, folder)
+    log_record(settings, record, folder)
     return record
 
 
@@ -156,7 +133,7 @@ def _stages(
     network: Network = build(config.model, "model", num_classes=len(data.classes), input_shape=data.input_shape)
 
     float_task = make_task(config, network, data, "float")
-    parent = train_or_load(settings, data, float_task, fingerprint)
+    parent = float_parent(settings, data, float_task, fingerprint)
     outcome.parent_hash, outcome.metrics["float"] = parent.hash, parent.metrics
     if not method.quantizes:
         return
@@ -168,8 +145,11 @@ def _stages(
     print(f"Quantized {len(quantized.swapped)} modules; left in float: {', '.join(quantized.left_float) or 'none'}")
 
     task = make_task(config, Network(quantized, network.codec), data, "finetune")
-    settled = fine_tune(settings, data, task, method, quantization, folder)
+    trained = fine_tune(settings, data, task, method, quantization.calibration_batches, fingerprint)
+    keep_curves(trained.folder, folder)
     task.cpu().eval()  # the stages below are exact on any machine; the integer graph runs on the CPU
+    method.finish(quantized)
+    settled = settle_or_count(quantized, method, data, settings["trainer"])
     write_atomic(folder / CHECKPOINT_NAME, lambda path: torch.save({"state_dict": task.state_dict()}, path))
     outcome.checkpoint_hash = file_hash(folder / CHECKPOINT_NAME)
     cpu = {**settings["trainer"], "accelerator": "cpu", "devices": 1, "strategy": "auto", "num_nodes": 1}
@@ -187,7 +167,8 @@ def _stages(
         outcome.metrics[stage] = evaluate_integer(integer, quantized, task, data, cpu)
     outcome.sections["overflow"] = overflow_section(settled, integer.report)
     outcome.sections["layers"] = layer_rows(graph, quantized, integer.report, data.input_shape)
-    outcome.sections["latency_ms"] = latencies(graph, data.input_shape)
+    if settings["latency"]:
+        outcome.sections["latency_ms"] = latencies(graph, data.input_shape)
 
 
 def make_task(config: DictConfig, network: Network, data: DataModule, stage: str) -> Task:
@@ -198,56 +179,28 @@ def make_task(config: DictConfig, network: Network, data: DataModule, stage: str
     return build(fields, "task")(network=network, schedule=schedule, classes=data.classes)
 
 
-def fine_tune(
-    settings: dict[str, Any],
-    data: DataModule,
-    task: Task,
-    method: Method,
-    quantization: QuantizationConfig,
-    folder: Path,
+def settle_or_count(
+    quantized: QuantizedNetwork, method: Method, data: DataModule, trainer_config: Mapping[str, Any]
 ) -> SettleReport:
-    """Calibrate, fine-tune, freeze and settle `task.dense`; goes on where an earlier attempt was interrupted.
+    """Settle by the method's configuration, or only count overflow on the same images where it has none."""
+    loader, settling = data.calibration_dataloader(), method.settle
+    description = "counting overflow" if settling is None else "settling"
 
-    Returns what settling did; without settling, the overflow counted on the same images.
-    """
-    quantized: QuantizedNetwork = task.dense  # type: ignore[assignment]
-    loader = data.calibration_dataloader()
+    def images() -> Iterator[Tensor]:
+        batches = None if settling is None else settling.batches
+        return images_of(loader, torch.device("cpu"), batches, trainer_config, description)
 
-    def images(batches: int | None, description: str) -> Iterator[Tensor]:
-        return images_of(loader, task.device, batches, settings["trainer"], description)
-
-    if (folder / LAST).exists():
-        set_quantizing(quantized, True)
-    else:
-        calibrate(quantized, images(quantization.calibration_batches, "calibrating"))
-        method.start(quantized)
-    if method.fine_tune and task.schedule is not None:
-        task.penalty = method.penalty
-        loggers = make_loggers(settings["logger"], folder, "finetune", settings)
-        fit(
-            task,
-            task.schedule,
-            data,
-            folder,
-            settings["trainer"],
-            settings["seed"],
-            loggers,
-            method.callbacks(),
-            description=f"fine-tuning {settings['method']['_target_'].rpartition('.')[2]}",
-        )
-    freeze(quantized)
-    method.finish(quantized)
-    settling = method.settle is not None
-    return settle_or_count(quantized, method, lambda n: images(n, "settling" if settling else "counting overflow"))
-
-
-def settle_or_count(quantized: QuantizedNetwork, method: Method, images: Callable[[int | None], Any]) -> SettleReport:
-    """Settle by the method's configuration, or only count overflow where it has none."""
-    if method.settle is not None:
-        return settle(quantized, lambda: images(method.settle.batches), method.settle)  # type: ignore[union-attr]
+    if settling is not None:
+        return settle(quantized, images, settling)
     report = SettleReport()
-    report.see(count_overflow(quantized, images(None)))
+    report.see(count_overflow(quantized, images()))
     return report
+
+
+def keep_curves(source: Path, folder: Path) -> None:
+    """Copy the training curves of a shared fine-tuning into the folder of a run."""
+    for metrics in source.glob("finetune*/metrics.csv"):
+        write_atomic(folder / metrics.relative_to(source), metrics.read_bytes())
 
 
 def evaluate_integer(

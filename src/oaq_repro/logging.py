@@ -6,10 +6,15 @@ import warnings
 from collections.abc import Callable, Mapping
 from netrc import NetrcParseError, netrc
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 
 from pytorch_lightning.loggers import CSVLogger, Logger
+
+from oaq_repro.results.record import Record
+
+if TYPE_CHECKING:
+    from pytorch_lightning.loggers import WandbLogger
 
 logger = logging.getLogger(__name__)
 
@@ -58,16 +63,39 @@ class NeverFails(Logger):
         self._try(lambda inner: inner.finalize(status))
 
 
-def make_loggers(config: Mapping[str, Any], folder: Path, stage: str, run_config: dict[str, Any]) -> list[Logger]:
-    """Loggers for one stage (`float` or `finetune`) of a run; `run_config` is what W&B shows as configuration."""
+def make_loggers(config: Mapping[str, Any], folder: Path, stage: str) -> list[Logger]:
+    """Loggers for one stage (`float` or `finetune`) of the run that `config` describes, as plain containers."""
     loggers: list[Logger] = [NeverFails(CSVLogger(str(folder), name="", version=_free_name(folder, stage)))]
-    wandb = config.get("wandb")
-    if wandb is not None:
+    if config["logger"].get("wandb") is not None:
         try:
-            loggers.append(NeverFails(_wandb(wandb, folder, stage, run_config)))
+            loggers.append(NeverFails(_wandb(config, folder, stage)))
         except Exception as error:
             warnings.warn(f"Weights & Biases is not available ({error}); going on without it", stacklevel=2)
     return loggers
+
+
+def log_record(config: Mapping[str, Any], record: Record, folder: Path) -> None:
+    """Show a record on Weights & Biases where they are asked for: numbers, histograms, the layers as an artifact."""
+    if config["logger"].get("wandb") is None:
+        return
+    try:
+        import wandb
+
+        logger = _wandb(config, folder, "record")
+        numbers = {f"{stage}/{name}": v for stage, found in record.metrics.items() for name, v in found.items()}
+        histograms = {}
+        if record.layers:
+            for field in ("alpha_activation", "alpha_weight", "overflow_seen"):
+                histograms[field] = wandb.Histogram([getattr(layer, field) for layer in record.layers])
+            rows = [layer.model_dump() for layer in record.layers]
+            table = wandb.Table(columns=list(rows[0]), data=[list(row.values()) for row in rows])
+            artifact = wandb.Artifact(f"layers-{record.hash}-{record.seed}", "layers")
+            artifact.add(table, "layers")
+            logger.experiment.log_artifact(artifact)
+        logger.experiment.log({**numbers, **histograms})
+        logger.experiment.finish()
+    except Exception as error:
+        warnings.warn(f"Weights & Biases failed ({error}); the record is not affected", stacklevel=2)
 
 
 def _free_name(folder: Path, stage: str) -> str:
@@ -76,21 +104,26 @@ def _free_name(folder: Path, stage: str) -> str:
     return stage if attempts == 1 else f"{stage}-{attempts}"
 
 
-def _wandb(config: Mapping[str, Any], folder: Path, stage: str, run_config: dict[str, Any]) -> Logger:
+def _wandb(config: Mapping[str, Any], folder: Path, stage: str) -> "WandbLogger":
+    import wandb
     from pytorch_lightning.loggers import WandbLogger
 
-    offline = config.get("offline")
+    if wandb.run is not None:  # an earlier stage's; a logger would go on with it
+        wandb.finish()
+
+    fields = config["logger"]["wandb"]
+    offline = fields.get("offline")
     if offline is None:
         offline = not _has_login()
     made = WandbLogger(
-        project=config["project"],
-        entity=config.get("entity"),
+        project=fields["project"],
+        entity=fields.get("entity"),
         save_dir=str(folder),
         offline=bool(offline),
         name=f"{folder.parent.name}-{folder.name}-{stage}",
-        group=folder.parent.name,
+        group=fields.get("group") or folder.parent.name,
         job_type=stage,
-        config=run_config,
+        config=dict(config),
     )
     _ = made.experiment  # starts it now, where a failure is caught
     return made

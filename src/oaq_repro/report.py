@@ -31,7 +31,9 @@ def layer_rows(
     """`layers` of the record: alphas, effective bits, certificate, counts and the engine's routes of every layer."""
     modules = layers(quantized)
     totals = report.totals()
-    fast, certified = ({r.name: r for r in Engine(graph, input_shape, 1, mode).routes} for mode in ("fast", "certified"))
+    fast, certified = (
+        {r.name: r for r in Engine(graph, input_shape, 1, mode).routes} for mode in ("fast", "certified")
+    )
     rows = []
     for layer in graph.layers():
         source = graph.qparams(layer.inputs[0])

@@ -32,7 +32,7 @@ STEPS_BETWEEN_CHECKPOINTS = 100  # for data sets of which an epoch is a few batc
 
 
 class SeedEpochs(pl.Callback):
-    """Seeds torch's generator at every epoch's start, so that a resumed training draws what it would have drawn."""
+    """Makes a resumed training go on as the whole one: every epoch seeds torch's generator, and none is repeated."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
@@ -40,6 +40,20 @@ class SeedEpochs(pl.Callback):
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Seed by epoch."""
         torch.manual_seed(self.seed * 100_003 + trainer.current_epoch)
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Say that the checkpoint's epoch is over.
+
+        Checkpoints are written as an epoch ends. Lightning (2.6) takes one without a validation at that place for an
+        unfinished epoch and trains on one batch more in it.
+        """
+        loop = checkpoint["loops"]["fit_loop"]
+        for counts in loop["epoch_progress"].values():
+            counts["processed"] = counts["completed"] = counts["ready"]
+        batches = loop["epoch_loop.batch_progress"]["current"]
+        batches.update(dict.fromkeys(batches, 0))
 
 
 def fit(

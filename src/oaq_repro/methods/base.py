@@ -20,12 +20,14 @@ class Method:
     """Base of all methods; by itself TF-Lite style INT8 quantization.
 
     settle: how range mapping factors are settled after fine-tuning, or None to leave them. fine_tune: False for
-    post-training quantization, which goes from calibration straight to `finish`.
+    post-training quantization, which goes from calibration straight to `finish`. sees_accumulator: whether anything
+    before `finish` looks at the layers' accumulators; where not, runs that differ in them share one fine-tuning.
     """
 
     settle: SettleConfig | None = None
     fine_tune: bool = True
     quantizes: ClassVar[bool] = True
+    sees_accumulator: ClassVar[bool] = True
 
     def activation_quantizer(
         self, bits: int, activation: Activation, observer: ObserverConfig, scalable: bool

@@ -11,6 +11,7 @@ calibrated network).
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -29,6 +30,8 @@ BISECTIONS = 20  # the factor is found to 2^(bits - 20), that is 0.00024 at 8 bi
 @dataclass
 class CertifiedScale(Method):
     """INT8 fine-tuning, then certified per-channel scales."""
+
+    sees_accumulator: ClassVar[bool] = False
 
     def weight_quantizer(self, bits: int, per_channel: bool) -> WeightQuantizer:
         """With a factor per channel."""

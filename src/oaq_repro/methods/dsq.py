@@ -11,6 +11,7 @@ range are the common observer's and the weights' largest magnitude (the paper le
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,8 @@ SOFTEST, HARDEST = 0.499, 0.001
 @dataclass
 class DSQ(Method):
     """INT8 training with a soft step's gradient. softness: where the learned distance from a true step starts."""
+
+    sees_accumulator: ClassVar[bool] = False
 
     softness: float = 0.2
 

@@ -8,6 +8,7 @@ same training, then settling alone, which shows how much of OAQ's result trainin
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from oaq_repro.methods.base import Method
 
@@ -15,3 +16,5 @@ from oaq_repro.methods.base import Method
 @dataclass
 class Int8(Method):
     """Fake-quantized fine-tuning; alphas stay 1 during training."""
+
+    sees_accumulator: ClassVar[bool] = False

@@ -17,6 +17,7 @@ What the source leaves open and what is chosen here:
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,8 @@ from oaq_repro.quant.quantizers import Activation, ActivationQuantizer, Observer
 @dataclass
 class LSQ(Method):
     """Learned steps of weights and rectified activations."""
+
+    sees_accumulator: ClassVar[bool] = False
 
     def activation_quantizer(
         self, bits: int, activation: Activation, observer: ObserverConfig, scalable: bool

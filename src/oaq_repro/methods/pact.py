@@ -18,6 +18,7 @@ What the sources leave open and what is chosen here:
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -34,6 +35,8 @@ from oaq_repro.quant.quantizers import Activation, ActivationQuantizer, Observer
 @dataclass
 class PACT(Method):
     """Learned clips of rectified activations; tanh-normalized weights. clip_decay: factor of the clips' L2 penalty."""
+
+    sees_accumulator: ClassVar[bool] = False
 
     clip_decay: float = 1e-4
 

@@ -11,6 +11,7 @@ for a fair row beside `int8`.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from oaq_repro.methods.base import Method
 from oaq_repro.quant.quantizers import WeightQuantizer
@@ -19,6 +20,8 @@ from oaq_repro.quant.quantizers import WeightQuantizer
 @dataclass
 class ReduceRange(Method):
     """INT8 whose weight codes are at most `2^(bits-2)` in magnitude: 64 at 8 bits."""
+
+    sees_accumulator: ClassVar[bool] = False
 
     def weight_quantizer(self, bits: int, per_channel: bool) -> WeightQuantizer:
         """The common quantizer, its range mapped to one bit less."""

@@ -14,6 +14,7 @@ activations are clipped.
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +33,8 @@ LEAST = 1e-6  # of a probability, before its logarithm
 @dataclass
 class RQ(Method):
     """INT8 training with stochastic rounding of a learned width. temperature: of the relaxation, above 0."""
+
+    sees_accumulator: ClassVar[bool] = False
 
     temperature: float = 1.0
 

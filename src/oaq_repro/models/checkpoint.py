@@ -50,7 +50,7 @@ def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], source: str) 
 
     Raises InputError naming `source` and the first mismatching names or shapes; `module` is unchanged then.
     """
-    expected = module.state_dict()
+    expected = {k: v for k, v in module.state_dict().items() if isinstance(v, Tensor)}
     missing = [k for k in expected if k not in tensors]
     unexpected = [k for k in tensors if k not in expected]
     shapes = [

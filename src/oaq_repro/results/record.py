@@ -181,6 +181,12 @@ class Record(_Section):
         """Metrics that any stage has, the headline metric first."""
         return [name for name in METRICS if any(name in values for values in self.metrics.values())]
 
+    @property
+    def headline(self) -> float | None:
+        """The headline metric of the last stage that was reached."""
+        reached = [stage for stage in STAGES if stage in self.metrics]
+        return self.metrics[reached[-1]][self.metric_names[0]] if reached else None
+
 
 def save_record(record: Record, path: Path | str) -> Path:
     """Write a record atomically as JSON; InputError when it is not valid (any more) or the disk refuses."""

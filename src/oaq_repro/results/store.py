@@ -19,10 +19,12 @@ from oaq_repro.errors import InputError
 from oaq_repro.results.record import RECORD_NAME, Record, load_record
 
 LOCK_NAME = ".lock"
+LONG_S = 30 * 24 * 3600.0
+"""How long a process waits for another that trains what both need."""
 
 # Top-level keys that say where, how loudly and for which seed a run is made, not what it measures. `choices` are
 # the names of the config files, whose content is hashed.
-IGNORED_TOP_LEVEL = frozenset({"seed", "threads", "logger", "results", "hydra", "choices"})
+IGNORED_TOP_LEVEL = frozenset({"seed", "threads", "latency", "logger", "results", "hydra", "choices"})
 
 # Keys that do not change the science, at any depth below their section.
 IGNORED_IN_SECTION: dict[str, frozenset[str]] = {
@@ -75,19 +77,32 @@ def find_record(results: Path | str, hash: str, seed: int) -> Record | None:
     return load_in_place(path) if path.exists() else None
 
 
+class BusyError(InputError):
+    """Another process works on the run in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(f"{folder}: another process works on this run; wait for it or choose another seed")
+        self.folder = folder
+
+
 @contextmanager
 def lock_run(folder: Path | str, timeout: float = 0.0) -> Iterator[Path]:
     """Hold a run's folder (created if absent) for this process; the system frees it when the process ends.
 
-    `timeout` is in seconds. Raises InputError when another process holds the folder, or it cannot be made.
+    `timeout` is in seconds. Raises BusyError when another process holds the folder, InputError when it cannot be made.
     """
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / LOCK_NAME)
-        lock.acquire(timeout=timeout)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            if timeout:
+                print(f"{folder}: another process works there; waiting for it")
+            lock.acquire(timeout=timeout)
     except Timeout as error:
-        raise InputError(f"{folder}: another process works on this run; wait for it or choose another seed") from error
+        raise BusyError(folder) from error
     except OSError as error:
         raise InputError(
             f"{folder}: cannot be locked ({error.strerror or error}), expected a writable folder"

@@ -1,0 +1,75 @@
+"""Is a run finished already? Answered without torch and without reading its data, so that a sweep resumes quickly.
+
+A run's hash needs the fingerprint of its data. What reading them once gave is remembered in
+`<results>/fingerprints/`, under a name that covers the `data` section and the state of the files (`_stamp`).
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from oaq_repro.files import write_atomic
+from oaq_repro.results.record import Record
+from oaq_repro.results.store import find_record, run_hash
+
+FINGERPRINT_DIGITS = 64
+READERS = Path(__file__).resolve().parent / "data"
+LEVELS = 3
+"""Folders of a data set that are looked into: root, and two below (class folders, VOC2007/Annotations)."""
+ANNOTATIONS = (".json", ".xml", ".txt", ".csv")
+
+
+def finished_record(settings: Mapping[str, Any]) -> Record | None:
+    """The record of a run that has finished; None when it has not, or when its data have to be read to know."""
+    try:
+        fingerprint = _place(settings).read_text(encoding="ascii")
+    except (OSError, UnicodeDecodeError):
+        return None
+    if len(fingerprint) != FINGERPRINT_DIGITS:
+        return None
+    record = find_record(settings["results"], run_hash(settings, fingerprint), settings["seed"])
+    return record if record is not None and record.status == "finished" else None
+
+
+def remember(settings: Mapping[str, Any], fingerprint: str) -> None:
+    """Keep a fingerprint that was computed from the data themselves."""
+    place = _place(settings)
+    if not place.exists():
+        write_atomic(place, fingerprint)
+
+
+def _place(settings: Mapping[str, Any]) -> Path:
+    """The file of a fingerprint: another one as soon as the configuration, the files or their readers change."""
+    data = {key: value for key, value in settings["data"].items() if key not in ("seed", "num_workers")}
+    root = data.get("root")
+    stamps = [list(_stamp(Path(path).expanduser())) for path in (root, READERS) if path is not None]
+    text = json.dumps([settings["task"]["name"], data, stamps], sort_keys=True, default=str)
+    return Path(settings["results"]) / "fingerprints" / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.txt"
+
+
+def _stamp(path: Path) -> Iterator[tuple[str, int, int]]:
+    """Path, time of change and size of the root and, below it, of folders and of annotation files.
+
+    Images are not looked at one by one: one that is added, removed or renamed changes its folder.
+    """
+    if path.exists():
+        yield _state(path.resolve())
+        if path.is_dir():
+            yield from _below(path.resolve(), LEVELS)
+
+
+def _below(folder: Path, levels: int) -> Iterator[tuple[str, int, int]]:
+    for entry in sorted(os.scandir(folder), key=lambda e: e.name):
+        is_folder = entry.is_dir() and entry.name != "__pycache__"
+        if is_folder or entry.name.endswith((*ANNOTATIONS, ".py")):
+            yield _state(Path(entry.path))
+        if is_folder and levels > 1:
+            yield from _below(Path(entry.path), levels - 1)
+
+
+def _state(path: Path) -> tuple[str, int, int]:
+    found = path.stat()
+    return str(path), found.st_mtime_ns, found.st_size
