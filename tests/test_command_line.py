@@ -115,3 +115,14 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(tmp_path, how):
     assert resumed.hash == uninterrupted.hash
     assert resumed.metrics == uninterrupted.metrics
     assert resumed.layers == uninterrupted.layers
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_run(tmp_path):
+    distributed = ["trainer.accelerator=cpu", "trainer.devices=2", "trainer.strategy=ddp"]
+    done = call(*TINY, *distributed, f"results={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    (path,) = tmp_path.glob("runs/*/*/record.json")
+    record = load_record(path)
+    assert record.status == "finished"
+    assert record.metrics["integer_int32"] == record.metrics["simulated"]

@@ -3,6 +3,7 @@
 Every step is a function that can be called alone; `run` is the one that calls them all.
 """
 
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -13,7 +14,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
-from torch import Tensor
+from torch import Tensor, distributed
 
 from oaq_repro.configuration import build, resolve
 from oaq_repro.data.base import DataModule
@@ -37,7 +38,7 @@ from oaq_repro.report import layer_rows, overflow_section
 from oaq_repro.results.figures import write_figures
 from oaq_repro.results.provenance import provenance, utc_now
 from oaq_repro.results.record import RECORD_NAME, Record, Status, save_record
-from oaq_repro.results.store import LONG_S, file_hash, find_record, lock_run, run_folder, run_hash
+from oaq_repro.results.store import LONG_S, file_hash, find_record, is_worker, lock_run, run_folder, run_hash
 from oaq_repro.tasks.base import Task
 from oaq_repro.training import evaluate, images_of
 
@@ -90,6 +91,9 @@ def _recorded(
 ) -> Record:
     """Run and write the record, whatever happens."""
     outcome, started, clock = Outcome(), utc_now(), time.monotonic()
+    if is_worker():
+        _stages(settings, config, data, fingerprint, folder, outcome)
+        sys.exit(0)  # the first process writes the record
 
     def write(status: Status, error: str | None) -> Record:
         record = Record(
@@ -146,6 +150,7 @@ def _stages(
 
     task = make_task(config, Network(quantized, network.codec), data, "finetune")
     trained = fine_tune(settings, data, task, method, quantization.calibration_batches, fingerprint)
+    part_from_workers()
     keep_curves(trained.folder, folder)
     task.cpu().eval()  # the stages below are exact on any machine; the integer graph runs on the CPU
     method.finish(quantized)
@@ -169,6 +174,15 @@ def _stages(
     outcome.sections["layers"] = layer_rows(graph, quantized, integer.report, data.input_shape)
     if settings["latency"]:
         outcome.sections["latency_ms"] = latencies(graph, data.input_shape)
+
+
+def part_from_workers() -> None:
+    """After distributed training the first process goes on alone; the others end here."""
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.barrier()
+        distributed.destroy_process_group()
+    if is_worker():
+        sys.exit(0)
 
 
 def make_task(config: DictConfig, network: Network, data: DataModule, stage: str) -> Task:

@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import nn
+from torch import distributed, nn
 
 from oaq_repro.errors import InputError
 from oaq_repro.files import write_atomic
 from oaq_repro.models.checkpoint import load_checkpoint
-from oaq_repro.results.store import LONG_S, file_hash, lock_run, run_hash
+from oaq_repro.results.store import LONG_S, file_hash, is_worker, lock_run, run_hash
 from oaq_repro.training import LAST
 
 WEIGHTS, METRICS = "weights.safetensors", "metrics.json"
@@ -44,10 +44,13 @@ def train_or_load(folder: Path, network: nn.Module, train: Callable[[], dict[str
     with lock_run(folder, LONG_S):
         if not (folder / METRICS).exists():
             metrics = train()
-            state = {k: v.contiguous() for k, v in network.state_dict().items() if torch.is_tensor(v)}
-            write_atomic(folder / WEIGHTS, lambda path: save_file(state, path))
-            write_atomic(folder / METRICS, json.dumps(metrics, indent=1) + "\n")  # last: it says all is there
-            (folder / LAST).unlink(missing_ok=True)
+            if not is_worker():
+                state = {k: v.contiguous() for k, v in network.state_dict().items() if torch.is_tensor(v)}
+                write_atomic(folder / WEIGHTS, lambda path: save_file(state, path))
+                write_atomic(folder / METRICS, json.dumps(metrics, indent=1) + "\n")  # last: it says all is there
+                (folder / LAST).unlink(missing_ok=True)
+            if distributed.is_available() and distributed.is_initialized():
+                distributed.barrier()  # the others read what the first has written
     load_checkpoint(network, folder / WEIGHTS)
     network.load_state_dict(own, strict=False)  # a checkpoint of another run may have been resumed
     return Trained(folder, file_hash(folder / WEIGHTS), _read_metrics(folder / METRICS))

@@ -7,6 +7,7 @@ experiment stand together and the same experiment finds its old results wherever
 import hashlib
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -77,6 +78,14 @@ def find_record(results: Path | str, hash: str, seed: int) -> Record | None:
     return load_in_place(path) if path.exists() else None
 
 
+def is_worker() -> bool:
+    """Whether this process was started beside a first one that trains the same run (Lightning's ddp, Slurm, torchrun).
+
+    A worker trains along; it takes no locks and writes nothing.
+    """
+    return any(os.environ.get(name, "0") not in ("", "0") for name in ("LOCAL_RANK", "RANK", "SLURM_PROCID"))
+
+
 class BusyError(InputError):
     """Another process works on the run in `folder`."""
 
@@ -92,6 +101,9 @@ def lock_run(folder: Path | str, timeout: float = 0.0) -> Iterator[Path]:
     `timeout` is in seconds. Raises BusyError when another process holds the folder, InputError when it cannot be made.
     """
     folder = Path(folder)
+    if is_worker():
+        yield folder
+        return
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / LOCK_NAME)
