@@ -17,7 +17,11 @@ from oaq_repro.data.voc import VocDetection, VocSegmentation
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DATA = sorted(path.stem for path in (REPOSITORY / "conf" / "data").glob("*.yaml"))
-TASK = {name: name.split("_")[1] for name in DATA if "_" in name} | {"camvid": "segmentation", "scenes": "detection"}
+TASKS = ("detection", "segmentation")
+TASK = {name: task for name in DATA for task in TASKS if name.endswith(f"_{task}")} | {
+    "camvid": "segmentation",
+    "scenes": "detection",
+}
 
 
 def texts(report: Any, state: str) -> str:
