@@ -33,7 +33,7 @@ from oaq_repro.integer.nodes import (
     Resize,
 )
 from oaq_repro.integer.packing import pack_dense, product_range
-from oaq_repro.integer.routes import InstructionSet
+from oaq_repro.integer.routes import Demand, InstructionSet, dense_folds
 from oaq_repro.integer.shapes import Shape
 
 Array = np.ndarray[Any, Any]
@@ -156,15 +156,10 @@ def _weight(layer: Layer) -> Array:
 
 
 def _folds(weight: Array, q: QParams, kernels: InstructionSet) -> Array:
-    """The largest safe fold of every panel, EXACT where there is none, 0 where the whole sum fits."""
+    """The fold of every panel in the mode `certified`, as `routes` chooses it."""
     weight = np.ascontiguousarray(weight)
     packed = pack_dense(weight, weight.shape[2] * weight.shape[3], weight.shape[3], 0, (1, 1))
-    offset = kernels.code_offset(q)
-    folds = np.full(len(packed.weights), _kernels.EXACT)
-    for fold, safe in packed.safe_folds(-offset, q.q_max - offset, kernels.folds).items():
-        folds[safe] = np.maximum(folds[safe], fold)
-    folds[packed.whole_fits(q) & (folds != _kernels.EXACT)] = 0
-    return folds
+    return np.array(dense_folds(packed, q, Demand(32, "certified"), "certified", kernels))
 
 
 def _deal(weight: Array, q: QParams, kernels: InstructionSet, block: int) -> Array:
