@@ -12,6 +12,7 @@ from integer.reference import small_network
 from oaq_repro.benchmark import models, suite
 from oaq_repro.benchmark.agreement import compare
 from oaq_repro.benchmark.case import Case, macs
+from oaq_repro.benchmark.networks import images
 from oaq_repro.benchmark.peers import PEERS, Peer, Runner, attempt, faster, without
 from oaq_repro.benchmark.plain_onnx import build_plain_model
 from oaq_repro.errors import InputError
@@ -36,7 +37,7 @@ def test_end_to_end(tiny, tmp_path, monkeypatch, peers):
     assert [(row["threads"], row["variant"]) for row in content["rows"]] == [(n, v) for n in (1, 2) for v in variants]
     for row in content["rows"]:
         if row["variant"] in (*MODES, *ALWAYS):
-            assert row["median_ms"] > 0 and row["rounds"] == 2, row
+            assert row["median_ms"] is not None and row["median_ms"] > 0 and row["rounds"] == 2, row["note"]
         assert row["note"] and (row["median_ms"] is None) == row["note"].startswith("not timed"), row
         if row["variant"] in MODES:
             assert row["note"] == "equal to the expected"
@@ -120,3 +121,7 @@ def test_unknown_networks(tiny, tmp_path, capsys):
     assert capsys.readouterr().err.startswith("error: --networks: found 'vgg'")
     with pytest.raises(SystemExit):
         main([*arguments, "--threads", "1,none"])
+
+
+def test_the_image_is_one_that_settling_saw(tiny, tmp_path):
+    assert (Case(tiny, tmp_path).image == images(tiny).numpy()[0]).all()

@@ -30,7 +30,7 @@ class Case:
         self.name, self.folder = name, folder
         folder.mkdir(parents=True, exist_ok=True)
         # One of the images that settling saw: `oaq` promises the results of 32 bits for them.
-        self.image: Array = images(name, count=1).numpy()
+        self.image: Array = images(name)[:1].numpy()
 
     @property
     def input_shape(self) -> tuple[int, int, int]:

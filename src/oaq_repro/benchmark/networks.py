@@ -68,13 +68,13 @@ def float_network(name: str) -> nn.Module:
     return dense.eval()
 
 
-def images(name: str, count: int = BATCH_SIZE, seed: int = SEED) -> Tensor:
-    """Smooth noise float32 [count, C, H, W] of mean 0 and about unit variance, like normalized photographs."""
+def images(name: str, seed: int = SEED) -> Tensor:
+    """Smooth noise float32 [BATCH_SIZE, C, H, W] of mean 0 and about unit variance, like normalized photographs."""
     channels, height, width = ARCHITECTURES[name].input_shape
     generator = torch.Generator().manual_seed(seed)
-    total = torch.zeros(count, channels, height, width)
+    total = torch.zeros(BATCH_SIZE, channels, height, width)
     for size in (4, 16, 64):
-        noise = torch.randn(count, channels, size, size, generator=generator)
+        noise = torch.randn(BATCH_SIZE, channels, size, size, generator=generator)
         total += nn.functional.interpolate(noise, (height, width), mode="bilinear", align_corners=False)
     return (total / total.std()).contiguous()
 
