@@ -77,6 +77,12 @@ def test_the_command_line_wins_over_what_data_and_task_choose():
     assert config.data._target_.endswith("VocDetection")
 
 
+def test_the_ends_of_a_network_can_be_set_on_the_command_line():
+    config = composed("quantization.overrides.first.accumulator=int12", "~quantization.overrides.last")
+    (first,) = build(config.quantization, "quantization").overrides.values()
+    assert first.match == "@first" and first.accumulator.bits == 12
+
+
 def test_an_unknown_field_is_named_with_the_known_ones():
     config = composed("+method.momentum=0.9")
     with pytest.raises(
@@ -88,6 +94,8 @@ def test_an_unknown_field_is_named_with_the_known_ones():
 def test_errors_of_the_object_pass_through():
     with pytest.raises(InputError, match="accumulator.bits: found 99"):
         build(composed("accumulator.bits=99").accumulator, "accumulator")
+    with pytest.raises(InputError, match="quantization.accumulator: found 'int12'"):
+        build(composed("quantization.accumulator=int12").quantization, "quantization")
 
 
 @pytest.mark.parametrize("target", [None, "no.such.module", "oaq_repro.nothing"])

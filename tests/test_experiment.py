@@ -9,6 +9,7 @@ from oaq_repro.errors import InputError
 from oaq_repro.experiment import run
 from oaq_repro.integer.executor import Executor
 from oaq_repro.integer.graph import Graph
+from oaq_repro.integer.routes import InstructionSet
 from oaq_repro.results.record import load_record
 from oaq_repro.results.store import run_folder
 
@@ -44,6 +45,7 @@ def test_a_run_leaves_everything_it_promises(results, oaq):
         "finetune",
     }
     assert oaq.headline == oaq.metrics["integer"]["top1"]
+    assert oaq.provenance.kernels == InstructionSet.selected().isa
     assert (folder / "finetune" / "metrics.csv").read_text().count("\n") > 1
 
 
@@ -88,7 +90,7 @@ def test_int8_overflows_and_pays_for_it_and_shares_the_parent(results, oaq, monk
 def test_the_float_parent_alone(results, oaq):
     record = run(tiny(results, "method=float32"))
     assert record.metrics == {"float": oaq.metrics["float"]}
-    assert record.layers == [] and record.overflow is None
+    assert record.layers == [] and record.overflow is None and record.provenance.kernels is None
 
 
 def test_clamps_are_whole_numbers(results, oaq):

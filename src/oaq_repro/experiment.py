@@ -25,7 +25,6 @@ from oaq_repro.finished import remember
 from oaq_repro.integer.latency import latencies
 from oaq_repro.integer.lower import lower
 from oaq_repro.integer.network import IntegerNetwork
-from oaq_repro.integer.routes import Mode
 from oaq_repro.logging import log_record
 from oaq_repro.methods.base import Method
 from oaq_repro.models.network import Network
@@ -53,6 +52,7 @@ class Outcome:
     sections: dict[str, Any] = field(default_factory=dict)
     parent_hash: str | None = None
     checkpoint_hash: str | None = None
+    kernels: str | None = None
 
 
 def run(config: DictConfig, wait: bool = True) -> Record:
@@ -110,6 +110,7 @@ def _recorded(
                 wall_time_s=time.monotonic() - clock,
                 parent_hash=outcome.parent_hash,
                 checkpoint_hash=outcome.checkpoint_hash,
+                kernels=outcome.kernels,
                 error=error,
             ),
         )
@@ -146,7 +147,6 @@ def _stages(
     quantized = quantize_network(float_task.dense, method, quantization)
     outcome.sections["swapped"] = [f"{name}: {old} -> {new}" for name, old, new in quantized.swapped]
     outcome.sections["left_float"] = list(quantized.left_float)
-    print(f"Quantized {len(quantized.swapped)} modules; left in float: {', '.join(quantized.left_float) or 'none'}")
 
     task = make_task(config, Network(quantized, network.codec), data, "finetune")
     trained = fine_tune(settings, data, task, method, quantization.calibration_batches, fingerprint)
@@ -161,17 +161,17 @@ def _stages(
 
     outcome.metrics["simulated"] = evaluate(task, data.val_dataloader(), cpu, "simulated on held-out data")
     if quantized.left_float:
-        print("No integer stages: some layers were left in float on request")
         return
     graph = lower(quantized)
     graph.save(folder / GRAPH_NAME)
     threads = settings["threads"] or torch.get_num_threads()
-    stages: tuple[tuple[str, Mode], ...] = (("integer_int32", "certified"), ("integer", "fast"))
-    for stage, mode in stages:
-        integer = IntegerNetwork(graph, quantized, mode, threads)
+    certified = IntegerNetwork(graph, quantized, "certified", threads)
+    fast = IntegerNetwork(graph, quantized, "fast", threads)
+    outcome.kernels = fast.engine(data.input_shape).isa
+    for stage, integer in (("integer_int32", certified), ("integer", fast)):
         outcome.metrics[stage] = evaluate_integer(integer, quantized, task, data, cpu)
-    outcome.sections["overflow"] = overflow_section(settled, integer.report)
-    outcome.sections["layers"] = layer_rows(graph, quantized, integer.report, data.input_shape)
+    outcome.sections["overflow"] = overflow_section(settled, fast.report)
+    outcome.sections["layers"] = layer_rows(fast, certified, data.input_shape)
     if settings["latency"]:
         outcome.sections["latency_ms"] = latencies(graph, data.input_shape)
 

@@ -5,11 +5,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from oaq_repro.integer.certificate import certify
-from oaq_repro.integer.engine import Engine
-from oaq_repro.integer.graph import Conv, Graph, Layer
-from oaq_repro.integer.network import IntegerReport
+from oaq_repro.integer.graph import Conv, Layer
+from oaq_repro.integer.network import IntegerNetwork, IntegerReport
 from oaq_repro.quant.calibrate import SettleReport
-from oaq_repro.quant.network import QuantizedNetwork, input_quantizer, layers
+from oaq_repro.quant.network import input_quantizer, layers
 
 
 def overflow_section(settled: SettleReport, report: IntegerReport) -> dict[str, Any]:
@@ -25,14 +24,16 @@ def overflow_section(settled: SettleReport, report: IntegerReport) -> dict[str, 
     }
 
 
-def layer_rows(
-    graph: Graph, quantized: QuantizedNetwork, report: IntegerReport, input_shape: Sequence[int]
-) -> list[dict[str, Any]]:
-    """`layers` of the record: alphas, effective bits, certificate, counts and the engine's routes of every layer."""
+def layer_rows(fast: IntegerNetwork, certified: IntegerNetwork, input_shape: Sequence[int]) -> list[dict[str, Any]]:
+    """`layers` of the record: alphas, effective bits, certificate, counts and the engine's routes of every layer.
+
+    fast, certified: one graph in these modes, evaluated on images of input_shape [C, H, W]. Counts are those of `fast`.
+    """
+    graph, quantized, report = fast.graph, fast.simulated, fast.report
     modules = layers(quantized)
     totals = report.totals()
-    fast, certified = (
-        {r.name: r for r in Engine(graph, input_shape, 1, mode).routes} for mode in ("fast", "certified")
+    routes, routes_certified = (
+        {route.name: route for route in integer.engine(input_shape).routes} for integer in (fast, certified)
     )
     rows = []
     for layer in graph.layers():
@@ -55,8 +56,8 @@ def layer_rows(
                 "certified": certificate.certified,
                 "longest_block": certificate.longest_block,
                 "accumulator": layer.accumulator.name,
-                "route": f"{fast[layer.name].registers}, {fast[layer.name].claim}",
-                "route_certified": certified[layer.name].registers,
+                "route": f"{routes[layer.name].registers}, {routes[layer.name].claim}",
+                "route_certified": routes_certified[layer.name].registers,
                 "reason": None if asked else layer.accumulator_reason,
             }
         )

@@ -22,6 +22,8 @@ from oaq_repro.quant.convert import quantize_network
 from oaq_repro.quant.network import layers
 from oaq_repro.training import quiet
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 NAMES = sorted(path.stem for path in (config_folder() / "method").glob("*.yaml") if path.stem != "float32")
 CERTIFIED = ["a2q", "a2q_plus", "certified_scale", "oaq_certified"]
 TASKS = ["classification", "detection", "segmentation"]
@@ -29,14 +31,6 @@ TASKS = ["classification", "detection", "segmentation"]
 
 def method_of(name, *overrides):
     return build(composed(f"method={name}", *overrides).method, "method")
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @cache

@@ -7,7 +7,7 @@ from torch import nn
 
 from oaq_repro.errors import InputError
 from oaq_repro.methods.int8 import Int8
-from oaq_repro.quant.accumulator import NAMED
+from oaq_repro.quant.accumulator import NAMED, Accumulator
 from oaq_repro.quant.config import Override, QuantizationConfig
 from oaq_repro.quant.convert import quantize_network
 from oaq_repro.quant.network import input_quantizer, layers
@@ -57,9 +57,9 @@ def test_inputs_are_found_through_modules_that_keep_the_scale():
 def test_overrides_by_name_and_role():
     model = convert(
         trained(Classifier()),
-        Override("@first", accumulator="int32", reason="image"),
+        Override("@first", accumulator=NAMED["int32"], reason="image"),
         Override("@last", weight_bits=4),
-        Override("*pro*.0", accumulator={"bits": 16, "block": 4}, activation_bits=6),
+        Override("*pro*.0", accumulator=Accumulator(bits=16, block=4), activation_bits=6),
     )
     table = layers(model)
     assert table["stem.0"].accumulator == NAMED["int32"]
@@ -78,8 +78,16 @@ def test_an_override_that_matches_nothing_is_an_error_with_the_names():
 def test_overrides_may_be_plain_fields_and_unknown_ones_are_named():
     config = QuantizationConfig(NAMED["int16"], overrides={"x": {"match": "@last", "skip": True}})
     assert config.overrides == {"x": Override("@last", skip=True)}
+    for plain in ("int12", {"bits": 12}):
+        config = QuantizationConfig(NAMED["int16"], overrides={"x": {"match": "@last", "accumulator": plain}})
+        assert config.overrides["x"].accumulator == Accumulator(bits=12)
     with pytest.raises(InputError, match=r"overrides\.x.*bitts"):
         QuantizationConfig(NAMED["int16"], overrides={"x": {"match": "x", "bitts": 3}})
+
+
+def test_an_accumulator_by_name_alone_is_an_error():
+    with pytest.raises(InputError, match=r"quantization\.accumulator: found 'int12', expected an Accumulator"):
+        QuantizationConfig("int12")
 
 
 def test_skip_leaves_a_layer_in_float():

@@ -46,6 +46,13 @@ def test_terminal_keeps_large_counts_readable(make_record) -> None:
     assert "1.23e+08" in _printed(record, 80)
 
 
+def test_terminal_says_what_was_left_in_float(make_record) -> None:
+    record = make_record(3)
+    assert "Quantized 3 modules; none left in float" in _printed(record, 80)
+    some = record.model_copy(update={"left_float": ["head", "neck"]})
+    assert "left in float on request, so no integer stages: head, neck" in " ".join(_printed(some, 80).split())
+
+
 def test_terminal_shows_a_failed_run(make_record) -> None:
     record = make_record(3, status="failed", error="the loss is not finite at epoch 3")
     early = record.model_copy(update={"metrics": {}, "overflow": None, "layers": []})

@@ -56,13 +56,15 @@ def test_no_checkout_and_no_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_provenance_is_a_valid_section() -> None:
     started = room.utc_now()
     assert datetime.fromisoformat(started).utcoffset() == timedelta(0)
-    found = room.provenance(dataset="d", dataset_fingerprint="f", started=started, wall_time_s=1.5, error="stopped")
+    found = room.provenance(
+        dataset="d", dataset_fingerprint="f", started=started, wall_time_s=1.5, kernels="avx2", error="stopped"
+    )
     assert found.packages["python"] == sys.version.split()[0]
     assert "numpy" in found.packages
     assert found.hardware.cpu
     assert found.hardware.cores >= 1
     assert (found.git_revision is None) == (found.git_reason is not None)
-    assert (found.error, found.parent_hash) == ("stopped", None)
+    assert (found.error, found.kernels, found.parent_hash) == ("stopped", "avx2", None)
 
 
 @pytest.mark.parametrize(("initialised", "expected"), [(True, "some GPU"), (False, None)])

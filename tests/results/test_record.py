@@ -79,6 +79,7 @@ def records(draw: st.DrawFn) -> Record:
                 "dataset": draw(TEXT),
                 "dataset_fingerprint": draw(TEXT),
                 "hardware": {"cpu": draw(TEXT), "cores": 4, "memory_gib": draw(st.none() | POSITIVE), "gpu": None},
+                "kernels": draw(st.none() | TEXT),
                 "wall_time_s": draw(st.floats(0, 1e9)),
                 "started": draw(TEXT),
                 "error": draw(st.none() | TEXT),

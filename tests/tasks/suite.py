@@ -60,12 +60,8 @@ class TaskSuite(ABC):
         return trainer
 
     @pytest.fixture(autouse=True)
-    def seeded(self):
+    def seeded(self, one_thread):
         torch.manual_seed(0)
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # the networks are tiny, and tests run side by side
-        yield
-        torch.set_num_threads(threads)
 
     def test_overfits_a_batch(self):
         task = self.task(self.network(), self.schedule())

@@ -1,5 +1,6 @@
 """The integer engine as a torch module, so that a task evaluates it like any network, and is checked on the way."""
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
@@ -49,13 +50,14 @@ class IntegerNetwork(nn.Module):
         self.graph, self.mode, self.threads = graph, mode, threads
         self.simulated = simulated
         self.report = IntegerReport()
-        self._engines: dict[torch.Size, Engine] = {}
+        self._engines: dict[tuple[int, ...], Engine] = {}
 
-    def engine(self, shape: torch.Size) -> Engine:
-        """The engine for images of that shape [C, H, W]."""
-        if shape not in self._engines:
-            self._engines[shape] = Engine(self.graph, shape, self.threads, self.mode)
-        return self._engines[shape]
+    def engine(self, shape: Sequence[int]) -> Engine:
+        """The engine for images of that shape [C, H, W], compiled once."""
+        key = tuple(shape)
+        if key not in self._engines:
+            self._engines[key] = Engine(self.graph, key, self.threads, self.mode)
+        return self._engines[key]
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:

@@ -27,11 +27,6 @@ class Override:
     skip: bool = False
     reason: str = "override"
 
-    def __post_init__(self) -> None:
-        """Accept an accumulator by name or fields."""
-        if self.accumulator is not None:
-            object.__setattr__(self, "accumulator", Accumulator.parse(self.accumulator))
-
 
 @dataclass(frozen=True)
 class QuantizationConfig:
@@ -51,8 +46,12 @@ class QuantizationConfig:
     overrides: Mapping[str, Override] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Accept an accumulator by name or fields, and overrides as plain fields (InputError for unknown ones)."""
-        object.__setattr__(self, "accumulator", Accumulator.parse(self.accumulator))
+        """Accept overrides as the plain fields of a configuration file; InputError for unknown ones."""
+        if not isinstance(self.accumulator, Accumulator):
+            raise InputError(
+                f"quantization.accumulator: found {self.accumulator!r}, expected an Accumulator; on the command line "
+                "set accumulator=<name>"
+            )
         made = {name: _override(name, value) for name, value in self.overrides.items()}
         object.__setattr__(self, "overrides", made)
 
@@ -65,4 +64,7 @@ def _override(name: str, value: Override | Mapping[str, Any]) -> Override:
         raise InputError(
             f"quantization.overrides.{name}: found {value!r}; expected 'match' and any of {', '.join(known[1:])}"
         )
-    return Override(**value)
+    plain = dict(value)
+    if plain.get("accumulator") is not None:
+        plain["accumulator"] = Accumulator.parse(plain["accumulator"])
+    return Override(**plain)

@@ -86,11 +86,13 @@ def provenance(
     wall_time_s: float,
     parent_hash: str | None = None,
     checkpoint_hash: str | None = None,
+    kernels: str | None = None,
     error: str | None = None,
 ) -> Provenance:
     """Provenance of a run that began at `started` (see `utc_now`) and took `wall_time_s` seconds.
 
-    `error` is what ended a run that did not finish; the hashes are of weights (see `store.file_hash`).
+    `error` is what ended a run that did not finish; the hashes are of weights (see `store.file_hash`); `kernels` is the
+    engine's instruction set (`Engine.isa`).
     """
     return Provenance(
         **git_state(),
@@ -102,6 +104,7 @@ def provenance(
         started=started,
         parent_hash=parent_hash,
         checkpoint_hash=checkpoint_hash,
+        kernels=kernels,
         error=error,
     )
 

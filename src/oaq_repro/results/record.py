@@ -134,6 +134,11 @@ class Provenance(_Section):
     parent_hash: str | None = Field(default=None, description="sha256 of the float parent's weights")
     checkpoint_hash: str | None = Field(default=None, description="sha256 of the checkpoint that was loaded or written")
     hardware: Hardware
+    kernels: str | None = Field(
+        default=None,
+        description="instruction set of the integer engine's kernels, which evaluated and timed the run; null where "
+        "no engine ran or the name was not noted",
+    )
     wall_time_s: NonNegative
     started: str = Field(description="UTC, ISO 8601")
     error: str | None = Field(default=None, description="what ended a run that did not finish")
