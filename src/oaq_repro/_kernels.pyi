@@ -22,12 +22,16 @@ def conv2d(
 Array = np.ndarray[Any, Any]
 
 EXACT: int
+PAIRS: int
 SLACK: int
 PANEL: int
+WIDE_PANEL: int
+PAIR: int
 STEP: int
 CHANNEL_BLOCK: int
 
 def table() -> list[dict[str, Any]]: ...
+def all_finite(values: Array) -> bool: ...
 def clock_hz() -> float: ...
 
 class Value:

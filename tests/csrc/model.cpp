@@ -42,10 +42,42 @@ bool products_of_sum(Random& random, std::int64_t target, int lowest, int highes
 int code_of(std::int64_t acc, const Output& output, int channel) {
     const std::int64_t sum = wrapped(wrapped(acc, 32 - output.wrap_shift) + output.bias[channel], 32);
     const volatile float scaled = static_cast<float>(sum) * output.multiplier[channel];
-    const double value = scaled;
+    return rounded_code(scaled, output.zero_point, output.q_max);
+}
+
+int rounded_code(double value, int zero_point, int q_max) {
     double rounded = std::floor(value + 0.5);
     if (rounded - value == 0.5 && std::fmod(rounded, 2.0) != 0.0) rounded -= 1.0;  // half to even
-    return static_cast<int>(std::clamp(rounded + output.zero_point, 0.0, static_cast<double>(output.q_max)));
+    return static_cast<int>(std::clamp(rounded + zero_point, 0.0, static_cast<double>(q_max)));
+}
+
+void DenseWeights::add_run(int offset, int length) {
+    runs.push_back({offset, (length + kStep - 1) / kStep, (length + kPair - 1) / kPair});
+    steps += runs.back().steps;
+    weights.resize(static_cast<std::size_t>(steps * width * kStep), 0);
+}
+
+std::vector<std::int8_t> DenseWeights::packed(int fold) {
+    if (fold != kExact && fold != kPairs) return weights;
+    std::vector<std::int8_t> result;
+    int first = 0;
+    for (const Run& run : runs) {
+        const auto of_pair = [&](int pair, int c, int k) {
+            const int code = pair * kPair + k;
+            return pair < 0 || pair >= run.pairs ? std::int8_t{0} : weight(first + code / kStep, c, code % kStep);
+        };
+        for (int i = 0; i < run.pairs + (fold == kPairs ? 1 : 0); ++i) {
+            const std::size_t at = result.size();
+            result.resize(at + static_cast<std::size_t>(width * kPair));
+            for (int c = 0; c < width; ++c)
+                for (int k = 0; k < kPair; ++k) {
+                    const int place = fold == kPairs ? depthwise_place(c) : c, late = fold == kPairs && c % 2 == 0;
+                    result[at + static_cast<std::size_t>(place * kPair + k)] = of_pair(i - late, c, k);
+                }
+        }
+        first += run.steps;
+    }
+    return result;
 }
 
 Constants::Constants(Random& random, int count, int wrap_shift)

@@ -54,6 +54,24 @@ bool products_of_sum(Random& random, std::int64_t target, int lowest, int highes
 
 // The code of an accumulator's value.
 int code_of(std::int64_t acc, const Output& output, int channel);
+int rounded_code(double value, int zero_point, int q_max);  // half to even, clamped
+
+// Whether a dense route's results are modulo 2^16.
+inline bool wraps(int fold) { return fold == 0 || fold == kPairs; }
+
+// Weights of a dense panel by code and channel, and as kernels.hpp packs them.
+struct DenseWeights {
+    int width = kPanel;                // channels
+    std::vector<Run> runs;
+    std::vector<std::int8_t> weights;  // [steps][width][4]
+    int steps = 0;
+
+    void add_run(int offset, int length);  // weights of zero
+    std::int8_t& weight(int step, int channel, int k) {
+        return weights[static_cast<std::size_t>((step * width + channel) * kStep + k)];
+    }
+    std::vector<std::int8_t> packed(int fold);
+};
 
 // Constants of `count` channels.
 struct Constants {

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 #include "model.hpp"
@@ -57,32 +58,26 @@ private:
     std::size_t mapped_;
 };
 
-struct DenseCase {
-    std::vector<Run> runs;
-    std::vector<int> lengths;             // codes of each run that have weights
-    std::vector<std::int16_t> weights;    // [steps][16][4]
-    int steps = 0;
+struct DenseCase : DenseWeights {
+    std::vector<int> lengths;  // codes of each run that have weights
 };
 
-DenseCase dense_case(Random& random, const Source& source) {
+DenseCase dense_case(Random& random, const Source& source, int width) {
     DenseCase layer;
+    layer.width = width;
     int offset = random.between(0, 9);
     for (int i = random.of({1, 1, 2, 3, 9}); i > 0; --i) {
         const int length = random.of({random.between(1, 12), random.between(1, 160)});
-        const int steps = (length + kStep - 1) / kStep;
-        layer.runs.push_back({offset, steps});
+        layer.add_run(offset, length);
         layer.lengths.push_back(length);
-        layer.steps += steps;
-        offset += steps * kStep + random.between(-2, 70);
+        offset += layer.runs.back().steps * kStep + random.between(-2, 70);
     }
-    layer.weights.assign(static_cast<std::size_t>(layer.steps) * kPanel * kStep, 0);
     int first = 0;
     for (std::size_t i = 0; i < layer.runs.size(); ++i) {
-        for (int c = 0; c < kPanel; ++c) {
+        for (int c = 0; c < width; ++c) {
             const int sign = random.of({-128, 127});
             for (int k = 0; k < layer.lengths[i]; ++k)
-                layer.weights[static_cast<std::size_t>(((first + k / kStep) * kPanel + c) * kStep + k % kStep)] =
-                    static_cast<std::int16_t>(source.weight(random, sign));
+                layer.weight(first + k / kStep, c, k % kStep) = static_cast<std::int8_t>(source.weight(random, sign));
         }
         first += layer.runs[i].steps;
     }
@@ -100,19 +95,18 @@ void put_at_bound(Random& random, DenseCase& layer, std::uint8_t* codes, const S
     for (int i = 0; i < 2 * steps; ++i) {
         const int k = i / 2 * kStep + 2 * half + i % 2;
         codes[layer.runs[0].offset + k] = static_cast<std::uint8_t>(products[static_cast<std::size_t>(i)].code + source.offset);
-        layer.weights[static_cast<std::size_t>((k / kStep * kPanel + c) * kStep + k % kStep)] =
-            static_cast<std::int16_t>(products[static_cast<std::size_t>(i)].weight);
+        layer.weight(k / kStep, c, k % kStep) = static_cast<std::int8_t>(products[static_cast<std::size_t>(i)].weight);
     }
 }
 
-std::int64_t dense_sum(const DenseCase& layer, const std::uint8_t* codes, const Source& source, int fold, bool saturates,
+std::int64_t dense_sum(DenseCase& layer, const std::uint8_t* codes, const Source& source, int fold, bool saturates,
                        std::int64_t start, int c) {
     std::int64_t acc = start;
-    const std::int16_t* weights = layer.weights.data() + c * kStep;
+    int begin = 0;
     for (const Run& run : layer.runs) {
         const auto product = [&](int step, int k) {
             const int offset = fold == kExact ? 0 : source.offset;
-            return Product{codes[run.offset + step * kStep + k] - offset, weights[step * kPanel * kStep + k]};
+            return Product{codes[run.offset + step * kStep + k] - offset, layer.weight(begin + step, c, k)};
         };
         for (int first = 0; first < run.steps;) {
             const int count = fold > 0 && run.steps - first >= fold ? fold : 1;
@@ -127,50 +121,53 @@ std::int64_t dense_sum(const DenseCase& layer, const std::uint8_t* codes, const 
             }
             first += count;
         }
-        weights += run.steps * kPanel * kStep;
+        begin += run.steps;
     }
-    return wrapped(acc, fold == 0 ? 16 : 32);
+    return wrapped(acc, wraps(fold) ? 16 : 32);
 }
 
 int wrap_shift_of(Random& random, int fold) {
-    if (fold == 0) return random.of({0, 16});  // the planner asks for no other
+    if (wraps(fold)) return random.of({0, 16});  // the planner asks for no other
     return random.of({0, 0, 8, 16, 20, random.between(0, 24)});
 }
 
 void test_dense(Random& random, const KernelSet& set, const DenseRoute& route) {
     const Source source(random, set);
-    DenseCase layer = dense_case(random, source);
+    const int width = panel_width(route.fold);
+    DenseCase layer = dense_case(random, source, width);
     int span = 0;
     for (const Run& run : layer.runs) span = std::max(span, run.offset + run.steps * kStep);
-    const int pixels = random.between(1, 2 * route.rows + 3), channels = random.of({kPanel, random.between(1, kPanel)});
+    const int pixels = random.between(1, 2 * route.rows + 3), channels = random.of({width, random.between(1, width)});
     const int in_step = random.between(1, span + 9), in_bytes = (pixels - 1) * in_step + span;
     const int out_step = channels + random.between(0, 9), out_offset = random.between(0, 30);
     const int out_bytes = out_offset + (pixels - 1) * out_step + channels;
 
-    const Buffer in(static_cast<std::size_t>(in_bytes) + kSlack, kBeyond), out(static_cast<std::size_t>(out_bytes), kGuard);
-    for (int i = 0; i < in_bytes; ++i) in.begin()[i] = source.code(random);
-    if (random.one_in(2)) put_at_bound(random, layer, in.begin(), source, route.fold, random.between(0, channels - 1));
+    const Buffer in_memory(kSlackBefore + static_cast<std::size_t>(in_bytes) + kSlack, kBeyond);
+    const Buffer out(static_cast<std::size_t>(out_bytes), kGuard);
+    std::uint8_t* const in = in_memory.begin() + kSlackBefore;
+    for (int i = 0; i < in_bytes; ++i) in[i] = source.code(random);
+    if (random.one_in(2)) put_at_bound(random, layer, in, source, route.fold, random.between(0, channels - 1));
 
-    Constants constants(random, kPanel, wrap_shift_of(random, route.fold));
+    Constants constants(random, width, wrap_shift_of(random, route.fold));
     const auto acc = [&](int p, int c) {
-        return dense_sum(layer, in.begin() + p * in_step, source, route.fold, set.saturates,
+        return dense_sum(layer, in + p * in_step, source, route.fold, set.saturates,
                          constants.start[static_cast<std::size_t>(c)], c);
     };
     if (random.one_in(2))
         for (int c = 0; c < channels; ++c) constants.show(random, c, acc(random.one_in(2) ? 0 : pixels - 1, c));
 
+    const bool wide = route.fold == kExact;
+    const Buffer wide_memory(wide ? 2 * (static_cast<std::size_t>(in_bytes) + kSlack) : 1, kBeyond);
+    for (int i = 0; wide && i < in_bytes; ++i) reinterpret_cast<std::int16_t*>(wide_memory.begin())[i] = in[i];
     std::vector<const std::uint8_t*> from;
     std::vector<std::uint8_t*> to;
     for (int p = 0; p < pixels; ++p) {
-        from.push_back(in.begin() + p * in_step);
+        from.push_back(wide ? wide_memory.begin() + 2 * p * in_step : in + p * in_step);
         to.push_back(out.begin() + p * out_step);
     }
-    const bool wide = route.fold == kExact;
-    const Buffer weights(layer.weights.size() * (wide ? 2 : 1), 0);
-    if (wide)
-        std::memcpy(weights.begin(), layer.weights.data(), 2 * layer.weights.size());
-    else
-        std::transform(layer.weights.begin(), layer.weights.end(), weights.begin(), [](int w) { return static_cast<std::uint8_t>(w); });
+    const std::vector<std::int8_t> packed = layer.packed(route.fold);
+    const Buffer weights(packed.size(), 0);
+    std::memcpy(weights.begin(), packed.data(), packed.size());
     DenseBlock block;
     block.pixels = pixels;
     block.in = from.data();
@@ -178,7 +175,7 @@ void test_dense(Random& random, const KernelSet& set, const DenseRoute& route) {
     block.out_offset = out_offset;
     block.runs = layer.runs.data();
     block.run_count = static_cast<int>(layer.runs.size());
-    block.weights = weights.begin();
+    block.weights = reinterpret_cast<const std::int8_t*>(weights.begin());
     block.output = constants.output;
     block.channels = channels;
     block.code_offset = source.offset;
@@ -291,6 +288,33 @@ void test_depthwise(Random& random, const KernelSet& set) {
                     set.name, fold, count, rows, pixels, channels, source.q_max, static_cast<int>(i));
 }
 
+void test_add(Random& random, const KernelSet& set) {
+    const auto quantization = [&](float& scale, int& zero_point) {
+        const int q_max = random.between(1, 255);
+        zero_point = random.between(0, q_max);
+        scale = std::ldexp(static_cast<float>(random.between(1, 1 << 10)), -random.between(0, random.one_in(9) ? 60 : 12));
+        return q_max;
+    };
+    AddConstants k;
+    const int largest_a = quantization(k.scale_a, k.zero_a), largest_b = quantization(k.scale_b, k.zero_b);
+    k.q_max = quantization(k.scale, k.zero_point);
+    const auto count = static_cast<std::size_t>(random.between(1, 200));
+    const Buffer a(count + kSlack, kBeyond), b(count + kSlack, kBeyond), out(count, kGuard);
+    for (std::size_t i = 0; i < count; ++i) {
+        a.begin()[i] = static_cast<std::uint8_t>(random.between(0, largest_a));
+        b.begin()[i] = static_cast<std::uint8_t>(random.between(0, largest_b));
+    }
+    set.add(a.begin(), b.begin(), out.begin(), static_cast<std::int64_t>(count), k);
+    for (std::size_t i = 0; i < count; ++i) {
+        const volatile float first = static_cast<float>(a.begin()[i] - k.zero_a) * k.scale_a;
+        const volatile float second = static_cast<float>(b.begin()[i] - k.zero_b) * k.scale_b;
+        const volatile float sum = first + second;
+        const volatile float value = sum / k.scale;
+        expect_same(out.begin()[i], rounded_code(value, k.zero_point, k.q_max), "%s, sum: code %d of %d", set.name,
+                    static_cast<int>(i), static_cast<int>(count));
+    }
+}
+
 }  // namespace
 }  // namespace oaq::test
 
@@ -303,11 +327,16 @@ int main() {
             continue;
         }
         test::Random random(1);
-        for (const DenseRoute& route : set.dense)
+        int routes = 0;
+        for (const DenseRoute& route : set.dense) {
+            if (route.kernel == nullptr) continue;
+            ++routes;
             for (int n = 0; n < test::kTiles; ++n) test::test_dense(random, set, route);
+        }
+        for (int n = 0; n < test::kTiles; ++n) test::test_add(random, set);
         for (int n = 0; n < 7 * test::kTiles; ++n) test::test_depthwise(random, set);
-        std::printf("%s: %d dense tiles of %d routes, %d depthwise tiles", set.name, kRouteCount * test::kTiles,
-                    kRouteCount, 7 * test::kTiles);
+        std::printf("%s: %d dense tiles of %d routes, %d depthwise tiles, %d sums", set.name, routes * test::kTiles, routes,
+                    7 * test::kTiles, test::kTiles);
         std::fflush(stdout);
         test::test_layers(random, set);
     }

@@ -242,3 +242,16 @@ def test_a_value_that_nobody_reads_does_no_harm():
     unread = replace(graph.nodes[1], name="unread")
     graph = replace(graph, nodes=(graph.nodes[0], unread, *graph.nodes[1:]))
     check(graph, codes_to_images(np.full((1, 8, 2, 2), 9), graph), "certified", None)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("outputs", [16, 17, 32, 33, 48, 49, 64])
+@pytest.mark.parametrize("bias", [-32768, 32767, 32768, 10**6])
+def test_panels_side_by_side_and_biases_beyond_16_bits(isa, outputs, bias):
+    rng = np.random.default_rng(outputs)
+    graph = single(
+        rng.integers(-90, 91, (outputs, 7, 3, 3)), 150, 9, NAMED["int16"], padding=(1, 1),
+        bias=bias, multiplier=2.0**-10 if abs(bias) < 10**6 else 2.0**-14,
+    )  # fmt: skip
+    images = codes_to_images(rng.choice([0, 150, 150, 75], (1, 7, 5, 5)), graph)
+    check(graph, images, "fast", isa)

@@ -13,7 +13,7 @@ from oaq_repro.integer.plan import place
 from oaq_repro.integer.routes import MODES, Demand, InstructionSet, dense_folds
 from oaq_repro.quant.accumulator import Accumulator
 
-NEON = InstructionSet("neon", 127, False, (1, 2, 4, 8, 16))
+NEON = InstructionSet("neon", 127, False, (1, 2, 4, 8, 16), pairs=False)
 SIZE = 3  # of the kernel and of the image: one output pixel
 
 
@@ -65,13 +65,15 @@ def signed(codes, code_offset):
 def dense_panel(codes, runs, panel, fold, start, code_offset):
     """Four 16-bit sums per channel, one per code of a step."""
     acc, step = start.astype(np.int64), 0
-    for offset, steps in runs.tolist():
+    for offset, steps, pairs in runs.tolist():
+        if fold == _kernels.EXACT:
+            taken = codes[offset : offset + 2 * pairs].reshape(pairs, 1, 2)
+            acc += (taken.astype(np.int64) * panel[step : step + pairs]).sum((0, 2))
+            step += pairs
+            continue
         taken = codes[offset : offset + 4 * steps].reshape(steps, 1, 4)
         weights = panel[step : step + steps].astype(np.int64)
         step += steps
-        if fold == _kernels.EXACT:
-            acc += (taken.astype(np.int64) * weights).sum((0, 2))
-            continue
         products = signed(taken, code_offset) * weights
         first = 0
         while first < steps:

@@ -30,6 +30,8 @@ OAQ_INLINE void each(const F& f) {
 
 OAQ_INLINE __m256i load(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
 
+OAQ_INLINE __m128i load16(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
+
 // Sign extension from the lowest 32 - shift bits.
 OAQ_INLINE __m256i wrap(__m256i acc, int shift) {
     const __m128i count = _mm_cvtsi32_si128(shift);
@@ -46,7 +48,95 @@ OAQ_INLINE void store(std::uint8_t* out, __m128i codes, int channels) {
     std::memcpy(out, buffer, static_cast<std::size_t>(channels));
 }
 
+// Requantization of 32 channels, in the order that interleaving within 128-bit lanes asks for: two vectors of 16-bit sums
+// hold 0-7, 16-23 and 8-15, 24-31; widened, four vectors hold 0-3, 16-19 and so on, which packing puts in order by
+// itself. The constants are brought into that order once a block.
+class Epilogue32 {
+public:
+    explicit Epilogue32(const Output& output)
+        : narrow_bias(true),
+          zero_point_(_mm256_set1_epi16(static_cast<short>(output.zero_point))),
+          highest_(_mm256_set1_epi8(static_cast<char>(output.q_max))),
+          shifted_(output.zero_point != 0),
+          wrap_shift_(output.wrap_shift) {
+        each<4>([&](auto v) OAQ_LAMBDA {
+            start[v] = both(output.start + 4 * v);
+            bias_[v] = both(output.bias + 4 * v);
+            multiplier_[v] = _mm256_castsi256_ps(both(reinterpret_cast<const std::int32_t*>(output.multiplier) + 4 * v));
+        });
+        const __m256i mask = _mm256_set1_epi32(0xffff);
+        each<2>([&](auto h) OAQ_LAMBDA {
+            start16[h] = _mm256_packus_epi32(_mm256_and_si256(start[2 * h], mask), _mm256_and_si256(start[2 * h + 1], mask));
+            bias16_[h] = _mm256_packs_epi32(bias_[2 * h], bias_[2 * h + 1]);
+        });
+        for (int c = 0; c < kChannelBlock; ++c)
+            narrow_bias = narrow_bias && output.bias[c] == static_cast<std::int16_t>(output.bias[c]);
+    }
+
+    // 32-bit sums of one pixel.
+    OAQ_INLINE void write(std::uint8_t* out, int channels, __m256i (&acc)[4]) const {
+        if (wrap_shift_ != 0) each<4>([&](auto v) OAQ_LAMBDA { acc[v] = wrap(acc[v], wrap_shift_); });
+        each<4>([&](auto v) OAQ_LAMBDA { acc[v] = _mm256_add_epi32(acc[v], bias_[v]); });
+        scale_and_store(out, channels, acc);
+    }
+
+    // 16-bit sums of one pixel, which start16 began. NARROW: narrow_bias holds, and saves an instruction per vector.
+    template <bool NARROW>
+    OAQ_INLINE void write(std::uint8_t* out, int channels, const __m256i (&sum)[2]) const {
+        __m256i acc[4];
+        each<2>([&](auto h) OAQ_LAMBDA {
+            const __m256i other = NARROW ? bias16_[h] : sum[h];
+            acc[2 * h] = _mm256_unpacklo_epi16(sum[h], other);
+            acc[2 * h + 1] = _mm256_unpackhi_epi16(sum[h], other);
+        });
+        each<4>([&](auto v) OAQ_LAMBDA {
+            if (NARROW)
+                acc[v] = _mm256_madd_epi16(acc[v], _mm256_set1_epi16(1));
+            else
+                acc[v] = _mm256_add_epi32(_mm256_srai_epi32(acc[v], 16), bias_[v]);
+        });
+        scale_and_store(out, channels, acc);
+    }
+
+    __m256i start[4], start16[2];
+    bool narrow_bias;  // all of them fit 16 bits
+
+private:
+    // 4 channels, and the 4 that are 16 further.
+    static __m256i both(const std::int32_t* p) {
+        const __m128i low = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+        return _mm256_inserti128_si256(_mm256_castsi128_si256(low), _mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 16)), 1);
+    }
+
+    // Products stay below 2^31 (Output), so that nothing is clamped before packing.
+    OAQ_INLINE void scale_and_store(std::uint8_t* out, int channels, __m256i (&acc)[4]) const {
+        each<4>([&](auto v) OAQ_LAMBDA {
+            acc[v] = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_cvtepi32_ps(acc[v]), multiplier_[v]));
+        });
+        __m256i low = _mm256_packs_epi32(acc[0], acc[1]), high = _mm256_packs_epi32(acc[2], acc[3]);
+        if (shifted_) {  // not after a ReLU, where a branch costs less than two vector instructions
+            low = _mm256_adds_epi16(low, zero_point_);
+            high = _mm256_adds_epi16(high, zero_point_);
+        }
+        const __m256i codes = _mm256_min_epu8(_mm256_packus_epi16(low, high), highest_);
+        if (channels == kChannelBlock) {
+            _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), codes);
+            return;
+        }
+        store(out, _mm256_castsi256_si128(codes), channels);
+        if (channels > 16) store(out + 16, _mm256_extracti128_si256(codes, 1), channels - 16);
+    }
+
+    __m256i bias_[4], bias16_[2];
+    __m256 multiplier_[4];
+    __m256i zero_point_, highest_;
+    bool shifted_;
+    int wrap_shift_;
+};
+
 void depthwise(const DepthwiseBlock& block);  // avx2_depthwise.cpp
+void add(const std::uint8_t* a, const std::uint8_t* b, std::uint8_t* out, std::int64_t count,
+         const AddConstants& constants);  // avx2_add.cpp
 
 }  // namespace avx2
 }  // namespace oaq

@@ -2,7 +2,7 @@
 //
 // vpmaddubsw multiplies 32 unsigned by 32 signed codes and adds pairs, saturating, to 16 sums of int16: with vpaddw, 32
 // products in two instructions; vpmaddwd by ones and vpaddd, where 32-bit accumulators are needed, make it four. A tile
-// of 6 pixels by 16 channels (3 pixels where 16- and 32-bit accumulators live side by side) fills the 16 registers.
+// of 6 pixels by two vectors (3 pixels where 16- and 32-bit accumulators live side by side) fills the 16 registers.
 #include "avx2.hpp"
 
 namespace oaq {
@@ -109,6 +109,75 @@ OAQ_INLINE void add_products(__m256i (&halves)[2], const std::uint8_t* in, __m25
         : [in] "m"(at(in)), [w0] "x"(w0), [w1] "x"(w1));
 }
 
+// acc += int16 codes * weights, eight channels a vector.
+OAQ_INLINE void add_exactly(__m256i (&acc)[2], const std::uint8_t* in, __m256i w0, __m256i w1) {
+    __m256i a, b;
+    asm("vpbroadcastd %[in], %[b]\n\t"
+        "vpmaddwd %[w0], %[b], %[a]\n\t"
+        "vpmaddwd %[w1], %[b], %[b]\n\t"
+        "vpaddd %[a], %[a0], %[a0]\n\t"
+        "vpaddd %[b], %[a1], %[a1]"
+        : [a0] "+x"(acc[0]), [a1] "+x"(acc[1]), [a] "=&x"(a), [b] "=&x"(b)
+        : [in] "m"(at(in)), [w0] "x"(w0), [w1] "x"(w1));
+}
+
+// The loop along a run for 6 pixels and two vectors of accumulators, as one piece of assembly that takes all registers:
+// given the loop, GCC spills some of them. k goes up to 0 in steps of `codes` bytes, w by 64 weights.
+#define OAQ_PIXEL(multiply, add, pointer, low, high) \
+    "vpbroadcastd (%%" pointer ",%[k]), %%ymm15\n\t"  \
+    multiply " %%ymm12, %%ymm15, %%ymm14\n\t"        \
+    multiply " %%ymm13, %%ymm15, %%ymm15\n\t"        \
+    add " %%ymm14, %[" low "], %[" low "]\n\t"       \
+    add " %%ymm15, %[" high "], %[" high "]\n\t"
+#define OAQ_ADD_RUN(load, bytes, multiply, add, codes)                                                                  \
+    asm("mov (%[in]), %%r8\n\t"                                                                                         \
+        "mov 8(%[in]), %%r9\n\t"                                                                                        \
+        "mov 16(%[in]), %%r10\n\t"                                                                                      \
+        "mov 24(%[in]), %%r11\n\t"                                                                                      \
+        "mov 32(%[in]), %%r12\n\t"                                                                                      \
+        "mov 40(%[in]), %%r13\n\t"                                                                                      \
+        ".p2align 5\n"                                                                                                  \
+        "1:\n\t"                                                                                                        \
+        load " (%[w]), %%ymm12\n\t"                                                                                     \
+        load " " #bytes "(%[w]), %%ymm13\n\t"                                                                           \
+        OAQ_PIXEL(multiply, add, "r8", "l0", "h0") OAQ_PIXEL(multiply, add, "r9", "l1", "h1")                           \
+        OAQ_PIXEL(multiply, add, "r10", "l2", "h2") OAQ_PIXEL(multiply, add, "r11", "l3", "h3")                         \
+        OAQ_PIXEL(multiply, add, "r12", "l4", "h4") OAQ_PIXEL(multiply, add, "r13", "l5", "h5")                         \
+        "add $2*" #bytes ", %[w]\n\t"                                                                                   \
+        "add $" #codes ", %[k]\n\t"                                                                                     \
+        "js 1b"                                                                                                         \
+        : [l0] "+x"(acc[0][0]), [h0] "+x"(acc[0][1]), [l1] "+x"(acc[1][0]), [h1] "+x"(acc[1][1]), [l2] "+x"(acc[2][0]), \
+          [h2] "+x"(acc[2][1]), [l3] "+x"(acc[3][0]), [h3] "+x"(acc[3][1]), [l4] "+x"(acc[4][0]), [h4] "+x"(acc[4][1]), \
+          [l5] "+x"(acc[5][0]), [h5] "+x"(acc[5][1]), [k] "+r"(k), [w] "+r"(w)                                          \
+        : [in] "r"(in)                                                                                                  \
+        : "r8", "r9", "r10", "r11", "r12", "r13", "xmm12", "xmm13", "xmm14", "xmm15", "cc", "memory")
+
+// acc += codes * weights along a run: the loops above and, of less than 6 pixels, pixel by pixel. Bytes of codes a step.
+enum class Sums { kHalves, kPairs, kExact };
+
+template <Sums S, int R>
+OAQ_INLINE void add_run(__m256i (&acc)[R][2], const std::uint8_t* const (&in)[R], std::ptrdiff_t k, const std::int8_t*& w) {
+    if constexpr (R == 6 && S == Sums::kHalves) {
+        OAQ_ADD_RUN("vmovdqu", 32, "vpmaddubsw", "vpaddw", 4);
+    } else if constexpr (R == 6 && S == Sums::kPairs) {
+        OAQ_ADD_RUN("vmovdqu", 32, "vpmaddubsw", "vpaddw", 2);
+    } else if constexpr (R == 6) {
+        OAQ_ADD_RUN("vpmovsxbw", 16, "vpmaddwd", "vpaddd", 4);
+    } else {
+        do {
+            if constexpr (S == Sums::kExact) {
+                const __m256i w0 = _mm256_cvtepi8_epi16(load16(w)), w1 = _mm256_cvtepi8_epi16(load16(w + 16));
+                each<R>([&](auto r) OAQ_LAMBDA { add_exactly(acc[r], in[r] + k, w0, w1); });
+                w += kPanel * kPair;
+            } else {
+                const __m256i w0 = load(w), w1 = load(w + 32);
+                each<R>([&](auto r) OAQ_LAMBDA { add_products(acc[r], in[r] + k, w0, w1); });
+                w += kPanel * kStep;
+            }
+        } while ((k += S == Sums::kPairs ? 2 : 4) < 0);
+    }
+}
+
 // halves = codes * weights.
 OAQ_INLINE void set_products(__m256i (&halves)[2], const std::uint8_t* in, __m256i w0, __m256i w1) {
     asm("vpbroadcastd %[in], %[h1]\n\t"
@@ -128,48 +197,35 @@ OAQ_INLINE void spill(__m256i (&acc)[2], __m256i (&halves)[2]) {
         : [ones] "m"(*reinterpret_cast<const __m256i*>(kOnes)));
 }
 
-// acc += codes * weights, four channels a vector.
-OAQ_INLINE void add_exactly(__m256i& acc, __m256i codes, const std::int16_t* weights) {
-    __m256i a;
-    asm("vpmaddwd %[w], %[codes], %[a]\n\t"
-        "vpaddd %[a], %[acc], %[acc]"
-        : [acc] "+x"(acc), [a] "=&x"(a)
-        : [w] "m"(*reinterpret_cast<const __m256i_u*>(weights)), [codes] "x"(codes));
-}
-
 // Calls step(in, k, weights) along the runs; in + k are the codes of every pixel. `step` takes what it has done off k.
-template <int R, typename Weight, typename Step>
+template <Sums S, int R, typename Step>
 OAQ_INLINE void along_runs(const DenseBlock& block, int first, const Step& step) {
-    const Weight* weights = static_cast<const Weight*>(block.weights);
+    constexpr int kBytes = S == Sums::kExact ? 2 : 1;  // of a code
+    const std::int8_t* weights = block.weights;
     const Run* run = block.runs;
     const Run* const end = run + block.run_count;
     do {
-        const std::ptrdiff_t length = run->steps * kStep;
+        const std::ptrdiff_t length = S == Sums::kHalves ? run->steps * kStep : run->pairs * kPair * kBytes;
         const std::uint8_t* in[R];
-        each<R>([&](auto r) OAQ_LAMBDA { in[r] = block.in[first + r] + run->offset + length; });
-        std::ptrdiff_t k = -length;
+        each<R>([&](auto r) OAQ_LAMBDA { in[r] = block.in[first + r] + run->offset * kBytes + length; });
+        std::ptrdiff_t k = -length - (S == Sums::kPairs ? kPair : 0);
         step(in, k, weights);
     } while (++run != end);
 }
 
-template <int R>
-OAQ_INLINE void sum_wrap(const DenseBlock& block, int first, __m256i (&result)[R][2]) {
-    __m256i halves[R][2];
-    begin<R>(block, halves, true);
-    along_runs<R, std::int8_t>(block, first, [&](const std::uint8_t* const (&in)[R], std::ptrdiff_t k, const std::int8_t*& w) OAQ_LAMBDA {
-        do {
-            const __m256i w0 = load(w), w1 = load(w + 32);
-            each<R>([&](auto r) OAQ_LAMBDA { add_products(halves[r], in[r] + k, w0, w1); });
-            w += kPanel * kStep;
-        } while ((k += kStep) < 0);
+// Sums of all runs, from what `acc` holds.
+template <Sums S, int R>
+OAQ_INLINE void add_all(const DenseBlock& block, int first, __m256i (&acc)[R][2]) {
+    along_runs<S, R>(block, first, [&](const std::uint8_t* const (&in)[R], std::ptrdiff_t k, const std::int8_t*& w) OAQ_LAMBDA {
+        add_run<S>(acc, in, k, w);
     });
-    each<R>([&](auto r) OAQ_LAMBDA { each<2>([&](auto v) OAQ_LAMBDA { result[r][v] = halves[r][v]; }); });
 }
 
 template <int R>
 OAQ_INLINE void dense_wrap(const DenseBlock& block, int first) {
     __m256i halves[R][2], acc[R][2];
-    sum_wrap<R>(block, first, halves);
+    begin<R>(block, halves, true);
+    add_all<Sums::kHalves>(block, first, halves);
     // Both halves modulo 2^16, sign-extended.
     each<R>([&](auto r) OAQ_LAMBDA {
         each<2>([&](auto v) OAQ_LAMBDA {
@@ -177,6 +233,26 @@ OAQ_INLINE void dense_wrap(const DenseBlock& block, int first) {
             acc[r][v] = _mm256_srai_epi32(_mm256_add_epi16(low, halves[r][v]), 16);
         });
     });
+    finish<R>(block, first, acc);
+}
+
+// 32 channels, one 16-bit sum each, so that no halves are to be joined. 4 codes are broadcast, of which channels of even
+// places take the upper pair and those of odd places the lower one: 2 codes further on, they change over.
+template <int R, bool NARROW>
+OAQ_INLINE void dense_pairs(const DenseBlock& block, const Epilogue32& epilogue, int first) {
+    __m256i sums[R][2];
+    each<R>([&](auto r) OAQ_LAMBDA { each<2>([&](auto v) OAQ_LAMBDA { sums[r][v] = epilogue.start16[v]; }); });
+    add_all<Sums::kPairs>(block, first, sums);
+    std::uint8_t* out[R];  // read before the first byte is written, which might be one of the tile's
+    each<R>([&](auto r) OAQ_LAMBDA { out[r] = block.out[first + r] + block.out_offset; });
+    each<R>([&](auto r) OAQ_LAMBDA { epilogue.write<NARROW>(out[r], block.channels, sums[r]); });
+}
+
+template <int R>
+OAQ_INLINE void dense_exact(const DenseBlock& block, int first) {
+    __m256i acc[R][2];
+    begin<R>(block, acc);
+    add_all<Sums::kExact>(block, first, acc);
     finish<R>(block, first, acc);
 }
 
@@ -209,7 +285,7 @@ template <int R, int S>
 OAQ_INLINE void sum_fold(const DenseBlock& block, int first, __m256i (&result)[R][2]) {
     __m256i acc[R][2];
     begin<R>(block, acc);
-    along_runs<R, std::int8_t>(block, first, [&](const std::uint8_t* const (&in)[R], std::ptrdiff_t k, const std::int8_t*& w) OAQ_LAMBDA {
+    along_runs<Sums::kHalves, R>(block, first, [&](const std::uint8_t* const (&in)[R], std::ptrdiff_t k, const std::int8_t*& w) OAQ_LAMBDA {
         for (; k + S * kStep <= 0; k += S * kStep, w += S * kPanel * kStep) add_steps<R, S>(in, k, w, acc);
         if (S > 1)
             for (; k < 0; k += kStep, w += kPanel * kStep) add_steps<R, 1>(in, k, w, acc);
@@ -221,37 +297,6 @@ template <int R, int S>
 OAQ_INLINE void dense_fold(const DenseBlock& block, int first) {
     __m256i acc[R][2];
     sum_fold<R, S>(block, first, acc);
-    finish<R>(block, first, acc);
-}
-
-// 4 codes widened to 16 bits meet 4 channels per vector: two sums of two products per channel.
-template <int R>
-OAQ_INLINE void sum_exact(const DenseBlock& block, int first, __m256i (&result)[R][4]) {
-    __m256i sums[R][4];
-    each<R>([&](auto r) OAQ_LAMBDA { each<4>([&](auto v) OAQ_LAMBDA { sums[r][v] = _mm256_setzero_si256(); }); });
-    along_runs<R, std::int16_t>(block, first, [&](const std::uint8_t* const (&in)[R], std::ptrdiff_t k, const std::int16_t*& w) OAQ_LAMBDA {
-        do {
-            __m256i codes[R];
-            each<R>([&](auto r) OAQ_LAMBDA { codes[r] = _mm256_cvtepu8_epi16(broadcast(in[r] + k)); });
-            each<4>([&](auto v) OAQ_LAMBDA { each<R>([&](auto r) OAQ_LAMBDA { add_exactly(sums[r][v], codes[r], w + 16 * v); }); });
-            w += kPanel * kStep;
-        } while ((k += kStep) < 0);
-    });
-    each<R>([&](auto r) OAQ_LAMBDA { each<4>([&](auto v) OAQ_LAMBDA { result[r][v] = sums[r][v]; }); });
-}
-
-template <int R>
-OAQ_INLINE void dense_exact(const DenseBlock& block, int first) {
-    __m256i sums[R][4], acc[R][2];
-    sum_exact<R>(block, first, sums);
-    begin<R>(block, acc);
-    const __m256i order = _mm256_setr_epi32(0, 1, 4, 5, 2, 3, 6, 7);  // hadd works within 128-bit lanes
-    each<R>([&](auto r) OAQ_LAMBDA {
-        each<2>([&](auto v) OAQ_LAMBDA {
-            const __m256i sum = _mm256_hadd_epi32(sums[r][2 * v], sums[r][2 * v + 1]);
-            acc[r][v] = _mm256_add_epi32(acc[r][v], _mm256_permutevar8x32_epi32(sum, order));
-        });
-    });
     finish<R>(block, first, acc);
 }
 
@@ -276,13 +321,23 @@ void wrap_kernel(const DenseBlock& block) {
     tiles<6>(block, [&](int first, auto rows) OAQ_LAMBDA { dense_wrap<rows>(block, first); });
 }
 
+void pairs_kernel(const DenseBlock& block) {
+    const Epilogue32 constants(block.output);
+    const Epilogue32* epilogue = &constants;
+    asm("" : "+r"(epilogue) : "m"(constants));  // stays in memory: the loops need all registers
+    if (epilogue->narrow_bias)
+        tiles<6>(block, [&](int first, auto rows) OAQ_LAMBDA { dense_pairs<rows, true>(block, *epilogue, first); });
+    else
+        tiles<6>(block, [&](int first, auto rows) OAQ_LAMBDA { dense_pairs<rows, false>(block, *epilogue, first); });
+}
+
 template <int S, int ROWS>
 void fold_kernel(const DenseBlock& block) {
     tiles<ROWS>(block, [&](int first, auto rows) OAQ_LAMBDA { dense_fold<rows, S>(block, first); });
 }
 
 void exact_kernel(const DenseBlock& block) {
-    tiles<3>(block, [&](int first, auto rows) OAQ_LAMBDA { dense_exact<rows>(block, first); });
+    tiles<6>(block, [&](int first, auto rows) OAQ_LAMBDA { dense_exact<rows>(block, first); });
 }
 
 }  // namespace
@@ -292,11 +347,12 @@ extern const KernelSet kAvx2;
 const KernelSet kAvx2 = {
     "avx2", cpu_has_avx2, 255, true,
     {
-        {kExact, 3, avx2::exact_kernel}, {0, 6, avx2::wrap_kernel}, {1, 6, avx2::fold_kernel<1, 6>},
+        {kExact, 6, avx2::exact_kernel}, {kPairs, 6, avx2::pairs_kernel}, {0, 6, avx2::wrap_kernel}, {1, 6, avx2::fold_kernel<1, 6>},
         {2, 3, avx2::fold_kernel<2, 3>}, {4, 3, avx2::fold_kernel<4, 3>}, {8, 3, avx2::fold_kernel<8, 3>},
         {16, 3, avx2::fold_kernel<16, 3>},
     },
     avx2::depthwise,
+    avx2::add,
 };
 
 }  // namespace oaq

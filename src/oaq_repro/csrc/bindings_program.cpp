@@ -14,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "elementwise.hpp"
 #include "program.hpp"
 
 namespace nb = nanobind;
@@ -45,20 +46,15 @@ oaq::Requantization requantization(const Flat<std::int32_t>& start, const Flat<s
     return {aligned(start), aligned(bias), aligned(multiplier), wrap_shift, zero_point, q_max, code_offset};
 }
 
-oaq::DenseLayer dense_layer(std::int64_t first_channel, std::int64_t outputs, const oaq::Window& window,
-                            const nb::ndarray<const std::int32_t, nb::shape<-1, 2>, nb::c_contig, nb::device::cpu>& runs,
-                            const std::vector<nb::ndarray<nb::c_contig, nb::device::cpu>>& panels, std::vector<int> folds,
+using Runs = nb::ndarray<const std::int32_t, nb::shape<-1, 3>, nb::c_contig, nb::device::cpu>;
+using Panel = nb::ndarray<const std::int8_t, nb::c_contig, nb::device::cpu>;
+
+oaq::DenseLayer dense_layer(std::int64_t first_channel, std::int64_t outputs, const oaq::Window& window, const Runs& runs,
+                            const std::vector<Panel>& panels, std::vector<int> folds,
                             oaq::Requantization requantization) {
-    if (panels.size() != folds.size()) throw nb::value_error("folds: expected one of every panel");
     oaq::DenseLayer layer{first_channel, outputs, window, {}, {}, std::move(folds), std::move(requantization)};
-    for (std::size_t i = 0; i < runs.shape(0); ++i) layer.runs.push_back({runs(i, 0), runs(i, 1)});
-    for (std::size_t i = 0; i < panels.size(); ++i) {
-        const bool exact = layer.folds[i] == oaq::kExact;
-        if (panels[i].dtype() != (exact ? nb::dtype<std::int16_t>() : nb::dtype<std::int8_t>()))
-            throw nb::value_error("panels: expected int16 where the route is exact, else int8");
-        const auto* bytes = static_cast<const std::uint8_t*>(panels[i].data());
-        layer.panels.emplace_back(bytes, bytes + panels[i].nbytes());
-    }
+    for (std::size_t i = 0; i < runs.shape(0); ++i) layer.runs.push_back({runs(i, 0), runs(i, 1), runs(i, 2)});
+    for (const Panel& panel : panels) layer.panels.emplace_back(panel.data(), panel.data() + panel.size());
     return layer;
 }
 
@@ -68,6 +64,7 @@ nb::list table() {
         const oaq::KernelSet& set = *oaq::kKernelSets[i];
         nb::list folds, tiles;
         for (const oaq::DenseRoute& route : set.dense) {
+            if (route.kernel == nullptr) continue;
             folds.append(route.fold);
             tiles.append(route.rows);
         }
@@ -118,12 +115,18 @@ void bind_program(nb::module_& module) {
     using oaq::Window;
 
     module.attr("EXACT") = oaq::kExact;
+    module.attr("PAIRS") = oaq::kPairs;
     module.attr("SLACK") = oaq::kSlack;
     module.attr("PANEL") = oaq::kPanel;
     module.attr("STEP") = oaq::kStep;
+    module.attr("WIDE_PANEL") = oaq::kWidePanel;
+    module.attr("PAIR") = oaq::kPair;
     module.attr("CHANNEL_BLOCK") = oaq::kChannelBlock;
     module.def("table", &table, "The sets of kernels, best first: dicts of what `KernelSet` in csrc/kernels.hpp declares.");
 
+    module.def("all_finite", [](const Image<const float>& values) {
+        return oaq::elementwise::all_finite(values.data(), static_cast<std::int64_t>(values.size()));
+    }, "values"_a.noconvert(), "Whether no value of a float32 array is NaN or infinity.");
     module.def("clock_hz", &clock_hz, "The core's clock in Hz, measured in about 20 ms.");
 
     nb::class_<Value>(module, "Value", "Codes of one image, NHWC in the arena, with a border (csrc/program.hpp).")
@@ -155,9 +158,7 @@ void bind_program(nb::module_& module) {
         .def_prop_ro("isa", [](const Program& self) { return self.kernels().name; })
         .def("quantize", &Program::quantize)
         .def("dense", [](Program& self, const Value& in, const Value& out, std::int64_t first_channel, std::int64_t outputs,
-                         const Window& window,
-                         const nb::ndarray<const std::int32_t, nb::shape<-1, 2>, nb::c_contig, nb::device::cpu>& runs,
-                         const std::vector<nb::ndarray<nb::c_contig, nb::device::cpu>>& panels, std::vector<int> folds,
+                         const Window& window, const Runs& runs, const std::vector<Panel>& panels, std::vector<int> folds,
                          const oaq::Requantization& constants) {
             self.dense(in, out, dense_layer(first_channel, outputs, window, runs, panels, std::move(folds), constants));
         })

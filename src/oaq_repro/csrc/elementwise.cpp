@@ -59,8 +59,8 @@ OAQ_CLONES void dequantize(const std::uint8_t* in, std::int64_t width, std::int6
 }
 
 OAQ_CLONES void add(const std::uint8_t* a, const std::uint8_t* b, std::uint8_t* out, std::int64_t count,
-                    const Add& k) {
-    const Add constants = k;  // `out` may not alias it
+                    const AddConstants& k) {
+    const AddConstants constants = k;  // `out` may not alias it
     const float lowest = static_cast<float>(-constants.zero_point);
     const float highest = static_cast<float>(constants.q_max - constants.zero_point);
     for (std::int64_t i = 0; i < count; ++i) {
@@ -70,10 +70,20 @@ OAQ_CLONES void add(const std::uint8_t* a, const std::uint8_t* b, std::uint8_t* 
     }
 }
 
+OAQ_CLONES bool all_finite(const float* values, std::int64_t count) {
+    std::int32_t other = 0;  // infinity and NaN are what differs from itself when subtracted
+    for (std::int64_t i = 0; i < count; ++i) other |= values[i] - values[i] != 0.0f;
+    return other == 0;
+}
+
 void lookup(const std::uint8_t* in, std::int64_t in_step, std::uint8_t* out, std::int64_t out_step, std::int64_t width,
             const std::uint8_t* table) {
     for (std::int64_t x = 0; x < width; ++x)
         for (std::int64_t c = 0; c < in_step; ++c) out[x * out_step + c] = table[in[x * in_step + c]];
+}
+
+OAQ_CLONES void widen(const std::uint8_t* in, std::int16_t* out, std::int64_t count) {
+    for (std::int64_t i = 0; i < count; ++i) out[i] = in[i];
 }
 
 OAQ_CLONES void maximum(const std::uint8_t* in, std::uint8_t* out, std::int64_t count) {

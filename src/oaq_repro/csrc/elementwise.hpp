@@ -4,12 +4,9 @@
 
 #include <cstdint>
 
-namespace oaq::elementwise {
+#include "kernels.hpp"
 
-struct Add {
-    float scale_a, scale_b, scale;
-    int zero_a, zero_b, zero_point, q_max;
-};
+namespace oaq::elementwise {
 
 // A row of `width` pixels from planes of float32, `plane` elements apart, to codes of `channels` per pixel; and back.
 void quantize(const float* in, std::int64_t plane, std::uint8_t* out, std::int64_t width, std::int64_t channels,
@@ -17,10 +14,14 @@ void quantize(const float* in, std::int64_t plane, std::uint8_t* out, std::int64
 void dequantize(const std::uint8_t* in, std::int64_t width, std::int64_t channels, float* out, std::int64_t plane,
                 float scale, int zero_point);
 
-void add(const std::uint8_t* a, const std::uint8_t* b, std::uint8_t* out, std::int64_t count, const Add& constants);
+void add(const std::uint8_t* a, const std::uint8_t* b, std::uint8_t* out, std::int64_t count, const AddConstants& constants);
+
+bool all_finite(const float* values, std::int64_t count);
 
 void lookup(const std::uint8_t* in, std::int64_t in_step, std::uint8_t* out, std::int64_t out_step, std::int64_t width,
             const std::uint8_t* table);
+
+void widen(const std::uint8_t* in, std::int16_t* out, std::int64_t count);
 
 // out = max(in, out); out += in.
 void maximum(const std::uint8_t* in, std::uint8_t* out, std::int64_t count);

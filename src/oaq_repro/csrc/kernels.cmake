@@ -4,9 +4,10 @@ option(OAQ_SANITIZE "find bad addresses and undefined behaviour (slow)" OFF)
 # Only the files of an instruction set get its flags: dispatch runs first.
 set(OAQ_SOURCES conv2d.cpp dispatch.cpp elementwise.cpp pool.cpp portable.cpp program.cpp)
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
-  list(APPEND OAQ_SOURCES avx2_dense.cpp avx2_depthwise.cpp)
-  set_source_files_properties(${CMAKE_CURRENT_LIST_DIR}/avx2_dense.cpp ${CMAKE_CURRENT_LIST_DIR}/avx2_depthwise.cpp
-    PROPERTIES COMPILE_OPTIONS -mavx2)
+  set(OAQ_AVX2_SOURCES avx2_add.cpp avx2_dense.cpp avx2_depthwise.cpp)
+  list(APPEND OAQ_SOURCES ${OAQ_AVX2_SOURCES})
+  list(TRANSFORM OAQ_AVX2_SOURCES PREPEND ${CMAKE_CURRENT_LIST_DIR}/)
+  set_source_files_properties(${OAQ_AVX2_SOURCES} PROPERTIES COMPILE_OPTIONS -mavx2)
 elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "aarch64|arm64")
   list(APPEND OAQ_SOURCES neon.cpp)
 endif()

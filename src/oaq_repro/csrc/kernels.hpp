@@ -7,7 +7,11 @@
 //   fold 0      16-bit accumulation: halves wrap, their sum is taken modulo 2^16
 //   fold S > 0  halves of S steps wrap in 16 bits, then go to a 32-bit accumulator; what a run leaves over after its
 //               last S steps goes there step by step. S = 1 is the usual route of x86 int8 runtimes.
-//   exact       products of 16-bit operands, whose weights are packed as int16, go to 32 bits at once
+//   pairs       as fold 0, for 32 channels at a time with one sum each. A run of P pairs of codes has P + 1 times int8
+//               [32][2]: the i-th holds the weights of pair i - 1 for even channels and those of pair i for odd ones,
+//               zero where there is none; channels in the order of depthwise blocks
+//   exact       products go to 32 bits at once, two by two. Codes are read as int16, twice as far from the pixel's first
+//               one; weights are int8 [16][2] per pair of codes
 // Depthwise layers. The taps of one channel are packed in pairs (a, b), int8 [32][2] per block of 32 channels, which
 // stand in the order 0-7, 16-23, 8-15, 24-31 (that of codes interleaved within 128-bit lanes); pair sums saturate to int16. fold 0: all pairs are added modulo 2^16; fold F > 0: F pairs, then 32 bits. (A pair of one
 // tap cannot saturate, so that fold 1 over single taps is exact.)
@@ -22,14 +26,21 @@ namespace oaq {
 
 constexpr int kPanel = 16;        // output channels of a dense panel
 constexpr int kStep = 4;          // codes of a step
+constexpr int kWidePanel = 32;    // output channels of a panel of the route kPairs
+constexpr int kPair = 2;          // codes of its steps
 constexpr int kChannelBlock = 32; // channels of a depthwise block
 constexpr int kExact = -1;        // stands for the route that needs no condition
-constexpr int kRouteCount = 7;
+constexpr int kPairs = -2;        // 16-bit accumulation of panels side by side
+constexpr int kMostRoutes = 8;
 constexpr std::size_t kSlack = 64;  // bytes that kernels may read beyond the last code (multiplied by zero, or dropped)
+constexpr std::size_t kSlackBefore = 2;  // and before the first one
+
+constexpr int panel_width(int fold) { return fold == kPairs ? kWidePanel : kPanel; }
 
 struct Run {
-    std::int32_t offset;  // bytes from the pixel's first code
-    std::int32_t steps;
+    std::int32_t offset;  // codes from the pixel's first one
+    std::int32_t steps;   // of kStep codes
+    std::int32_t pairs;   // the same in pairs, of which the last step may need one only
 };
 
 // Requantization; arrays are padded to whole panels or channel blocks. |acc + bias| * multiplier has to stay below 2^31
@@ -44,14 +55,14 @@ struct Output {
 
 struct DenseBlock {
     int pixels;                     // at least one
-    const std::uint8_t* const* in;  // of every pixel
+    const std::uint8_t* const* in;  // of every pixel; int16 where the route is exact
     std::uint8_t* const* out;       // of every pixel; written from `out_offset` on
     std::ptrdiff_t out_offset;
-    const Run* runs;                // at least one, of at least one step each
+    const Run* runs;                // at least one, of at least one pair each
     int run_count;
-    const void* weights;            // int8, or int16 where the route is exact
+    const std::int8_t* weights;
     Output output;                  // of this panel
-    int channels;                   // of this panel, at most kPanel
+    int channels;                   // of this panel, at most panel_width
     int code_offset;                // subtracted from every code, except where the route is exact; not 0 only where a
                                     // set's `largest_code` asks for it
 };
@@ -79,8 +90,16 @@ struct DepthwiseBlock {
 };
 using DepthwiseKernel = void (*)(const DepthwiseBlock&);
 
+// (a - zero_a) * scale_a + (b - zero_b) * scale_b, divided by scale, rounded and clamped as above.
+struct AddConstants {
+    float scale_a, scale_b, scale;
+    int zero_a, zero_b, zero_point, q_max;
+};
+using AddKernel = void (*)(const std::uint8_t* a, const std::uint8_t* b, std::uint8_t* out, std::int64_t count,
+                           const AddConstants& constants);
+
 struct DenseRoute {
-    int fold;            // S, 0 or kExact
+    int fold;            // S, 0, kExact or kPairs
     int rows;            // pixels that share a load of weights
     DenseKernel kernel;
 };
@@ -93,8 +112,9 @@ struct KernelSet {
     bool (*available)();
     int largest_code;
     bool saturates;
-    DenseRoute dense[kRouteCount];
+    DenseRoute dense[kMostRoutes];  // without a kernel where there are fewer
     DepthwiseKernel depthwise;
+    AddKernel add;
 };
 
 // All sets compiled in, best first; portable is last and always available.

@@ -13,6 +13,7 @@
 #include <cstring>
 #include <type_traits>
 
+#include "elementwise.hpp"
 #include "kernels.hpp"
 
 namespace oaq {
@@ -98,7 +99,7 @@ inline void load_weights(int8x16_t (&w)[4], const std::int8_t* weights) {
 
 template <int R, bool SHIFTED>
 inline void dense_wrap(const DenseBlock& block, int first) {
-    const auto* weights = static_cast<const std::int8_t*>(block.weights);
+    const auto* weights = block.weights;
     int16x8_t sums[R][8];
     for (int r = 0; r < R; ++r)
         for (int v = 0; v < 8; ++v) sums[r][v] = vdupq_n_s16(0);
@@ -150,7 +151,7 @@ inline void add_steps(int32x4_t (&acc)[R][4], const std::uint8_t* const (&in)[R]
 
 template <int R, bool SHIFTED, int S>
 inline void dense_fold(const DenseBlock& block, int first) {
-    const auto* weights = static_cast<const std::int8_t*>(block.weights);
+    const auto* weights = block.weights;
     int32x4_t acc[R][4];
     for (int r = 0; r < R; ++r)
         for (int v = 0; v < 4; ++v) acc[r][v] = vld1q_s32(block.output.start + 4 * v);
@@ -167,28 +168,26 @@ inline void dense_fold(const DenseBlock& block, int first) {
     for (int r = 0; r < R; ++r) write(block, first + r, acc[r]);
 }
 
-// Codes as they are, widened: a register holds the four products of one channel.
+// Two codes meet the weights of four channels: a register holds two sums of two channels.
 inline void dense_exact(const DenseBlock& block, int pixel) {
-    const auto* weights = static_cast<const std::int16_t*>(block.weights);
-    int32x4_t sums[kPanel], acc[4];
+    const std::int8_t* weights = block.weights;
+    int32x4_t sums[kPanel / 2], acc[4];
     for (int32x4_t& sum : sums) sum = vdupq_n_s32(0);
     for (int i = 0; i < block.run_count; ++i) {
-        const std::uint8_t* in = block.in[pixel] + block.runs[i].offset;
-        for (int s = 0; s < block.runs[i].steps; ++s, in += kStep, weights += kPanel * kStep) {
-            const uint8x16_t bytes = vreinterpretq_u8_s8(broadcast<false>(in));
-            const int16x8_t codes = vreinterpretq_s16_u16(vmovl_u8(vget_low_u8(bytes)));
-            for (int v = 0; v < 8; ++v) {
-                const int16x8_t w = vld1q_s16(weights + 8 * v);
+        const std::int16_t* in = reinterpret_cast<const std::int16_t*>(block.in[pixel]) + block.runs[i].offset;
+        for (int p = 0; p < block.runs[i].pairs; ++p, in += kPair, weights += kPanel * kPair) {
+            std::int32_t two;
+            std::memcpy(&two, in, sizeof two);
+            const int16x8_t codes = vreinterpretq_s16_s32(vdupq_n_s32(two));
+            for (int v = 0; v < 4; ++v) {
+                const int16x8_t w = vmovl_s8(vld1_s8(weights + 8 * v));
                 sums[2 * v] = vmlal_s16(sums[2 * v], vget_low_s16(w), vget_low_s16(codes));
                 sums[2 * v + 1] = vmlal_high_s16(sums[2 * v + 1], w, codes);
             }
         }
     }
-    for (int v = 0; v < 4; ++v) {
-        const int32x4_t* s = sums + 4 * v;
-        const int32x4_t joined = vpaddq_s32(vpaddq_s32(s[0], s[1]), vpaddq_s32(s[2], s[3]));
-        acc[v] = add_wrapping(joined, vld1q_s32(block.output.start + 4 * v));
-    }
+    for (int v = 0; v < 4; ++v)
+        acc[v] = add_wrapping(vpaddq_s32(sums[2 * v], sums[2 * v + 1]), vld1q_s32(block.output.start + 4 * v));
     write(block, pixel, acc);
 }
 
@@ -303,6 +302,7 @@ const KernelSet kNeon = {
         {4, 2, fold_kernel<4, 2>}, {8, 2, fold_kernel<8, 2>}, {16, 2, fold_kernel<16, 2>},
     },
     depthwise,
+    elementwise::add,
 };
 
 }  // namespace oaq

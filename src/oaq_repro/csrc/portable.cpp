@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "elementwise.hpp"
 #include "kernels.hpp"
 #include "requantize.hpp"
 
@@ -28,7 +29,7 @@ struct Halves {
 };
 
 std::int32_t accumulate(const DenseBlock& block, const std::uint8_t* in, int channel, int fold) {
-    const std::int8_t* weights = static_cast<const std::int8_t*>(block.weights) + channel * kStep;
+    const std::int8_t* weights = block.weights + channel * kStep;
     std::int32_t acc = block.output.start[channel];
     Halves whole;
     for (int r = 0; r < block.run_count; ++r) {
@@ -46,13 +47,24 @@ std::int32_t accumulate(const DenseBlock& block, const std::uint8_t* in, int cha
     return fold == 0 ? wrap16(acc + whole.low + whole.high) : acc;
 }
 
+std::int32_t accumulate_pairs(const DenseBlock& block, const std::uint8_t* in, int channel) {
+    const std::int8_t* weights = block.weights + depthwise_place(channel) * kPair;
+    std::int16_t sum = wrap16(block.output.start[channel]);
+    for (int r = 0; r < block.run_count; ++r) {
+        const std::uint8_t* codes = in + block.runs[r].offset + (channel % 2 == 0 ? -kPair : 0);
+        for (int i = 0; i <= block.runs[r].pairs; ++i, codes += kPair, weights += kWidePanel * kPair)
+            sum = wrap16(sum + pair(codes[0], weights[0], codes[1], weights[1]));
+    }
+    return sum;
+}
+
 std::int32_t accumulate_exactly(const DenseBlock& block, const std::uint8_t* in, int channel) {
-    const std::int16_t* weights = static_cast<const std::int16_t*>(block.weights) + channel * kStep;
+    const std::int8_t* weights = block.weights + channel * kPair;
     std::int32_t acc = block.output.start[channel];
     for (int r = 0; r < block.run_count; ++r) {
-        const std::uint8_t* codes = in + block.runs[r].offset;
-        for (int s = 0; s < block.runs[r].steps; ++s, codes += kStep, weights += kPanel * kStep)
-            for (int k = 0; k < kStep; ++k) acc = add_wrapping(acc, codes[k] * weights[k]);
+        const std::int16_t* codes = reinterpret_cast<const std::int16_t*>(in) + block.runs[r].offset;
+        for (int i = 0; i < block.runs[r].pairs; ++i, codes += kPair, weights += kPanel * kPair)
+            acc = add_wrapping(acc, codes[0] * weights[0] + codes[1] * weights[1]);
     }
     return acc;
 }
@@ -63,7 +75,8 @@ void dense(const DenseBlock& block) {
         const std::uint8_t* in = block.in[p];
         std::uint8_t* out = block.out[p] + block.out_offset;
         for (int c = 0; c < block.channels; ++c) {
-            const std::int32_t acc = S == kExact ? accumulate_exactly(block, in, c) : accumulate(block, in, c, S);
+            const std::int32_t acc = S == kExact ? accumulate_exactly(block, in, c)
+                                     : S == kPairs ? accumulate_pairs(block, in, c) : accumulate(block, in, c, S);
             out[c] = requantize(acc, block.output, c);
         }
     }
@@ -104,7 +117,10 @@ bool always() { return true; }
 
 extern const KernelSet kPortable;
 const KernelSet kPortable = {
-    "portable", always, 255, true, {route<kExact>(), route<0>(), route<1>(), route<2>(), route<4>(), route<8>(), route<16>()}, depthwise,
+    "portable", always, 255, true,
+    {route<kExact>(), route<kPairs>(), route<0>(), route<1>(), route<2>(), route<4>(), route<8>(), route<16>()},
+    depthwise,
+    elementwise::add,
 };
 
 }  // namespace oaq

@@ -32,11 +32,11 @@ void require(bool holds, const char* what) {
 
 Program::Program(std::int64_t arena_bytes, int threads, const KernelSet& kernels)
     : arena_bytes_(arena_bytes),
-      memory_(new std::uint8_t[static_cast<std::size_t>(arena_bytes + kAlignment)]()),
+      memory_(new std::uint8_t[static_cast<std::size_t>(arena_bytes + 2 * kAlignment)]()),
       kernels_(kernels),
       pool_(threads) {
     const auto address = reinterpret_cast<std::uintptr_t>(memory_.get());
-    arena_ = memory_.get() + (kAlignment - static_cast<std::int64_t>(address % kAlignment)) % kAlignment;
+    arena_ = memory_.get() + 2 * kAlignment - static_cast<std::int64_t>(address % kAlignment);  // room for kSlackBefore
 }
 
 std::uint8_t* Program::at(const Value& value, std::int64_t y, std::int64_t x) const {
@@ -73,6 +73,15 @@ void Program::fill_border(const Value& value) const {
     }
 }
 
+void Program::widen(const Value& value) {
+    const std::int64_t rows = value.height + 2 * value.border_h, row = value.row();
+    const std::int64_t first = value.offset - value.border_h * row - value.border_w * value.channels;
+    split(rows, row / 8, [&](std::int64_t begin, std::int64_t end) {
+        // The last row's slack is never used, but read.
+        elementwise::widen(arena_ + first + begin * row, wide_.get() + first + begin * row, (end - begin) * row);
+    });
+}
+
 void Program::split(std::int64_t rows, std::int64_t work_per_row,
                     const std::function<void(std::int64_t, std::int64_t)>& task) {
     const std::int64_t most = pool_.threads() == 1 ? 1 : 4 * pool_.threads();
@@ -86,19 +95,27 @@ void Program::dense(const Value& in, const Value& out, DenseLayer layer) {
     check(out);
     const Window& w = layer.window;
     const std::int64_t pixels = out.height * out.width, panels = static_cast<std::int64_t>(layer.panels.size());
-    require(panels * kPanel >= layer.outputs && layer.first_channel + layer.outputs <= out.channels, "panels");
-    require(static_cast<std::int64_t>(layer.requantization.bias.size()) >= panels * kPanel, "constants");
-    std::int64_t steps = 0, lowest = 0, highest = 0;
+    require(layer.panels.size() == layer.folds.size(), "folds");
+    std::vector<std::int64_t> borders{0};  // first channels of the panels
+    for (const int fold : layer.folds) borders.push_back(borders.back() + panel_width(fold));
+    require(borders.back() >= layer.outputs && layer.first_channel + layer.outputs <= out.channels, "panels");
+    require(static_cast<std::int64_t>(layer.requantization.bias.size()) >= borders.back(), "constants");
+    std::int64_t steps = 0, pairs = 0, lowest = 0, highest = 0;
     require(!layer.runs.empty(), "no runs");
     for (const Run& run : layer.runs) {
-        require(run.steps > 0, "an empty run");
+        require(run.pairs > 0 && (run.pairs * kPair + kStep - 1) / kStep == run.steps, "pairs of a run");
+        pairs += run.pairs;
         steps += run.steps;
         lowest = std::min<std::int64_t>(lowest, run.offset);
         highest = std::max<std::int64_t>(highest, run.offset + run.steps * kStep);
     }
-    for (std::size_t p = 0; p < layer.panels.size(); ++p)
-        require(static_cast<std::int64_t>(layer.panels[p].size()) ==
-                    steps * kPanel * kStep * (layer.folds[p] == kExact ? 2 : 1), "weights of a panel");
+    const auto runs = static_cast<std::int64_t>(layer.runs.size());
+    for (std::size_t p = 0; p < layer.panels.size(); ++p) {
+        const int fold = layer.folds[p];
+        const std::int64_t weights = fold == kPairs ? (pairs + runs) * kWidePanel * kPair
+                                     : fold == kExact ? pairs * kPanel * kPair : steps * kPanel * kStep;
+        require(static_cast<std::int64_t>(layer.panels[p].size()) == weights, "weights of a panel");
+    }
     std::vector<const std::uint8_t*> sources;
     std::vector<std::uint8_t*> targets;
     for (std::int64_t y = 0; y < out.height; ++y) {
@@ -111,10 +128,16 @@ void Program::dense(const Value& in, const Value& out, DenseLayer layer) {
     }
     std::vector<DenseKernel> kernels;
     int rows = 1;
+    const bool wide = std::find(layer.folds.begin(), layer.folds.end(), kExact) != layer.folds.end();
+    if (wide && !wide_) wide_.reset(new std::int16_t[static_cast<std::size_t>(arena_bytes_)]());
+    std::vector<const std::uint8_t*> wide_sources;
+    if (wide)
+        for (const std::uint8_t* source : sources)
+            wide_sources.push_back(reinterpret_cast<const std::uint8_t*>(wide_.get() + (source - arena_)));
     for (const int fold : layer.folds) {
         const DenseRoute* route = nullptr;
         for (const DenseRoute& candidate : kernels_.dense)
-            if (candidate.fold == fold) route = &candidate;
+            if (candidate.kernel != nullptr && candidate.fold == fold) route = &candidate;
         require(route != nullptr, "no kernel of this fold");
         kernels.push_back(route->kernel);
         rows = std::max(rows, route->rows);
@@ -123,14 +146,14 @@ void Program::dense(const Value& in, const Value& out, DenseLayer layer) {
     // Tasks: blocks of pixels by groups of panels.
     const std::int64_t depth = steps * kStep;
     std::int64_t block = std::max<std::int64_t>(rows, kPixelBytes / (depth + layer.outputs) / rows * rows);
-    if (panels * kPanel * depth > kLargeWeights && pixels * depth <= kSmallInput) block = pixels;
+    if (borders.back() * depth > kLargeWeights && pixels * depth <= kSmallInput) block = pixels;
     block = std::min(block, pixels);
     const std::int64_t wanted = pool_.threads() == 1 ? 1
         : std::clamp<std::int64_t>(pixels * layer.outputs * depth / (kPiece * 64), 1, 4 * pool_.threads());
     std::int64_t blocks = (pixels + block - 1) / block;
     if (blocks < wanted) {
         const std::int64_t tiles = (pixels + rows - 1) / rows;
-        if (tiles >= wanted && panels * kPanel * depth <= kLargeWeights) blocks = wanted;
+        if (tiles >= wanted && borders.back() * depth <= kLargeWeights) blocks = wanted;
     }
     const std::int64_t tiles_per_block = ((pixels + blocks - 1) / blocks + rows - 1) / rows;
     block = tiles_per_block * rows;
@@ -138,24 +161,28 @@ void Program::dense(const Value& in, const Value& out, DenseLayer layer) {
     const std::int64_t groups = std::min(panels, (wanted + blocks - 1) / blocks);
 
     // One group of channels fills the border for all.
-    step(layer.first_channel == 0 ? &out : nullptr, [this, layer = std::move(layer), sources = std::move(sources), targets = std::move(targets),
-                kernels = std::move(kernels), pixels, panels, block, blocks, groups] {
+    step(layer.first_channel == 0 ? &out : nullptr, [this, in, layer = std::move(layer), sources = std::move(sources),
+                wide_sources = std::move(wide_sources), targets = std::move(targets), kernels = std::move(kernels),
+                borders = std::move(borders), wide, pixels, panels, block, blocks, groups] {
+        if (wide) widen(in);
         pool_.run(static_cast<int>(blocks * groups), [&](int task) {
             const std::int64_t first = task / groups * block, last = std::min(first + block, pixels);
             const std::int64_t group = task % groups;
-            for (std::int64_t p = panels * group / groups; p < panels * (group + 1) / groups; ++p) {
+            for (auto p = static_cast<std::size_t>(panels * group / groups);
+                 p < static_cast<std::size_t>(panels * (group + 1) / groups); ++p) {
+                const std::int64_t channel = borders[p];
                 DenseBlock part;
                 part.pixels = static_cast<int>(last - first);
-                part.in = sources.data() + first;
+                part.in = (layer.folds[p] == kExact ? wide_sources : sources).data() + first;
                 part.out = targets.data() + first;
-                part.out_offset = p * kPanel;
+                part.out_offset = channel;
                 part.runs = layer.runs.data();
                 part.run_count = static_cast<int>(layer.runs.size());
-                part.weights = layer.panels[static_cast<std::size_t>(p)].data();
-                part.output = layer.requantization.at(p * kPanel);
-                part.channels = static_cast<int>(std::min<std::int64_t>(kPanel, layer.outputs - p * kPanel));
+                part.weights = layer.panels[p].data();
+                part.output = layer.requantization.at(channel);
+                part.channels = static_cast<int>(std::min(borders[p + 1], layer.outputs) - channel);
                 part.code_offset = layer.requantization.code_offset;
-                kernels[static_cast<std::size_t>(p)](part);
+                kernels[p](part);
             }
         });
     });
@@ -256,10 +283,10 @@ void Program::dequantize(const Value& in, Quantization q, int output) {
 void Program::add(const Value& a, const Value& b, const Value& out, Quantization qa, Quantization qb, Quantization q) {
     for (const Value& value : {a, b, out}) check(value);
     step(&out, [this, a, b, out, qa, qb, q] {
-        const elementwise::Add constants{qa.scale, qb.scale, q.scale, qa.zero_point, qb.zero_point, q.zero_point, q.q_max};
+        const AddConstants constants{qa.scale, qb.scale, q.scale, qa.zero_point, qb.zero_point, q.zero_point, q.q_max};
         split(out.height, out.width * out.channels / 2, [&](std::int64_t first, std::int64_t last) {
             for (std::int64_t y = first; y < last; ++y)
-                elementwise::add(at(a, y), at(b, y), at(out, y), out.width * out.channels, constants);
+                kernels_.add(at(a, y), at(b, y), at(out, y), out.width * out.channels, constants);
         });
     });
 }

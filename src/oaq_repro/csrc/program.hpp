@@ -64,8 +64,8 @@ struct DenseLayer {
     std::int64_t first_channel, outputs;      // written to channels [first_channel, first_channel + outputs)
     Window window;                            // stride and padding are read
     std::vector<Run> runs;                    // offsets from the window's first code
-    std::vector<Vector<std::uint8_t>> panels;       // bytes of int8, or of int16 where the panel's route is exact
-    std::vector<int> folds;                         // of each panel
+    std::vector<Vector<std::int8_t>> panels;  // weights
+    std::vector<int> folds;                   // of each panel
     Requantization requantization;
 };
 
@@ -115,12 +115,15 @@ private:
     void check(const Value& value) const;
     void step(const Value* out, std::function<void()> operation);
     void fill_border(const Value& value) const;
+    // Copy a value with its border to wide_.
+    void widen(const Value& value);
     // task(first, last) over [0, rows), in pieces that are worth a thread.
     void split(std::int64_t rows, std::int64_t work_per_row, const std::function<void(std::int64_t, std::int64_t)>& task);
 
     std::int64_t arena_bytes_;
     std::unique_ptr<std::uint8_t[]> memory_;
     std::uint8_t* arena_;
+    std::unique_ptr<std::int16_t[]> wide_;  // codes at the same places as in the arena, for exact routes; null without
     const KernelSet& kernels_;
     Pool pool_;
     std::vector<std::function<void()>> steps_;

@@ -151,11 +151,8 @@ class _Compiler:
                 [0 if f == _kernels.EXACT else self.kernels.code_offset(source) for f in chosen], _kernels.PANEL
             )
             constants = self._constants(layer, part, slice(first, first + outputs), source, offsets, demanded.bits)
-            panels = [
-                panel.astype(np.int16) if fold == _kernels.EXACT else panel
-                for panel, fold in zip(packed.weights, chosen, strict=True)
-            ]
-            self.program.dense(x, out, first, outputs, window, packed.runs, panels, list(chosen), constants)
+            panels, routes = packed.panels(chosen, self.kernels.pairs)
+            self.program.dense(x, out, first, outputs, window, packed.runs, panels, routes, constants)
             folds += chosen
         self._note(layer, "dense", weight, source, tuple(folds), demanded)
 

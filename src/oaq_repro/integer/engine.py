@@ -75,9 +75,9 @@ class Engine:
         if not isinstance(images, np.ndarray) or images.dtype != np.float32 or images.shape[1:] != self.input_shape:
             found = f"{images.dtype} {list(images.shape)}" if isinstance(images, np.ndarray) else type(images).__name__
             raise InputError(f"images: found {found}, expected float32 [N, {', '.join(map(str, self.input_shape))}]")
-        if not np.isfinite(images).all():
-            raise InputError("images: found NaN or infinity, expected finite values")
         images = np.ascontiguousarray(images)
+        if not _kernels.all_finite(images):
+            raise InputError("images: found NaN or infinity, expected finite values")
         outputs = tuple(np.empty((len(images), *shape), np.float32) for shape in self.output_shapes)
         for index, image in enumerate(images):
             self._program.run(image, [output[index] for output in outputs])

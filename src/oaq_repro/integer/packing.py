@@ -1,5 +1,6 @@
 """Weights as the kernels read them, and what their partial sums can reach. Layouts: csrc/kernels.hpp. Our choice."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ MINIMUM, MAXIMUM = -(1 << 15), (1 << 15) - 1  # of a 16-bit register
 class Dense:
     """A dense layer's (or group's) weights for one geometry.
 
-    runs: int32 [R, 2], offset in bytes from the window's first code and steps of 4 codes. weights: int8
+    runs: int32 [R, 3], offset from the window's first code, steps of 4 codes, pairs of codes. weights: int8
     [panels, steps, 16, 4], zero where a run or the output channels are padded.
     """
 
@@ -45,6 +46,33 @@ class Dense:
                 _blocks(high, borders, 1).max((1, 2, 3)) <= MAXIMUM
             )
         return safe
+
+    def panels(self, folds: Sequence[int], pairs: bool) -> tuple[list[Array], list[int]]:
+        """What the kernels read, panel by panel, and its folds; with `pairs`, neighbours of fold 0 are one of PAIRS."""
+        arrays, routes, index = [], [], 0
+        while index < len(folds):
+            fold, width = folds[index], 1
+            if pairs and tuple(folds[index : index + 2]) == (0, 0):
+                fold, width = _kernels.PAIRS, 2
+            if fold == _kernels.PAIRS:
+                weights = [_skewed(run[CHANNEL_ORDER]) for run in self._by_pairs(index, width)]
+            elif fold == _kernels.EXACT:
+                weights = self._by_pairs(index, width)
+            else:
+                weights = [self.weights[index].transpose(1, 0, 2)]
+            arrays.append(np.ascontiguousarray(np.concatenate([run.transpose(1, 0, 2) for run in weights])))
+            routes.append(fold)
+            index += width
+        return arrays, routes
+
+    def _by_pairs(self, index: int, width: int) -> list[Array]:
+        """Of `width` panels from `index` on, every run's weights: int8 [channels, pairs, 2]."""
+        channels = np.concatenate(self.weights[index : index + width], axis=1).transpose(1, 0, 2)
+        runs = np.split(channels, np.cumsum(self.runs[:-1, 1]), axis=1)
+        return [
+            run.reshape(len(run), -1, _kernels.PAIR)[:, :pairs]
+            for run, pairs in zip(runs, self.runs[:, 2].tolist(), strict=True)
+        ]
 
     def whole_fits(self, q: QParams) -> Array:
         """For which panels (bool [panels]) no sum of (code - zero_point) * weight can leave 16 bits."""
@@ -78,6 +106,13 @@ class Depthwise:
         return (low.min(1) >= MINIMUM) & (high.max(1) <= MAXIMUM)
 
 
+def _skewed(weights: Array) -> Array:
+    """Weights [32, pairs, 2] with those of even channels one pair later: [32, pairs + 1, 2]."""
+    result = np.pad(weights, ((0, 0), (0, 1), (0, 0)))
+    result[::2] = np.roll(result[::2], 1, axis=1)
+    return result
+
+
 def _whole_sums(weights: Array, q: QParams) -> tuple[Array, Array]:
     """Extremes of the sums over the axes 1 and 3: int64 [panels or blocks, channels]."""
     low, high = product_range(weights, -q.zero_point, q.q_max - q.zero_point)
@@ -99,8 +134,9 @@ def pack_dense(weight: Array, row: int, channels: int, first_channel: int, dilat
     joined = inputs == channels and dilation[1] == 1
     columns, length = (1, width * inputs) if joined else (width, inputs)
     steps = -(-length // _kernels.STEP)
+    pairs = -(-length // _kernels.PAIR)
     runs = [
-        (y * dilation[0] * row + x * dilation[1] * channels + first_channel, steps)
+        (y * dilation[0] * row + x * dilation[1] * channels + first_channel, steps, pairs)
         for y in range(height)
         for x in range(columns)
     ]

@@ -26,12 +26,16 @@ SHIFT = 128  # taken off every code where an instruction set multiplies signed c
 
 @dataclass(frozen=True)
 class InstructionSet:
-    """One row of the table of kernels (csrc/kernels.hpp): name, its folds, and what it asks of its operands."""
+    """One row of the table of kernels (csrc/kernels.hpp): name, its folds, and what it asks of its operands.
+
+    pairs: whether it has the route PAIRS, for two panels of fold 0 at a time.
+    """
 
     isa: str
     largest_code: int
     saturates: bool
     folds: tuple[int, ...]
+    pairs: bool
 
     @staticmethod
     def selected(name: str | None = None) -> "InstructionSet":
@@ -44,7 +48,8 @@ class InstructionSet:
         for row in rows:
             if wanted in (None, row["isa"]):
                 folds = tuple(sorted(fold for fold in row["folds"] if fold > 0))
-                return InstructionSet(row["isa"], row["largest_code"], row["saturates"], folds)
+                pairs = _kernels.PAIRS in row["folds"]
+                return InstructionSet(row["isa"], row["largest_code"], row["saturates"], folds, pairs)
         raise InputError(f"OAQ_ISA: found {wanted!r}, expected one of {', '.join(row['isa'] for row in rows)}")
 
     def code_offset(self, q: QParams) -> int:
