@@ -39,8 +39,9 @@ bool products_of_sum(Random& random, std::int64_t target, int lowest, int highes
     return false;
 }
 
-int code_of(std::int64_t acc, const Output& output, int channel) {
-    const std::int64_t sum = wrapped(wrapped(acc, 32 - output.wrap_shift) + output.bias[channel], 32);
+int code_of(std::int64_t acc, bool narrow, const Output& output, int channel) {
+    const int bias = narrow || output.wrap_shift != 0 ? output.bias[channel] : 0;
+    const std::int64_t sum = wrapped(wrapped(acc, 32 - output.wrap_shift) + bias, 32);
     const volatile float scaled = static_cast<float>(sum) * output.multiplier[channel];
     return rounded_code(scaled, output.zero_point, output.q_max);
 }
@@ -95,9 +96,13 @@ Constants::Constants(Random& random, int count, int wrap_shift)
     output.multiplier = multiplier.data();
 }
 
-void Constants::show(Random& random, int c, std::int64_t acc) {
+void Constants::show(Random& random, int c, bool narrow, std::int64_t acc) {
     const auto i = static_cast<std::size_t>(c);
-    bias[i] = static_cast<std::int32_t>(random.between(-160, 160) - wrapped(acc, 32 - output.wrap_shift));
+    const std::int64_t missing = random.between(-160, 160) - wrapped(acc, 32 - output.wrap_shift);
+    if (narrow || output.wrap_shift != 0)
+        bias[i] = static_cast<std::int32_t>(missing);
+    else
+        start[i] = static_cast<std::int32_t>(wrapped(start[i] + missing, 32));
     multiplier[i] = random.of({1.0f, 0.5f, 0.25f, 1.0f / 3.0f});  // halves are ties
 }
 

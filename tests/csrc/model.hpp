@@ -53,7 +53,7 @@ std::int64_t half_sum(const std::vector<Product>& products, bool saturates);
 bool products_of_sum(Random& random, std::int64_t target, int lowest, int highest, std::vector<Product>& products);
 
 // The code of an accumulator's value.
-int code_of(std::int64_t acc, const Output& output, int channel);
+int code_of(std::int64_t acc, bool narrow, const Output& output, int channel);  // narrow: of 16-bit accumulation
 int rounded_code(double value, int zero_point, int q_max);  // half to even, clamped
 
 // Whether a dense route's results are modulo 2^16.
@@ -80,8 +80,8 @@ struct Constants {
     Output output;
 
     Constants(Random& random, int count, int wrap_shift);
-    // Biases and multipliers that show the lowest bits of channel c's accumulator, whose value is `acc`.
-    void show(Random& random, int c, std::int64_t acc);
+    // Constants that show the lowest bits of channel c's accumulator, whose value is `acc`.
+    void show(Random& random, int c, bool narrow, std::int64_t acc);
 };
 
 void test_layers(Random& random, const KernelSet& set);  // test_layers.cpp

@@ -154,7 +154,7 @@ void test_dense(Random& random, const KernelSet& set, const DenseRoute& route) {
                          constants.start[static_cast<std::size_t>(c)], c);
     };
     if (random.one_in(2))
-        for (int c = 0; c < channels; ++c) constants.show(random, c, acc(random.one_in(2) ? 0 : pixels - 1, c));
+        for (int c = 0; c < channels; ++c)             constants.show(random, c, wraps(route.fold), acc(random.one_in(2) ? 0 : pixels - 1, c));
 
     const bool wide = route.fold == kExact;
     const Buffer wide_memory(wide ? 2 * (static_cast<std::size_t>(in_bytes) + kSlack) : 1, kBeyond);
@@ -185,7 +185,7 @@ void test_dense(Random& random, const KernelSet& set, const DenseRoute& route) {
     for (int p = 0; p < pixels; ++p)
         for (int c = 0; c < channels; ++c)
             expected[static_cast<std::size_t>(out_offset + p * out_step + c)] =
-                static_cast<std::uint8_t>(code_of(acc(p, c), constants.output, c));
+                static_cast<std::uint8_t>(code_of(acc(p, c), wraps(route.fold), constants.output, c));
     for (std::size_t i = 0; i < expected.size(); ++i)
         expect_same(out.begin()[i], expected[i], "%s, dense fold %d, %d pixels, %d channels, %d steps, q_max %d: byte %d",
                     set.name, route.fold, pixels, channels, layer.steps, source.q_max, static_cast<int>(i));
@@ -257,7 +257,7 @@ void test_depthwise(Random& random, const KernelSet& set) {
     };
     if (random.one_in(2))
         for (int c = 0; c < channels; ++c)
-            constants.show(random, c, acc(random.between(0, rows - 1), random.between(0, pixels - 1), c));
+            constants.show(random, c, fold == 0, acc(random.between(0, rows - 1), random.between(0, pixels - 1), c));
 
     DepthwiseBlock block;
     block.in = in.begin();
@@ -282,7 +282,7 @@ void test_depthwise(Random& random, const KernelSet& set) {
         for (int x = 0; x < pixels; ++x)
             for (int c = 0; c < channels; ++c)
                 expected[static_cast<std::size_t>(y * out_row + x * out_step + c)] =
-                    static_cast<std::uint8_t>(code_of(acc(y, x, c), constants.output, c));
+                    static_cast<std::uint8_t>(code_of(acc(y, x, c), fold == 0, constants.output, c));
     for (std::size_t i = 0; i < expected.size(); ++i)
         expect_same(out.begin()[i], expected[i], "%s, depthwise fold %d, %d taps, %d x %d pixels, %d channels, q_max %d: byte %d",
                     set.name, fold, count, rows, pixels, channels, source.q_max, static_cast<int>(i));

@@ -1,6 +1,7 @@
 // Whole layers of a program against conv2d(): packing as packing.py does it, operands for which each route is certified.
 #include <algorithm>
 #include <cstring>
+#include <functional>
 
 #include "conv2d.hpp"
 #include "model.hpp"
@@ -65,6 +66,9 @@ Requantization requantization(Random& random, const Layer& layer, int first, int
         for (std::size_t k = 0; k < depth; ++k)
             constants.start[static_cast<std::size_t>(c)] +=
                 (offset - layer.zero_point) * layer.weight[static_cast<std::size_t>(first + c) * depth + k];
+    if (!wraps(layer.fold))
+        std::transform(constants.start.begin(), constants.start.end(), constants.bias.begin(), constants.start.begin(),
+                       std::plus<>());
     const auto aligned = [](const auto& values) { return Vector<std::decay_t<decltype(values[0])>>(values.begin(), values.end()); };
     return {aligned(constants.start), aligned(constants.bias), aligned(constants.multiplier), constants.output.wrap_shift,
             constants.output.zero_point, constants.output.q_max, layer.code_offset};
@@ -159,7 +163,7 @@ void test_layer(Random& random, const KernelSet& set, bool depthwise, int fold) 
         for (std::size_t i = 0; i < results; ++i) {
             const int channel = static_cast<int>(i) % static_cast<int>(g.outputs);
             const Output output = constants[static_cast<std::size_t>(channel / outputs)].at(0);
-            expect_same(found[i], code_of(acc[i], output, channel % outputs),
+            expect_same(found[i], code_of(acc[i], true, output, channel % outputs),
                         "%s, %s layer of fold %d, %d channels, %d outputs, q_max %d: code %d", set.name,
                         depthwise ? "depthwise" : "dense", fold, static_cast<int>(g.channels), static_cast<int>(g.outputs),
                         layer.q_max, static_cast<int>(i));

@@ -75,8 +75,8 @@ public:
 
     // 32-bit sums of one pixel.
     OAQ_INLINE void write(std::uint8_t* out, int channels, __m256i (&acc)[4]) const {
-        if (wrap_shift_ != 0) each<4>([&](auto v) OAQ_LAMBDA { acc[v] = wrap(acc[v], wrap_shift_); });
-        each<4>([&](auto v) OAQ_LAMBDA { acc[v] = _mm256_add_epi32(acc[v], bias_[v]); });
+        if (wrap_shift_ != 0)
+            each<4>([&](auto v) OAQ_LAMBDA { acc[v] = _mm256_add_epi32(wrap(acc[v], wrap_shift_), bias_[v]); });
         scale_and_store(out, channels, acc);
     }
 

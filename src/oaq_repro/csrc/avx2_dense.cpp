@@ -23,22 +23,21 @@ inline __m128i broadcast(const std::uint8_t* p) {
 }
 
 // int32 sums of 8 channels to scaled and rounded int32. Products stay below 2^31 (Output), so nothing is clamped here.
-inline __m256i scale(__m256i acc, const std::int32_t* bias, const float* multiplier) {
-    const __m256 value = _mm256_cvtepi32_ps(_mm256_add_epi32(acc, load(bias)));
-    return _mm256_cvtps_epi32(_mm256_mul_ps(value, _mm256_loadu_ps(multiplier)));
+inline __m256i scale(__m256i acc, const float* multiplier) {
+    return _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_cvtepi32_ps(acc), _mm256_loadu_ps(multiplier)));
 }
 
 struct Epilogue {
     explicit Epilogue(const Output& output)
         : zero_point(_mm256_set1_epi16(static_cast<short>(output.zero_point))),
           highest(_mm256_set1_epi8(static_cast<char>(output.q_max))),
-          bias(output.bias),
+          shifted(output.zero_point != 0),
           multiplier(output.multiplier) {}
 
     // 16 channels of one pixel as int16 codes, in the order 0-3, 8-11, 4-7, 12-15.
     OAQ_INLINE __m256i codes16(__m256i low, __m256i high) const {
-        const __m256i a = scale(low, bias, multiplier), b = scale(high, bias + 8, multiplier + 8);
-        return _mm256_adds_epi16(_mm256_packs_epi32(a, b), zero_point);
+        const __m256i codes = _mm256_packs_epi32(scale(low, multiplier), scale(high, multiplier + 8));
+        return shifted ? _mm256_adds_epi16(codes, zero_point) : codes;  // not after a ReLU
     }
 
     // Both halves clamped to codes and put in order: 16 channels of `first` below those of `second`.
@@ -49,7 +48,7 @@ struct Epilogue {
     }
 
     __m256i zero_point, highest;
-    const std::int32_t* bias;
+    bool shifted;
     const float* multiplier;
 };
 
@@ -69,13 +68,24 @@ OAQ_INLINE void write(const DenseBlock& block, int first, const __m256i (&acc)[R
     });
 }
 
+template <int R>
+OAQ_INLINE void add_bias(const DenseBlock& block, __m256i (&acc)[R][2]) {
+    const __m256i low = load(block.output.bias), high = load(block.output.bias + 8);
+    each<R>([&](auto r) OAQ_LAMBDA {
+        acc[r][0] = _mm256_add_epi32(acc[r][0], low);
+        acc[r][1] = _mm256_add_epi32(acc[r][1], high);
+    });
+}
+
 // What 32-bit accumulators leave, kept to fewer bits where that is asked for.
 template <int R>
 OAQ_INLINE void finish(const DenseBlock& block, int first, __m256i (&acc)[R][2]) {
-    if (block.output.wrap_shift != 0)
+    if (block.output.wrap_shift != 0) {
         each<R>([&](auto r) OAQ_LAMBDA {
             each<2>([&](auto v) OAQ_LAMBDA { acc[r][v] = wrap(acc[r][v], block.output.wrap_shift); });
         });
+        add_bias<R>(block, acc);
+    }
     write<R>(block, first, acc);
 }
 
@@ -233,7 +243,8 @@ OAQ_INLINE void dense_wrap(const DenseBlock& block, int first) {
             acc[r][v] = _mm256_srai_epi32(_mm256_add_epi16(low, halves[r][v]), 16);
         });
     });
-    finish<R>(block, first, acc);
+    add_bias<R>(block, acc);
+    write<R>(block, first, acc);
 }
 
 // 32 channels, one 16-bit sum each, so that no halves are to be joined. 4 codes are broadcast, of which channels of even

@@ -15,8 +15,9 @@
 // Depthwise layers. The taps of one channel are packed in pairs (a, b), int8 [32][2] per block of 32 channels, which
 // stand in the order 0-7, 16-23, 8-15, 24-31 (that of codes interleaved within 128-bit lanes); pair sums saturate to int16. fold 0: all pairs are added modulo 2^16; fold F > 0: F pairs, then 32 bits. (A pair of one
 // tap cannot saturate, so that fold 1 over single taps is exact.)
-// Afterwards both: acc is sign-extended from its lowest `32 - wrap_shift` bits, then
-// `clamp(rint(float32(acc + bias) * multiplier) + zero_point, 0, q_max)`, float32 without fma.
+// Afterwards both: where 16-bit accumulation or a wrap_shift above 0 keeps fewer bits, acc is sign-extended from its
+// lowest `32 - wrap_shift` bits and bias is added; elsewhere bias is part of start, and not read. Then
+// `clamp(rint(float32(acc) * multiplier) + zero_point, 0, q_max)`, float32 without fma.
 #pragma once
 
 #include <cstddef>
@@ -43,8 +44,8 @@ struct Run {
     std::int32_t pairs;   // the same in pairs, of which the last step may need one only
 };
 
-// Requantization; arrays are padded to whole panels or channel blocks. |acc + bias| * multiplier has to stay below 2^31
-// for all that acc can be.
+// Requantization; arrays are padded to whole panels or channel blocks. |acc| * multiplier has to stay below 2^31 for all
+// that acc with its bias can be.
 struct Output {
     const std::int32_t* start;      // first value of the accumulator: -zero_point * sum(weights)
     const std::int32_t* bias;

@@ -43,21 +43,23 @@ inline int32x4_t add_wrapping(int32x4_t a, int32x4_t b) {
     return vreinterpretq_s32_u32(vaddq_u32(vreinterpretq_u32_s32(a), vreinterpretq_u32_s32(b)));
 }
 
-// 4 channels to scaled and rounded int32. vcvtn rounds half to even, and saturates.
+// 4 channels to scaled and rounded int32. vcvtn rounds half to even, and saturates. NARROW: 16-bit sums.
+template <bool NARROW>
 inline int32x4_t scale(int32x4_t acc, const Output& output, int channel) {
     if (output.wrap_shift != 0)  // sign extension from the lowest 32 - wrap_shift bits
         acc = vshlq_s32(vshlq_s32(acc, vdupq_n_s32(output.wrap_shift)), vdupq_n_s32(-output.wrap_shift));
-    const float32x4_t value = vcvtq_f32_s32(add_wrapping(acc, vld1q_s32(output.bias + channel)));
-    return vcvtnq_s32_f32(vmulq_f32(value, vld1q_f32(output.multiplier + channel)));
+    if (NARROW || output.wrap_shift != 0) acc = add_wrapping(acc, vld1q_s32(output.bias + channel));
+    return vcvtnq_s32_f32(vmulq_f32(vcvtq_f32_s32(acc), vld1q_f32(output.multiplier + channel)));
 }
 
 // Codes of 16 channels, the first `channels` of them written. Saturation on the way clamps as well: zero_point <= 255.
+template <bool NARROW>
 inline void write(const int32x4_t (&acc)[4], const Output& output, std::uint8_t* out, int channels, int first = 0) {
     const int16x8_t zero_point = vdupq_n_s16(static_cast<std::int16_t>(output.zero_point));
     int16x8_t values[2];
     for (int h = 0; h < 2; ++h) {
-        const int16x4_t low = vqmovn_s32(scale(acc[2 * h], output, first + 8 * h));
-        values[h] = vqaddq_s16(vqmovn_high_s32(low, scale(acc[2 * h + 1], output, first + 8 * h + 4)), zero_point);
+        const int16x4_t low = vqmovn_s32(scale<NARROW>(acc[2 * h], output, first + 8 * h));
+        values[h] = vqaddq_s16(vqmovn_high_s32(low, scale<NARROW>(acc[2 * h + 1], output, first + 8 * h + 4)), zero_point);
     }
     const uint8x16_t codes = vqmovun_high_s16(vqmovun_s16(values[0]), values[1]);
     const uint8x16_t clamped = vminq_u8(codes, vdupq_n_u8(static_cast<std::uint8_t>(output.q_max)));
@@ -70,8 +72,9 @@ inline void write(const int32x4_t (&acc)[4], const Output& output, std::uint8_t*
     std::memcpy(out, buffer, static_cast<std::size_t>(channels));
 }
 
+template <bool NARROW>
 inline void write(const DenseBlock& block, int pixel, const int32x4_t (&acc)[4]) {
-    write(acc, block.output, block.out[pixel] + block.out_offset, block.channels);
+    write<NARROW>(acc, block.output, block.out[pixel] + block.out_offset, block.channels);
 }
 
 // `start` of 8 channels modulo 2^16, and 16-bit sums sign-extended.
@@ -120,7 +123,7 @@ inline void dense_wrap(const DenseBlock& block, int first) {
             const int16x8_t joined = vpaddq_s16(vpaddq_s16(s[0], s[1]), vpaddq_s16(s[2], s[3]));
             extend(add_wrapping(joined, start16(block.output.start + 8 * h)), acc[2 * h], acc[2 * h + 1]);
         }
-        write(block, first + r, acc);
+        write<true>(block, first + r, acc);
     }
 }
 
@@ -165,7 +168,7 @@ inline void dense_fold(const DenseBlock& block, int first) {
         if (S > 1)
             for (; k < length; k += kStep, weights += kPanel * kStep) add_steps<R, SHIFTED, 1>(acc, in, k, weights);
     }
-    for (int r = 0; r < R; ++r) write(block, first + r, acc[r]);
+    for (int r = 0; r < R; ++r) write<false>(block, first + r, acc[r]);
 }
 
 // Two codes meet the weights of four channels: a register holds two sums of two channels.
@@ -188,7 +191,7 @@ inline void dense_exact(const DenseBlock& block, int pixel) {
     }
     for (int v = 0; v < 4; ++v)
         acc[v] = add_wrapping(vpaddq_s32(sums[2 * v], sums[2 * v + 1]), vld1q_s32(block.output.start + 4 * v));
-    write(block, pixel, acc);
+    write<false>(block, pixel, acc);
 }
 
 // P pixels side by side, whose sums share loads of weights. Both taps of a pair go to the same 16-bit sum.
@@ -238,7 +241,7 @@ inline void depthwise_pixels(const DepthwiseBlock& block, const std::uint8_t* in
                     extend(sums[p][at], part[2 * g], part[2 * g + 1]);
                 }
             }
-            write(part, block.output, out + p * block.out_step + c, block.channels - c, c);
+            write<!FOLD>(part, block.output, out + p * block.out_step + c, block.channels - c, c);
         }
     }
 }

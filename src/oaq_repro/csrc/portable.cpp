@@ -69,6 +69,11 @@ std::int32_t accumulate_exactly(const DenseBlock& block, const std::uint8_t* in,
     return acc;
 }
 
+std::uint8_t code(std::int32_t acc, bool narrow, const Output& output, int channel) {
+    if (narrow || output.wrap_shift != 0) return requantize(acc, output, channel);
+    return to_code(acc, output.multiplier[channel], output.zero_point, output.q_max);
+}
+
 template <int S>
 void dense(const DenseBlock& block) {
     for (int p = 0; p < block.pixels; ++p) {
@@ -77,7 +82,7 @@ void dense(const DenseBlock& block) {
         for (int c = 0; c < block.channels; ++c) {
             const std::int32_t acc = S == kExact ? accumulate_exactly(block, in, c)
                                      : S == kPairs ? accumulate_pairs(block, in, c) : accumulate(block, in, c, S);
-            out[c] = requantize(acc, block.output, c);
+            out[c] = code(acc, S == 0 || S == kPairs, block.output, c);
         }
     }
 }
@@ -106,7 +111,8 @@ void depthwise(const DepthwiseBlock& block) {
         for (int x = 0; x < block.pixels; ++x) {
             const std::uint8_t* in = block.in + y * block.in_row + x * block.in_step;
             std::uint8_t* out = block.out + y * block.out_row + x * block.out_step;
-            for (int c = 0; c < block.channels; ++c) out[c] = requantize(accumulate(block, in, c), block.output, c);
+            for (int c = 0; c < block.channels; ++c)
+                out[c] = code(accumulate(block, in, c), block.fold == 0, block.output, c);
         }
     }
 }

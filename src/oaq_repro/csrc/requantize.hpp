@@ -15,6 +15,7 @@ inline std::uint8_t to_code(std::int32_t acc, float multiplier, int zero_point, 
     return static_cast<std::uint8_t>(static_cast<int>(clamped) + zero_point);
 }
 
+// Of sums that may be kept to fewer bits, with their bias.
 inline std::uint8_t requantize(std::int32_t acc, const Output& output, int channel) {
     const std::uint32_t kept = static_cast<std::uint32_t>(acc) << output.wrap_shift;
     const std::int32_t value = static_cast<std::int32_t>(kept) >> output.wrap_shift;  // arithmetic

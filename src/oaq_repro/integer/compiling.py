@@ -147,10 +147,8 @@ class _Compiler:
             part = weight[first : first + outputs]
             packed = pack_dense(part, place.row, place.channels, group * inputs, dilation)
             chosen = dense_folds(packed, source, demanded, self.mode, self.kernels)
-            offsets = np.repeat(
-                [0 if f == _kernels.EXACT else self.kernels.code_offset(source) for f in chosen], _kernels.PANEL
-            )
-            constants = self._constants(layer, part, slice(first, first + outputs), source, offsets, demanded.bits)
+            per_channel = np.repeat(chosen, _kernels.PANEL)
+            constants = self._constants(layer, part, slice(first, first + outputs), source, per_channel, demanded.bits)
             panels, routes = packed.panels(chosen, self.kernels.pairs)
             self.program.dense(x, out, first, outputs, window, packed.runs, panels, routes, constants)
             folds += chosen
@@ -160,8 +158,8 @@ class _Compiler:
         row = self.placed[layer.inputs[0]].row
         paired, single = (pack_depthwise(weight[..., 0], row, dilation, pairs) for pairs in (True, False))
         packed, folds = depthwise_folds(paired, single, source, demanded, self.mode, self.kernels)
-        offsets = np.full(len(folds) * _kernels.CHANNEL_BLOCK, self.kernels.code_offset(source))
-        constants = self._constants(layer, weight, slice(None), source, offsets, demanded.bits)
+        per_channel = np.repeat(folds, _kernels.CHANNEL_BLOCK)
+        constants = self._constants(layer, weight, slice(None), source, per_channel, demanded.bits)
         self.program.depthwise(x, out, window, packed.taps, packed.weights.ravel(), list(folds), constants)
         self._note(layer, "depthwise", weight, source, folds, demanded)
 
@@ -175,15 +173,17 @@ class _Compiler:
         )  # fmt: skip
         self.routes.append(LayerRoute(layer.name, "reference", depth, source.q_max, (), "emulated", reason))
 
-    def _constants(self, layer, weight, channels: slice, source: QParams, offsets: Array, bits: int):
-        """Padded to the length of `offsets`, what the kernels take off the codes of each channel."""
-        count = len(weight)
-        missing = (0, len(offsets) - count)
-        sums = np.pad(weight.reshape(count, -1).sum(1, dtype=np.int64), missing)
-        start = (offsets - source.zero_point) * sums  # modulo 2^32
+    def _constants(self, layer, weight, channels: slice, source: QParams, folds: Array, bits: int):
+        """Padded to the length of `folds`, those of each channel."""
+        missing = (0, len(folds) - len(weight))
+        sums = np.pad(weight.reshape(len(weight), -1).sum(1, dtype=np.int64), missing)
+        bias = np.pad(layer.bias[channels], missing)
+        # What the kernels take off the codes comes back; a bias that no wrap precedes needs no addition of its own.
+        offsets = np.where(folds == _kernels.EXACT, 0, self.kernels.code_offset(source))
+        start = (offsets - source.zero_point) * sums + np.where((folds == 0) | (bits < 32), 0, bias)
         return _kernels.Requantization(
-            start=start.astype(np.int32),
-            bias=np.pad(layer.bias[channels], missing),
+            start=start.astype(np.int32),  # modulo 2^32
+            bias=bias,
             multiplier=np.pad(layer.multiplier[channels], missing),
             wrap_shift=32 - bits,
             zero_point=layer.output.zero_point,
