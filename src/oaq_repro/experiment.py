@@ -39,7 +39,7 @@ from oaq_repro.results.provenance import provenance, utc_now
 from oaq_repro.results.record import RECORD_NAME, Record, Status, save_record
 from oaq_repro.results.store import LONG_S, file_hash, find_record, is_worker, lock_run, run_folder, run_hash
 from oaq_repro.tasks.base import Task
-from oaq_repro.training import evaluate, images_of
+from oaq_repro.training import evaluate, images_of, torch_threads
 
 GRAPH_NAME, CHECKPOINT_NAME = "graph.npz", "quantized.ckpt"
 
@@ -71,7 +71,7 @@ def run(config: DictConfig, wait: bool = True) -> Record:
     remember(settings, fingerprint)
     name, seed = run_hash(settings, fingerprint), settings["seed"]
     folder = run_folder(settings["results"], name, seed)
-    with lock_run(folder, LONG_S if wait else 0.0):
+    with torch_threads(settings["threads"]), lock_run(folder, LONG_S if wait else 0.0):
         done = find_record(settings["results"], name, seed)
         if done is not None and done.status == "finished":
             return done

@@ -1,8 +1,10 @@
 """Training one stage with Lightning: progress bar, checkpoint after every epoch, resumption, evaluation."""
 
 import logging
+import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from oaq_repro.data.base import DataModule
+from oaq_repro.errors import InputError
 from oaq_repro.tasks.base import Task
 from oaq_repro.tasks.schedule import Schedule
 
@@ -28,7 +31,33 @@ HINTS = (
     ".*LeafSpec.*",
     ".*isinstance.treespec.*",
 )
+OMP_THREADS = "OMP_NUM_THREADS"
 STEPS_BETWEEN_CHECKPOINTS = 100  # for data sets of which an epoch is a few batches; long epochs each get one
+
+
+@contextmanager
+def torch_threads(count: int | None) -> Iterator[None]:
+    """torch computes with that many threads meanwhile; None: with as many as it has. InputError for anything else.
+
+    The order of float sums depends on their number. Left alone it depends on the machine and on who started the
+    process: joblib, for one, leaves each of its processes a part of the cores.
+    """
+    if count is None:
+        yield
+        return
+    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= 1024:
+        raise InputError(f"threads: found {count!r}, expected an integer from 1 to 1024, or null")
+    before, variable = torch.get_num_threads(), os.environ.get(OMP_THREADS)
+    os.environ[OMP_THREADS] = str(count)  # where it is absent, Lightning's ddp chooses a number of its own
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+        if variable is None:
+            os.environ.pop(OMP_THREADS, None)
+        else:
+            os.environ[OMP_THREADS] = variable
 
 
 class SeedEpochs(pl.Callback):
