@@ -68,9 +68,11 @@ public:
         each<2>([&](auto h) OAQ_LAMBDA {
             start16[h] = _mm256_packus_epi32(_mm256_and_si256(start[2 * h], mask), _mm256_and_si256(start[2 * h + 1], mask));
             bias16_[h] = _mm256_packs_epi32(bias_[2 * h], bias_[2 * h + 1]);
+            const __m256i low = _mm256_srai_epi32(_mm256_unpacklo_epi16(bias16_[h], bias16_[h]), 16);
+            const __m256i high = _mm256_srai_epi32(_mm256_unpackhi_epi16(bias16_[h], bias16_[h]), 16);
+            const __m256i same = _mm256_and_si256(_mm256_cmpeq_epi32(low, bias_[2 * h]), _mm256_cmpeq_epi32(high, bias_[2 * h + 1]));
+            narrow_bias = narrow_bias && _mm256_movemask_epi8(same) == -1;
         });
-        for (int c = 0; c < kChannelBlock; ++c)
-            narrow_bias = narrow_bias && output.bias[c] == static_cast<std::int16_t>(output.bias[c]);
     }
 
     // 32-bit sums of one pixel.

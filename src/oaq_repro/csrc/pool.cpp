@@ -6,7 +6,7 @@ namespace oaq {
 namespace {
 
 constexpr std::uint64_t kLeft = 0xffffffffu;
-constexpr auto kSpin = std::chrono::microseconds(50);  // about the time between two operators of a small network
+constexpr auto kSpin = std::chrono::microseconds(100);  // more than any operator that one thread runs alone takes in a small network
 
 inline void relax() {
 #if defined(__x86_64__)

@@ -14,7 +14,8 @@ namespace oaq {
 namespace {
 
 constexpr std::int64_t kAlignment = 64;
-constexpr std::int64_t kPiece = 16384;           // operations that are worth handing to another thread
+constexpr std::int64_t kPiece = 8192;            // operations that are worth handing to another thread
+constexpr int kPiecesPerThread = 8;              // at most, as threads are not equally fast
 constexpr std::int64_t kPixelBytes = 64 * 1024;  // codes read and written of one task's pixels, to stay in the L2 cache
 constexpr std::int64_t kLargeWeights = 256 * 1024;  // weights that are read once rather than once per task
 constexpr std::int64_t kSmallInput = 512 * 1024;    // unless the pixels are more than this
@@ -84,7 +85,7 @@ void Program::widen(const Value& value) {
 
 void Program::split(std::int64_t rows, std::int64_t work_per_row,
                     const std::function<void(std::int64_t, std::int64_t)>& task) {
-    const std::int64_t most = pool_.threads() == 1 ? 1 : 4 * pool_.threads();
+    const std::int64_t most = pool_.threads() == 1 ? 1 : kPiecesPerThread * pool_.threads();
     const std::int64_t pieces = std::clamp<std::int64_t>(rows * work_per_row / kPiece, 1, std::min(rows, most));
     pool_.run(static_cast<int>(pieces),
               [&](int i) { task(rows * i / pieces, rows * (i + 1) / pieces); });
@@ -149,7 +150,7 @@ void Program::dense(const Value& in, const Value& out, DenseLayer layer) {
     if (borders.back() * depth > kLargeWeights && pixels * depth <= kSmallInput) block = pixels;
     block = std::min(block, pixels);
     const std::int64_t wanted = pool_.threads() == 1 ? 1
-        : std::clamp<std::int64_t>(pixels * layer.outputs * depth / (kPiece * 64), 1, 4 * pool_.threads());
+        : std::clamp<std::int64_t>(pixels * layer.outputs * depth / (kPiece * 64), 1, kPiecesPerThread * pool_.threads());
     std::int64_t blocks = (pixels + block - 1) / block;
     if (blocks < wanted) {
         const std::int64_t tiles = (pixels + rows - 1) / rows;
