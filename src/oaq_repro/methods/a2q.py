@@ -95,9 +95,9 @@ class A2QWeight(WeightQuantizer):
     @torch.no_grad()
     def attach(self, weight: Tensor) -> None:
         """Start where quantization changes least."""
-        magnitudes = weight.detach().flatten(1).abs()
-        top = magnitudes.amax(1) if self.per_channel else magnitudes.max().reshape(1)
-        self.log_norm = nn.Parameter(magnitudes.sum(1).clamp(min=SMALLEST_SCALE).log2())
+        rows = weight.detach().flatten(1)
+        top = rows.abs().amax(1) if self.per_channel else rows.abs().max().reshape(1)
+        self.log_norm = nn.Parameter(torch.linalg.vector_norm(rows, 1, dim=1).clamp(min=SMALLEST_SCALE).log2())
         self.log_scale = nn.Parameter((top / self.largest).clamp(min=SMALLEST_SCALE).log2())
 
     def budget(self, x: QTensor, accumulator: Accumulator) -> Tensor:
@@ -105,18 +105,21 @@ class A2QWeight(WeightQuantizer):
         low, high = input_range(x, accumulator)
         return accumulator.maximum / torch.maximum(-low, high + 1)
 
-    def directions(self, weight: Tensor, x: QTensor, accumulator: Accumulator) -> Tensor:
-        """v, what is normalized: the weights as rows [O, K]."""
-        return weight.flatten(1)
+    def centre(self, weight: Tensor, x: QTensor, accumulator: Accumulator) -> Tensor:
+        """What is taken off the weights before they are normalized: broadcasts to rows [O, K]."""
+        return weight.new_zeros(())
 
     def scale(self) -> Tensor:
         """s, float32 [O]."""
         return (self.alpha * self.log_scale.exp2()).expand(len(self.log_norm)).clamp(min=SMALLEST_SCALE)
 
-    def norms(self, rows: Tensor, weight: Tensor, accumulator: Accumulator) -> tuple[Tensor, Tensor]:
-        """L1 norm of every channel and the largest among its partial sums, float32 [O] each."""
+    def norms(self, weight: Tensor, centre: Tensor, accumulator: Accumulator) -> tuple[Tensor, Tensor]:
+        """L1 norm of every centred channel, and the share of it that its largest partial sum has: float32 [O] each."""
+        rows = weight.flatten(1) - centre
         per_part = partial_sums(rows.abs(), parts(weight, accumulator))
-        return per_part.sum(1).clamp(min=SMALLEST_SCALE), per_part.amax(1)
+        share = per_part.amax(1) / per_part.sum(1).clamp(min=SMALLEST_SCALE)
+        share = share.clamp(min=1 / per_part.shape[1])  # less only where all weights are zero
+        return torch.linalg.vector_norm(rows, 1, dim=1).clamp(min=SMALLEST_SCALE), share
 
     def projected(self, weight: Tensor, radius: Tensor, accumulator: Accumulator) -> Tensor:
         """The weights from which training starts if every partial sum's L1 norm is to be at most `radius` [O]."""
@@ -130,17 +133,17 @@ class A2QWeight(WeightQuantizer):
         """
         original, budget = weight.clone(), self.budget(x, accumulator)
         first = self.log_scale.clone()
-        _, largest = self.norms(self.directions(original, x, accumulator), weight, accumulator)
-        widest = (largest / budget).clamp(min=SMALLEST_SCALE).log2()
+        whole, share = self.norms(original, self.centre(original, x, accumulator), accumulator)
+        widest = (whole * share / budget).clamp(min=SMALLEST_SCALE).log2()
         last = torch.maximum(first, widest if self.per_channel else widest.max())
         kept = torch.full_like(self.log_norm, torch.inf)
-        shares = [0.0] if torch.equal(first, last) else torch.linspace(0, 1, starts).tolist()
-        for share in shares:
-            log_scale = torch.lerp(first, last, share)
+        ways = [0.0] if torch.equal(first, last) else torch.linspace(0, 1, starts).tolist()
+        for way in ways:
+            log_scale = torch.lerp(first, last, way)
             before = self.log_scale.clone(), self.log_norm.clone()
             self.log_scale.copy_(log_scale)
             tried = self.projected(original, budget * self.scale(), accumulator)
-            whole, _ = self.norms(self.directions(tried, x, accumulator), weight, accumulator)
+            whole, _ = self.norms(tried, self.centre(tried, x, accumulator), accumulator)
             self.log_norm.copy_(whole.log2())
             codes, scale = self(tried, bias, x, accumulator)
             error = (codes * rowwise(scale, codes) - original).square().flatten(1).sum(1)
@@ -152,16 +155,16 @@ class A2QWeight(WeightQuantizer):
 
     def excess(self, weight: Tensor, x: QTensor, accumulator: Accumulator) -> Tensor:
         """`relu(g - T * s)`, float32 [O]; with partial sums the largest one's share of g counts."""
-        whole, largest = self.norms(self.directions(weight, x, accumulator).detach(), weight, accumulator)
-        return (self.log_norm.exp2() * largest / whole - self.budget(x, accumulator) * self.scale()).relu()
+        _, share = self.norms(weight.detach(), self.centre(weight.detach(), x, accumulator), accumulator)
+        return (self.log_norm.exp2() * share - self.budget(x, accumulator) * self.scale()).relu()
 
     def forward(self, weight: Tensor, bias: Tensor, x: QTensor, accumulator: Accumulator) -> tuple[Tensor, Tensor]:
         """As the base; in every partial sum the codes' L1 norm is at most T."""
         floor = self.smallest_scale(bias, x)
         scale = torch.maximum(self.scale(), floor if self.per_channel else floor.max())
-        rows = self.directions(weight, x, accumulator)
-        whole, largest = self.norms(rows, weight, accumulator)
-        # v / ||v||_1 * min(g / s, T) = v / step
-        step = torch.maximum(whole * scale / self.log_norm.exp2(), largest / self.budget(x, accumulator))
-        codes = trunc_ste(rows / step[:, None]).clamp(-self.largest, self.largest)
+        centre = self.centre(weight, x, accumulator)
+        whole, share = self.norms(weight, centre, accumulator)
+        # v / ||v||_1 * min(g / s, T) = v / step, in the order of operations of the authors' package
+        step = (whole / torch.minimum(self.log_norm.exp2() / scale, self.budget(x, accumulator) / share))[:, None]
+        codes = trunc_ste(weight.flatten(1) / step - centre / step).clamp(-self.largest, self.largest)
         return codes.reshape(weight.shape), scale

@@ -51,7 +51,7 @@ def project(rows: Tensor, part: Tensor, radius: Tensor) -> Tensor:
 
 
 class A2QPlusWeight(A2QWeight):
-    """Zero-centred directions and the budget that they allow."""
+    """Zero-centred weights and the budget that they allow."""
 
     def budget(self, x: QTensor, accumulator: Accumulator) -> Tensor:
         """T, float32 scalar."""
@@ -62,11 +62,13 @@ class A2QPlusWeight(A2QWeight):
         """Euclidean projection."""
         return project(weight.flatten(1), parts(weight, accumulator), radius).reshape(weight.shape)
 
-    def directions(self, weight: Tensor, x: QTensor, accumulator: Accumulator) -> Tensor:
-        """The weights as rows [O, K], every partial sum centred where it could overflow."""
+    def centre(self, weight: Tensor, x: QTensor, accumulator: Accumulator) -> Tensor:
+        """Mean of every partial sum's weights; zero where no sum could overflow."""
         rows, part = weight.flatten(1), parts(weight, accumulator)
         counts = torch.bincount(part)
         low, high = input_range(x, accumulator)
         if self.largest * counts.max() * torch.maximum(-low, high) <= accumulator.maximum:
-            return rows
-        return rows - (partial_sums(rows, part) / counts)[:, part]
+            return super().centre(weight, x, accumulator)
+        if len(counts) == 1:
+            return rows.mean(1, keepdim=True)
+        return (partial_sums(rows, part) / counts)[:, part]
