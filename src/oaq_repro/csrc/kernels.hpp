@@ -12,9 +12,10 @@
 //               zero where there is none; channels in the order of depthwise blocks
 //   exact       products go to 32 bits at once, two by two. Codes are read as int16, twice as far from the pixel's first
 //               one; weights are int8 [16][2] per pair of codes
-// Depthwise layers. The taps of one channel are packed in pairs (a, b), int8 [32][2] per block of 32 channels, which
-// stand in the order 0-7, 16-23, 8-15, 24-31 (that of codes interleaved within 128-bit lanes); pair sums saturate to int16. fold 0: all pairs are added modulo 2^16; fold F > 0: F pairs, then 32 bits. (A pair of one
-// tap cannot saturate, so that fold 1 over single taps is exact.)
+// Depthwise layers. The taps of one channel are packed in pairs (a, b), int8 [32][2] per block of 32 channels, which stand
+// in the order 0-7, 16-23, 8-15, 24-31 (that of codes interleaved within 128-bit lanes); pair sums saturate to int16.
+// fold 0: all pairs are added modulo 2^16; fold F > 0: F pairs, then 32 bits. (A pair of one tap cannot saturate, so that
+// fold 1 over single taps is exact.)
 // Afterwards both: where 16-bit accumulation or a wrap_shift above 0 keeps fewer bits, acc is sign-extended from its
 // lowest `32 - wrap_shift` bits and bias is added; elsewhere bias is part of start, and not read. Then
 // `clamp(rint(float32(acc) * multiplier) + zero_point, 0, q_max)`, float32 without fma.

@@ -6,6 +6,8 @@
 #include <functional>
 #include <memory>
 #include <new>
+#include <stdexcept>
+#include <string>
 #include <vector>
 
 #include "conv2d.hpp"
@@ -13,6 +15,14 @@
 #include "pool.hpp"
 
 namespace oaq {
+
+// How work is handed to threads.
+constexpr std::int64_t kPiece = 8192;            // operations that are worth handing to another thread
+constexpr int kPiecesPerThread = 8;              // at most, as threads are not equally fast
+
+inline void require(bool holds, const char* what) {
+    if (!holds) throw std::invalid_argument(std::string("program: ") + what);
+}
 
 // Vectors for kernels: loads of 32 bytes never cross a cache line.
 template <typename T>

@@ -37,8 +37,9 @@ from oaq_repro.integer.routes import Demand, InstructionSet, dense_folds
 from oaq_repro.integer.shapes import Shape
 
 Array = np.ndarray[Any, Any]
-# Time of a step by fold, measured as cycles per pixel and panel (AVX2); only their order and rough size matter.
-STEP_COST = {0: 1.2, 16: 1.3, 8: 1.35, 4: 1.4, 2: 1.7, 1: 2.1, _kernels.EXACT: 3.0}
+# Time of a layer by fold, as a multiple of fold 0: medians over the convolutions of MobileNets and ResNets that
+# `scripts/benchmark.py kernels` times (AVX2). Only their order and rough size matter.
+STEP_COST = {0: 1.0, 16: 1.14, 8: 1.15, 4: 1.18, 2: 1.3, 1: 1.46, _kernels.EXACT: 1.97}
 
 LARGEST_SUMS = 256  # the sums that are looked at while channels are dealt
 

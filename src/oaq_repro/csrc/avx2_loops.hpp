@@ -1,0 +1,122 @@
+// Inner loops of the dense AVX2 kernels, as assembly: GCC (12, 13) otherwise loads the codes of all pixels ahead and spills
+// the accumulators, at half the speed.
+#pragma once
+
+#include "avx2.hpp"
+
+namespace oaq::avx2 {
+
+struct Codes4 {
+    std::uint8_t codes[kStep];
+};
+
+inline const Codes4& at(const std::uint8_t* in) { return *reinterpret_cast<const Codes4*>(in); }
+
+alignas(32) inline constexpr std::int16_t kOnes[16] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
+
+// Steps of one pixel and two vectors. Two scratch registers each, so that 12 accumulators and 2 weight vectors fit.
+
+// halves += codes * weights, pair by pair.
+OAQ_INLINE void add_products(__m256i (&halves)[2], const std::uint8_t* in, __m256i w0, __m256i w1) {
+    __m256i a, b;
+    asm("vpbroadcastd %[in], %[b]\n\t"
+        "vpmaddubsw %[w0], %[b], %[a]\n\t"
+        "vpmaddubsw %[w1], %[b], %[b]\n\t"
+        "vpaddw %[a], %[h0], %[h0]\n\t"
+        "vpaddw %[b], %[h1], %[h1]"
+        : [h0] "+x"(halves[0]), [h1] "+x"(halves[1]), [a] "=&x"(a), [b] "=&x"(b)
+        : [in] "m"(at(in)), [w0] "x"(w0), [w1] "x"(w1));
+}
+
+// acc += int16 codes * weights, eight channels a vector.
+OAQ_INLINE void add_exactly(__m256i (&acc)[2], const std::uint8_t* in, __m256i w0, __m256i w1) {
+    __m256i a, b;
+    asm("vpbroadcastd %[in], %[b]\n\t"
+        "vpmaddwd %[w0], %[b], %[a]\n\t"
+        "vpmaddwd %[w1], %[b], %[b]\n\t"
+        "vpaddd %[a], %[a0], %[a0]\n\t"
+        "vpaddd %[b], %[a1], %[a1]"
+        : [a0] "+x"(acc[0]), [a1] "+x"(acc[1]), [a] "=&x"(a), [b] "=&x"(b)
+        : [in] "m"(at(in)), [w0] "x"(w0), [w1] "x"(w1));
+}
+
+// The loop along a run for 6 pixels and two vectors, as one piece that takes all registers: given the loop, GCC spills some
+// of them. k goes up to 0 in steps of `codes` bytes; weights are loaded from twice `bytes`.
+#define OAQ_PIXEL(multiply, add, pointer, low, high) \
+    "vpbroadcastd (%%" pointer ",%[k]), %%ymm15\n\t"  \
+    multiply " %%ymm12, %%ymm15, %%ymm14\n\t"        \
+    multiply " %%ymm13, %%ymm15, %%ymm15\n\t"        \
+    add " %%ymm14, %[" low "], %[" low "]\n\t"       \
+    add " %%ymm15, %[" high "], %[" high "]\n\t"
+#define OAQ_ADD_RUN(load, bytes, multiply, add, codes)                                                                  \
+    asm("mov (%[in]), %%r8\n\t"                                                                                         \
+        "mov 8(%[in]), %%r9\n\t"                                                                                        \
+        "mov 16(%[in]), %%r10\n\t"                                                                                      \
+        "mov 24(%[in]), %%r11\n\t"                                                                                      \
+        "mov 32(%[in]), %%r12\n\t"                                                                                      \
+        "mov 40(%[in]), %%r13\n\t"                                                                                      \
+        ".p2align 5\n"                                                                                                  \
+        "1:\n\t"                                                                                                        \
+        load " (%[w]), %%ymm12\n\t"                                                                                     \
+        load " " #bytes "(%[w]), %%ymm13\n\t"                                                                           \
+        OAQ_PIXEL(multiply, add, "r8", "l0", "h0") OAQ_PIXEL(multiply, add, "r9", "l1", "h1")                           \
+        OAQ_PIXEL(multiply, add, "r10", "l2", "h2") OAQ_PIXEL(multiply, add, "r11", "l3", "h3")                         \
+        OAQ_PIXEL(multiply, add, "r12", "l4", "h4") OAQ_PIXEL(multiply, add, "r13", "l5", "h5")                         \
+        "add $2*" #bytes ", %[w]\n\t"                                                                                   \
+        "add $" #codes ", %[k]\n\t"                                                                                     \
+        "js 1b"                                                                                                         \
+        : [l0] "+x"(acc[0][0]), [h0] "+x"(acc[0][1]), [l1] "+x"(acc[1][0]), [h1] "+x"(acc[1][1]), [l2] "+x"(acc[2][0]), \
+          [h2] "+x"(acc[2][1]), [l3] "+x"(acc[3][0]), [h3] "+x"(acc[3][1]), [l4] "+x"(acc[4][0]), [h4] "+x"(acc[4][1]), \
+          [l5] "+x"(acc[5][0]), [h5] "+x"(acc[5][1]), [k] "+r"(k), [w] "+r"(w)                                          \
+        : [in] "r"(in)                                                                                                  \
+        : "r8", "r9", "r10", "r11", "r12", "r13", "xmm12", "xmm13", "xmm14", "xmm15", "cc", "memory")
+
+enum class Sums { kHalves, kPairs, kExact };  // of kernels.hpp
+
+// acc += codes * weights along a run, which ends at in + 0 and begins at in + k.
+
+template <Sums S, int R>
+OAQ_INLINE void add_run(__m256i (&acc)[R][2], const std::uint8_t* const (&in)[R], std::ptrdiff_t k, const std::int8_t*& w) {
+    if constexpr (R == 6 && S == Sums::kHalves) {
+        OAQ_ADD_RUN("vmovdqu", 32, "vpmaddubsw", "vpaddw", 4);
+    } else if constexpr (R == 6 && S == Sums::kPairs) {
+        OAQ_ADD_RUN("vmovdqu", 32, "vpmaddubsw", "vpaddw", 2);
+    } else if constexpr (R == 6) {
+        OAQ_ADD_RUN("vpmovsxbw", 16, "vpmaddwd", "vpaddd", 4);
+    } else {
+        do {
+            if constexpr (S == Sums::kExact) {
+                const __m256i w0 = _mm256_cvtepi8_epi16(load16(w)), w1 = _mm256_cvtepi8_epi16(load16(w + 16));
+                each<R>([&](auto r) OAQ_LAMBDA { add_exactly(acc[r], in[r] + k, w0, w1); });
+                w += kPanel * kPair;
+            } else {
+                const __m256i w0 = load(w), w1 = load(w + 32);
+                each<R>([&](auto r) OAQ_LAMBDA { add_products(acc[r], in[r] + k, w0, w1); });
+                w += kPanel * kStep;
+            }
+        } while ((k += S == Sums::kPairs ? 2 : 4) < 0);
+    }
+}
+#undef OAQ_ADD_RUN
+#undef OAQ_PIXEL
+
+// halves = codes * weights.
+OAQ_INLINE void set_products(__m256i (&halves)[2], const std::uint8_t* in, __m256i w0, __m256i w1) {
+    asm("vpbroadcastd %[in], %[h1]\n\t"
+        "vpmaddubsw %[w0], %[h1], %[h0]\n\t"
+        "vpmaddubsw %[w1], %[h1], %[h1]"
+        : [h0] "=&x"(halves[0]), [h1] "=&x"(halves[1])
+        : [in] "m"(at(in)), [w0] "x"(w0), [w1] "x"(w1));
+}
+
+// acc += the pairs' sums in 32 bits, where halves are needed no more.
+OAQ_INLINE void spill(__m256i (&acc)[2], __m256i (&halves)[2]) {
+    asm("vpmaddwd %[ones], %[h0], %[h0]\n\t"
+        "vpmaddwd %[ones], %[h1], %[h1]\n\t"
+        "vpaddd %[h0], %[a0], %[a0]\n\t"
+        "vpaddd %[h1], %[a1], %[a1]"
+        : [a0] "+x"(acc[0]), [a1] "+x"(acc[1]), [h0] "+x"(halves[0]), [h1] "+x"(halves[1])
+        : [ones] "m"(*reinterpret_cast<const __m256i*>(kOnes)));
+}
+
+}  // namespace oaq::avx2
