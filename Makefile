@@ -1,5 +1,5 @@
 # make PYTHON=python3.12 ...    interpreter of a new .venv
-# make unit PYTEST="-n 2 -x"    more arguments for pytest
+# make unit PYTEST="-n 2 -x"    more arguments for pytest; with --hypothesis-profile=default, new random examples
 # make test-neon BUILD=/tmp/oaq another folder for what test-kernels, test-neon and sanitize build
 PYTHON ?= python3
 PYTEST ?=
@@ -25,10 +25,10 @@ demo: $(STAMP) ## one detection run on embedded data, to a record, tables and fi
 test: lint check-tables unit slow ## everything that must pass before a merge
 
 unit: $(STAMP) ## fast tests
-	$(BIN)/python -m pytest -m "not slow" $(PYTEST)
+	$(BIN)/python -m pytest --hypothesis-profile=ci -m "not slow" $(PYTEST)
 
 slow: $(STAMP) ## slow tests
-	$(BIN)/python -m pytest -m slow $(PYTEST)
+	$(BIN)/python -m pytest --hypothesis-profile=ci -m slow $(PYTEST)
 
 test-kernels: ## the C++ kernels, without Python
 	$(call build_kernels,kernels)
