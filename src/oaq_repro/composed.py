@@ -4,7 +4,6 @@ A run's resolved settings follow from its overrides, the files of `conf/` and th
 leaves them in `<results>/sweeps/settings/`, under a name that covers those, for the next time the sweep is started.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,6 +18,7 @@ from oaq_repro.configuration import config_folder
 from oaq_repro.files import write_atomic
 from oaq_repro.finished import finished_record
 from oaq_repro.results.record import Record
+from oaq_repro.results.store import short_hash
 
 
 def finished_sweep(config: DictConfig) -> list[Record] | None:
@@ -58,4 +58,4 @@ def _source() -> list[Any]:
 
 def _place(results: str | Path, overrides: Iterable[str], source: list[Any]) -> Path:
     text = json.dumps([list(overrides), source])
-    return Path(results) / "sweeps" / "settings" / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
+    return Path(results) / "sweeps" / "settings" / f"{short_hash(text)}.json"

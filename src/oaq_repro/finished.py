@@ -4,7 +4,6 @@ A run's hash needs the fingerprint of its data. What reading them once gave is r
 `<results>/fingerprints/`, under a name that covers the `data` section and the state of the files (`_stamp`).
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -13,7 +12,7 @@ from typing import Any
 
 from oaq_repro.files import write_atomic
 from oaq_repro.results.record import Record
-from oaq_repro.results.store import find_record, run_hash
+from oaq_repro.results.store import find_record, run_hash, short_hash
 
 FINGERPRINT_DIGITS = 64
 READERS = Path(__file__).resolve().parent / "data"
@@ -47,7 +46,7 @@ def _place(settings: Mapping[str, Any]) -> Path:
     root = data.get("root")
     stamps = [list(_stamp(Path(path).expanduser())) for path in (root, READERS) if path is not None]
     text = json.dumps([settings["task"]["name"], data, stamps], sort_keys=True, default=str)
-    return Path(settings["results"]) / "fingerprints" / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.txt"
+    return Path(settings["results"]) / "fingerprints" / f"{short_hash(text)}.txt"
 
 
 def _stamp(path: Path) -> Iterator[tuple[str, int, int]]:

@@ -55,6 +55,11 @@ def run_hash(config: Mapping[str, Any], fingerprint: str) -> str:
         if key not in IGNORED_TOP_LEVEL
     }
     text = json.dumps({"config": science, "data": fingerprint}, sort_keys=True, separators=(",", ":"))
+    return short_hash(text)
+
+
+def short_hash(text: str) -> str:
+    """16 hexadecimal digits, enough for the name of a file or folder."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
