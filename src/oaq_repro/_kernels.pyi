@@ -25,7 +25,6 @@ EXACT: int
 PAIRS: int
 SLACK: int
 PANEL: int
-WIDE_PANEL: int
 PAIR: int
 STEP: int
 CHANNEL_BLOCK: int

@@ -30,8 +30,6 @@ OAQ_INLINE void each(const F& f) {
 
 OAQ_INLINE __m256i load(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
 
-OAQ_INLINE __m128i load16(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
-
 // Sign extension from the lowest 32 - shift bits.
 OAQ_INLINE __m256i wrap(__m256i acc, int shift) {
     const __m128i count = _mm_cvtsi32_si128(shift);

@@ -168,7 +168,7 @@ OAQ_INLINE void add_steps(const std::uint8_t* const (&in)[R], std::ptrdiff_t k, 
             if (s == 0)
                 set_products(halves[r], in[r] + k, w0, w1);
             else
-                add_products(halves[r], in[r] + k + s * kStep, w0, w1);
+                add_step<Sums::kHalves>(halves[r], in[r] + k + s * kStep, w0, w1);
         });
     });
     each<R>([&](auto r) OAQ_LAMBDA { spill(acc[r], halves[r]); });

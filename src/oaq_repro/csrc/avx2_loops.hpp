@@ -14,40 +14,44 @@ inline const Codes4& at(const std::uint8_t* in) { return *reinterpret_cast<const
 
 alignas(32) inline constexpr std::int16_t kOnes[16] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
 
-// Steps of one pixel and two vectors. Two scratch registers each, so that 12 accumulators and 2 weight vectors fit.
+enum class Sums { kHalves, kPairs, kExact };  // of kernels.hpp
 
-// halves += codes * weights, pair by pair.
-OAQ_INLINE void add_products(__m256i (&halves)[2], const std::uint8_t* in, __m256i w0, __m256i w1) {
+// A step of one pixel and two vectors: low and high += codes * weights. Two scratch registers, so that 12 accumulators and
+// 2 weight vectors fit.
+#define OAQ_STEP(multiply, add, in, w0, w1, a, b, low, high) \
+    "vpbroadcastd " in ", " b "\n\t"                         \
+    multiply " " w0 ", " b ", " a "\n\t"                     \
+    multiply " " w1 ", " b ", " b "\n\t"                     \
+    add " " a ", " low ", " low "\n\t"                       \
+    add " " b ", " high ", " high "\n\t"
+#define OAQ_ADD_STEP(multiply, add)                                                             \
+    asm(OAQ_STEP(multiply, add, "%[in]", "%[w0]", "%[w1]", "%[a]", "%[b]", "%[low]", "%[high]") \
+        : [low] "+x"(acc[0]), [high] "+x"(acc[1]), [a] "=&x"(a), [b] "=&x"(b)                   \
+        : [in] "m"(at(in)), [w0] "x"(w0), [w1] "x"(w1))
+
+template <Sums S>
+OAQ_INLINE void add_step(__m256i (&acc)[2], const std::uint8_t* in, __m256i w0, __m256i w1) {
     __m256i a, b;
-    asm("vpbroadcastd %[in], %[b]\n\t"
-        "vpmaddubsw %[w0], %[b], %[a]\n\t"
-        "vpmaddubsw %[w1], %[b], %[b]\n\t"
-        "vpaddw %[a], %[h0], %[h0]\n\t"
-        "vpaddw %[b], %[h1], %[h1]"
-        : [h0] "+x"(halves[0]), [h1] "+x"(halves[1]), [a] "=&x"(a), [b] "=&x"(b)
-        : [in] "m"(at(in)), [w0] "x"(w0), [w1] "x"(w1));
+    if constexpr (S == Sums::kExact) {
+        OAQ_ADD_STEP("vpmaddwd", "vpaddd");
+    } else {
+        OAQ_ADD_STEP("vpmaddubsw", "vpaddw");
+    }
 }
 
-// acc += int16 codes * weights, eight channels a vector.
-OAQ_INLINE void add_exactly(__m256i (&acc)[2], const std::uint8_t* in, __m256i w0, __m256i w1) {
-    __m256i a, b;
-    asm("vpbroadcastd %[in], %[b]\n\t"
-        "vpmaddwd %[w0], %[b], %[a]\n\t"
-        "vpmaddwd %[w1], %[b], %[b]\n\t"
-        "vpaddd %[a], %[a0], %[a0]\n\t"
-        "vpaddd %[b], %[a1], %[a1]"
-        : [a0] "+x"(acc[0]), [a1] "+x"(acc[1]), [a] "=&x"(a), [b] "=&x"(b)
-        : [in] "m"(at(in)), [w0] "x"(w0), [w1] "x"(w1));
+template <Sums S>
+OAQ_INLINE __m256i load_weights(const std::int8_t* w) {
+    if constexpr (S == Sums::kExact)
+        return _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(w)));
+    else
+        return load(w);
 }
 
 // The loop along a run for 6 pixels and two vectors, as one piece that takes all registers: given the loop, GCC spills some
 // of them. k goes up to 0 in steps of `codes` bytes; weights are loaded from twice `bytes`.
-#define OAQ_PIXEL(multiply, add, pointer, low, high) \
-    "vpbroadcastd (%%" pointer ",%[k]), %%ymm15\n\t"  \
-    multiply " %%ymm12, %%ymm15, %%ymm14\n\t"        \
-    multiply " %%ymm13, %%ymm15, %%ymm15\n\t"        \
-    add " %%ymm14, %[" low "], %[" low "]\n\t"       \
-    add " %%ymm15, %[" high "], %[" high "]\n\t"
+#define OAQ_PIXEL(multiply, add, pointer, low, high)                                                           \
+    OAQ_STEP(multiply, add, "(%%" pointer ",%[k])", "%%ymm12", "%%ymm13", "%%ymm14", "%%ymm15", "%[" low "]", \
+             "%[" high "]")
 #define OAQ_ADD_RUN(load, bytes, multiply, add, codes)                                                                  \
     asm("mov (%[in]), %%r8\n\t"                                                                                         \
         "mov 8(%[in]), %%r9\n\t"                                                                                        \
@@ -71,10 +75,7 @@ OAQ_INLINE void add_exactly(__m256i (&acc)[2], const std::uint8_t* in, __m256i w
         : [in] "r"(in)                                                                                                  \
         : "r8", "r9", "r10", "r11", "r12", "r13", "xmm12", "xmm13", "xmm14", "xmm15", "cc", "memory")
 
-enum class Sums { kHalves, kPairs, kExact };  // of kernels.hpp
-
 // acc += codes * weights along a run, which ends at in + 0 and begins at in + k.
-
 template <Sums S, int R>
 OAQ_INLINE void add_run(__m256i (&acc)[R][2], const std::uint8_t* const (&in)[R], std::ptrdiff_t k, const std::int8_t*& w) {
     if constexpr (R == 6 && S == Sums::kHalves) {
@@ -84,21 +85,19 @@ OAQ_INLINE void add_run(__m256i (&acc)[R][2], const std::uint8_t* const (&in)[R]
     } else if constexpr (R == 6) {
         OAQ_ADD_RUN("vpmovsxbw", 16, "vpmaddwd", "vpaddd", 4);
     } else {
+        constexpr int kBytes = S == Sums::kExact ? 16 : 32;  // of a vector's weights
         do {
-            if constexpr (S == Sums::kExact) {
-                const __m256i w0 = _mm256_cvtepi8_epi16(load16(w)), w1 = _mm256_cvtepi8_epi16(load16(w + 16));
-                each<R>([&](auto r) OAQ_LAMBDA { add_exactly(acc[r], in[r] + k, w0, w1); });
-                w += kPanel * kPair;
-            } else {
-                const __m256i w0 = load(w), w1 = load(w + 32);
-                each<R>([&](auto r) OAQ_LAMBDA { add_products(acc[r], in[r] + k, w0, w1); });
-                w += kPanel * kStep;
-            }
+            const __m256i w0 = load_weights<S>(w), w1 = load_weights<S>(w + kBytes);
+            each<R>([&](auto r) OAQ_LAMBDA { add_step<S>(acc[r], in[r] + k, w0, w1); });
+            w += 2 * kBytes;
         } while ((k += S == Sums::kPairs ? 2 : 4) < 0);
     }
 }
+
 #undef OAQ_ADD_RUN
 #undef OAQ_PIXEL
+#undef OAQ_ADD_STEP
+#undef OAQ_STEP
 
 // halves = codes * weights.
 OAQ_INLINE void set_products(__m256i (&halves)[2], const std::uint8_t* in, __m256i w0, __m256i w1) {

@@ -119,7 +119,6 @@ void bind_program(nb::module_& module) {
     module.attr("SLACK") = oaq::kSlack;
     module.attr("PANEL") = oaq::kPanel;
     module.attr("STEP") = oaq::kStep;
-    module.attr("WIDE_PANEL") = oaq::kWidePanel;
     module.attr("PAIR") = oaq::kPair;
     module.attr("CHANNEL_BLOCK") = oaq::kChannelBlock;
     module.def("table", &table, "The sets of kernels, best first: dicts of what `KernelSet` in csrc/kernels.hpp declares.");

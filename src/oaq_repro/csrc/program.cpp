@@ -2,9 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cmath>
 #include <cstring>
-#include <stdexcept>
 #include <utility>
 
 #include "elementwise.hpp"

@@ -134,6 +134,7 @@ private:
     std::unique_ptr<std::uint8_t[]> memory_;
     std::uint8_t* arena_;
     std::unique_ptr<std::int16_t[]> wide_;  // codes at the same places as in the arena, for exact routes; null without
+    bool widened_ = false;  // whether a group of the layer that is being added does it
     const KernelSet& kernels_;
     Pool pool_;
     std::vector<std::function<void()>> steps_;

@@ -1,6 +1,5 @@
 // Layers with weights: which memory each task of a thread reads and writes.
 #include <algorithm>
-#include <cstring>
 #include <utility>
 
 #include "program.hpp"
@@ -55,6 +54,9 @@ void Program::dense(const Value& in, const Value& out, DenseLayer layer) {
     int rows = 1;
     const bool wide = std::find(layer.folds.begin(), layer.folds.end(), kExact) != layer.folds.end();
     if (wide && !wide_) wide_.reset(new std::int16_t[static_cast<std::size_t>(arena_bytes_)]());
+    if (layer.first_channel == 0) widened_ = false;
+    const bool widens = wide && !widened_;  // the first such group of channels does it for all
+    widened_ = widened_ || wide;
     std::vector<const std::uint8_t*> wide_sources;
     if (wide)
         for (const std::uint8_t* source : sources)
@@ -88,8 +90,8 @@ void Program::dense(const Value& in, const Value& out, DenseLayer layer) {
     // One group of channels fills the border for all.
     step(layer.first_channel == 0 ? &out : nullptr, [this, in, layer = std::move(layer), sources = std::move(sources),
                 wide_sources = std::move(wide_sources), targets = std::move(targets), kernels = std::move(kernels),
-                borders = std::move(borders), wide, pixels, panels, block, blocks, groups] {
-        if (wide) widen(in);
+                borders = std::move(borders), widens, pixels, panels, block, blocks, groups] {
+        if (widens) widen(in);
         pool_.run(static_cast<int>(blocks * groups), [&](int task) {
             const std::int64_t first = task / groups * block, last = std::min(first + block, pixels);
             const std::int64_t group = task % groups;
