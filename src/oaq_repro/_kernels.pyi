@@ -28,6 +28,7 @@ PANEL: int
 PAIR: int
 STEP: int
 CHANNEL_BLOCK: int
+LARGEST_BIAS: int
 
 def table() -> list[dict[str, Any]]: ...
 def all_finite(values: Array) -> bool: ...
@@ -80,8 +81,8 @@ class Program:
         x: Value,
         out: Value,
         window: Window,
-        taps: Array,
-        weights: Array,
+        taps: list[Array],
+        weights: list[Array],
         folds: list[int],
         constants: Requantization,
     ) -> None: ...

@@ -88,7 +88,7 @@ Constants::Constants(Random& random, int count, int wrap_shift)
     output.wrap_shift = wrap_shift;
     for (std::size_t c = 0; c < start.size(); ++c) {
         start[c] = random.of({0, random.between(-40000, 40000), random.between(-(1 << 24), 1 << 24)});
-        bias[c] = random.of({0, random.between(-5000, 5000)});
+        bias[c] = random.of({0, random.between(-5000, 5000), random.between(-kLargestBias, kLargestBias), kLargestBias, -kLargestBias});
         multiplier[c] = std::ldexp(static_cast<float>(random.between(1, 1 << 20)), -random.between(20, 34));
     }
     output.start = start.data();

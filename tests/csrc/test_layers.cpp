@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cstring>
 #include <functional>
+#include <numeric>
 
 #include "conv2d.hpp"
 #include "model.hpp"
@@ -108,24 +109,33 @@ DenseLayer pack_dense(const Layer& layer, const Value& in, int group, const Requ
     return packed;
 }
 
-DepthwiseLayer pack_depthwise(const Layer& layer, const Value& in, const Requantization& constants) {
+DepthwiseLayer pack_depthwise(Random& random, const Layer& layer, const Value& in, const Requantization& constants) {
     const Geometry& g = layer.geometry;
     DepthwiseLayer packed;
     packed.window = {g.kernel_h, g.kernel_w, g.stride_h, g.stride_w, g.padding_h, g.padding_w, g.dilation_h, g.dilation_w};
-    const std::int64_t count = g.kernel_h * g.kernel_w, taps = (count + 1) / 2;
-    const std::int64_t blocks = (g.channels + kChannelBlock - 1) / kChannelBlock;
+    const std::int64_t count = g.kernel_h * g.kernel_w;
     const auto place = [&](std::int64_t i) {
         return static_cast<std::int32_t>(i / g.kernel_w * g.dilation_h * in.row() + i % g.kernel_w * g.dilation_w * g.channels);
     };
-    for (std::int64_t t = 0; t < taps; ++t) packed.taps.push_back({place(2 * t), place(std::min(2 * t + 1, count - 1))});
-    packed.weights.assign(static_cast<std::size_t>(blocks * taps * kChannelBlock * 2), 0);
-    for (std::int64_t c = 0; c < g.channels; ++c)
-        for (std::int64_t i = 0; i < count; ++i) {
-            const std::int64_t at = (c / kChannelBlock * taps + i / 2) * kChannelBlock;
-            packed.weights[static_cast<std::size_t>((at + depthwise_place(static_cast<int>(c % kChannelBlock))) * 2 + i % 2)] =
-                layer.weight[static_cast<std::size_t>(c * count + i)];
+    for (std::int64_t first = 0; first < g.channels; first += kChannelBlock) {
+        // The taps in any order; every block has its own.
+        std::vector<std::int64_t> order(static_cast<std::size_t>(count));
+        std::iota(order.begin(), order.end(), 0);
+        for (std::int64_t i = count - 1; i > 0; --i)
+            std::swap(order[static_cast<std::size_t>(i)], order[static_cast<std::size_t>(random.between(0, i))]);
+        DepthwisePanel panel{{}, {}, layer.fold};
+        for (std::size_t i = 0; i < order.size(); i += 2) {
+            const bool pair = i + 1 < order.size();
+            panel.taps.push_back({place(order[i]), place(order[pair ? i + 1 : i])});
+            const std::size_t at = panel.weights.size();
+            panel.weights.resize(at + kChannelBlock * 2, 0);
+            for (std::int64_t c = first; c < std::min(first + kChannelBlock, g.channels); ++c)
+                for (std::size_t j = 0; j < (pair ? 2 : 1); ++j)
+                    panel.weights[at + static_cast<std::size_t>(depthwise_place(static_cast<int>(c - first))) * 2 + j] =
+                        layer.weight[static_cast<std::size_t>(c * count + order[i + j])];
         }
-    packed.folds.assign(static_cast<std::size_t>(blocks), layer.fold);
+        packed.panels.push_back(std::move(panel));
+    }
     packed.requantization = constants;
     return packed;
 }
@@ -140,7 +150,7 @@ void test_layer(Random& random, const KernelSet& set, bool depthwise, int fold) 
     for (int i = 0; i < groups; ++i) {
         constants.push_back(requantization(random, layer, i * outputs, outputs, depthwise ? kChannelBlock : kWidePanel));
         if (depthwise)
-            setting.program.depthwise(setting.in, setting.out, pack_depthwise(layer, setting.in, constants[0]));
+            setting.program.depthwise(setting.in, setting.out, pack_depthwise(random, layer, setting.in, constants[0]));
         else
             setting.program.dense(setting.in, setting.out, pack_dense(layer, setting.in, i, constants.back()));
     }

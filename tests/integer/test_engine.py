@@ -18,6 +18,7 @@ from oaq_repro.quant.accumulator import NAMED, Accumulator
 
 ISAS = [row["isa"] for row in _kernels.table() if row["available"]]
 INT32 = NAMED["int32"]
+LARGEST_BIAS = _kernels.LARGEST_BIAS
 
 
 def single(weight, q_max=255, zero_point=0, accumulator=INT32, bias=0, out=None, multiplier=None, **geometry) -> Graph:
@@ -148,6 +149,19 @@ def test_every_fold_of_depthwise_layers(isa, mode):
 
 
 @pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("mode", MODES)
+def test_depthwise_blocks_pair_their_taps_as_they_can(isa, mode):
+    """Two taps of 255 * 120 each; they stand side by side in the first block, apart in the second, and in the third all
+    taps are such."""
+    weight = np.ones((96, 1, 3, 3), int)
+    weight[:32, 0, 0, :2] = weight[32:64, 0, 0, ::2] = weight[64:] = 120
+    graph = single(weight, 255, 3, NAMED["int16"], padding=(1, 1), groups=96)
+    images = codes_to_images(np.random.default_rng(0).choice([0, 255, 255], (2, 96, 6, 5)), graph)
+    folds = check(graph, images, mode, isa).routes[0].folds
+    assert folds == ((0, 0, 0) if mode == "fast" else (1, 1, 1))
+
+
+@pytest.mark.parametrize("isa", ISAS)
 def test_multipliers_that_leave_int32(isa):
     rng = np.random.default_rng(0)
     graph = single(rng.integers(-127, 128, (5, 40, 3, 3)), bias=-(1 << 30), multiplier=2.0**20, padding=(1, 1))
@@ -246,12 +260,15 @@ def test_a_value_that_nobody_reads_does_no_harm():
 
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("outputs", [16, 17, 32, 33, 48, 49, 64])
-@pytest.mark.parametrize("bias", [-32768, 32767, 32768, 10**6])
-def test_panels_side_by_side_and_biases_beyond_16_bits(isa, outputs, bias):
+@pytest.mark.parametrize("groups", ["dense", "depthwise"])
+@pytest.mark.parametrize("bias", [-32768, 10**6, LARGEST_BIAS, -LARGEST_BIAS, LARGEST_BIAS + 1, -LARGEST_BIAS - 1])
+def test_panels_side_by_side_and_large_biases(isa, outputs, groups, bias):
     rng = np.random.default_rng(outputs)
+    channels, groups = (7, 1) if groups == "dense" else (outputs, outputs)
     graph = single(
-        rng.integers(-90, 91, (outputs, 7, 3, 3)), 150, 9, NAMED["int16"], padding=(1, 1),
-        bias=bias, multiplier=2.0**-10 if abs(bias) < 10**6 else 2.0**-14,
+        rng.integers(-90, 91, (outputs, channels // groups, 3, 3)), 150, 9, NAMED["int16"], padding=(1, 1),
+        groups=groups, bias=bias, multiplier=2.0**-10 if abs(bias) < 10**6 else 2.0**-14, out=QParams(np.float32(0.5), 255, 255),
     )  # fmt: skip
-    images = codes_to_images(rng.choice([0, 150, 150, 75], (1, 7, 5, 5)), graph)
-    check(graph, images, "fast", isa)
+    images = codes_to_images(rng.choice([0, 150, 150, 75], (1, channels, 5, 5)), graph)
+    engine = check(graph, images, "fast", isa)
+    assert (0 in engine.routes[0].folds) == (abs(bias) <= LARGEST_BIAS)

@@ -41,12 +41,10 @@ class Program:
     def depthwise(self, x, out, window, taps, weights, folds, constants):
         def compute(codes):
             acc = []
-            for b, (block, fold) in enumerate(
-                zip(weights.reshape(len(folds), len(taps), _kernels.CHANNEL_BLOCK, 2), folds, strict=True)
-            ):
+            for b, (pairs, block, fold) in enumerate(zip(taps, weights, folds, strict=True)):
                 start = constants.start[b * _kernels.CHANNEL_BLOCK :][: _kernels.CHANNEL_BLOCK]
                 offset = constants.code_offset
-                acc.append(depthwise_block(codes[b * _kernels.CHANNEL_BLOCK :], taps, block, fold, start, offset))
+                acc.append(depthwise_block(codes[b * _kernels.CHANNEL_BLOCK :], pairs, block, fold, start, offset))
             return wrap(np.concatenate(acc)[: x.channels], 32 - constants.wrap_shift)
 
         self.layers.append(compute)
@@ -150,7 +148,8 @@ def test_two_products_of_the_smallest_code_and_weight_do_not_fit(weight, fold):
     """(-128) * (-128) fits 16 bits, twice that is 32768 and does not."""
     packed = pack_dense(np.full((16, 1, 1, 64), weight, np.int8), 64, 64, 0, (1, 1))
     for mode in ("certified", "acc32"):
-        assert dense_folds(packed, QParams(np.float32(1), 128, 255), Demand(32, "certified"), mode, NEON) == (fold,)
+        q, bias = QParams(np.float32(1), 128, 255), np.zeros(16, np.int32)
+        assert dense_folds(packed, bias, q, Demand(32, "certified"), mode, NEON) == (fold,)
 
 
 def test_codes_of_seven_bits_are_not_shifted():

@@ -49,27 +49,26 @@ OAQ_INLINE void store(std::uint8_t* out, __m128i codes, int channels) {
 // Requantization of 32 channels, in the order that interleaving within 128-bit lanes asks for: two vectors of 16-bit sums
 // hold 0-7, 16-23 and 8-15, 24-31; widened, four vectors hold 0-3, 16-19 and so on, which packing puts in order by
 // itself. The constants are brought into that order once a block.
+//
+// 16-bit sums start 2^15 higher (start16), so that they are unsigned. Behind such a sum u the upper half of the float32
+// 2^23 makes 2^23 + u; less 2^23 + 2^15 - bias, which is exact up to kLargestBias, that is the sum with its bias.
 class Epilogue32 {
 public:
     explicit Epilogue32(const Output& output)
-        : narrow_bias(true),
-          zero_point_(_mm256_set1_epi16(static_cast<short>(output.zero_point))),
+        : zero_point_(_mm256_set1_epi16(static_cast<short>(output.zero_point))),
           highest_(_mm256_set1_epi8(static_cast<char>(output.q_max))),
           shifted_(output.zero_point != 0),
           wrap_shift_(output.wrap_shift) {
         each<4>([&](auto v) OAQ_LAMBDA {
             start[v] = both(output.start + 4 * v);
             bias_[v] = both(output.bias + 4 * v);
+            less_[v] = _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_set1_epi32((1 << 23) + (1 << 15)), bias_[v]));
             multiplier_[v] = _mm256_castsi256_ps(both(reinterpret_cast<const std::int32_t*>(output.multiplier) + 4 * v));
         });
-        const __m256i mask = _mm256_set1_epi32(0xffff);
+        const __m256i mask = _mm256_set1_epi32(0xffff), half = _mm256_set1_epi16(-(1 << 15));
         each<2>([&](auto h) OAQ_LAMBDA {
-            start16[h] = _mm256_packus_epi32(_mm256_and_si256(start[2 * h], mask), _mm256_and_si256(start[2 * h + 1], mask));
-            bias16_[h] = _mm256_packs_epi32(bias_[2 * h], bias_[2 * h + 1]);
-            const __m256i low = _mm256_srai_epi32(_mm256_unpacklo_epi16(bias16_[h], bias16_[h]), 16);
-            const __m256i high = _mm256_srai_epi32(_mm256_unpackhi_epi16(bias16_[h], bias16_[h]), 16);
-            const __m256i same = _mm256_and_si256(_mm256_cmpeq_epi32(low, bias_[2 * h]), _mm256_cmpeq_epi32(high, bias_[2 * h + 1]));
-            narrow_bias = narrow_bias && _mm256_movemask_epi8(same) == -1;
+            const __m256i low = _mm256_and_si256(start[2 * h], mask), high = _mm256_and_si256(start[2 * h + 1], mask);
+            start16[h] = _mm256_xor_si256(_mm256_packus_epi32(low, high), half);
         });
     }
 
@@ -77,29 +76,24 @@ public:
     OAQ_INLINE void write(std::uint8_t* out, int channels, __m256i (&acc)[4]) const {
         if (wrap_shift_ != 0)
             each<4>([&](auto v) OAQ_LAMBDA { acc[v] = _mm256_add_epi32(wrap(acc[v], wrap_shift_), bias_[v]); });
-        scale_and_store(out, channels, acc);
+        __m256 sums[4];
+        each<4>([&](auto v) OAQ_LAMBDA { sums[v] = _mm256_cvtepi32_ps(acc[v]); });
+        scale_and_store(out, channels, sums);
     }
 
-    // 16-bit sums of one pixel, which start16 began. NARROW: narrow_bias holds, and saves an instruction per vector.
-    template <bool NARROW>
+    // 16-bit sums of one pixel, which start16 began.
     OAQ_INLINE void write(std::uint8_t* out, int channels, const __m256i (&sum)[2]) const {
-        __m256i acc[4];
-        each<2>([&](auto h) OAQ_LAMBDA {
-            const __m256i other = NARROW ? bias16_[h] : sum[h];
-            acc[2 * h] = _mm256_unpacklo_epi16(sum[h], other);
-            acc[2 * h + 1] = _mm256_unpackhi_epi16(sum[h], other);
-        });
+        const __m256i exponent = _mm256_set1_epi16(0x4b00);
+        __m256 sums[4];
         each<4>([&](auto v) OAQ_LAMBDA {
-            if (NARROW)
-                acc[v] = _mm256_madd_epi16(acc[v], _mm256_set1_epi16(1));
-            else
-                acc[v] = _mm256_add_epi32(_mm256_srai_epi32(acc[v], 16), bias_[v]);
+            const __m256i& from = sum[v / 2];
+            const __m256i raised = v % 2 == 0 ? _mm256_unpacklo_epi16(from, exponent) : _mm256_unpackhi_epi16(from, exponent);
+            sums[v] = _mm256_sub_ps(_mm256_castsi256_ps(raised), less_[v]);
         });
-        scale_and_store(out, channels, acc);
+        scale_and_store(out, channels, sums);
     }
 
     __m256i start[4], start16[2];
-    bool narrow_bias;  // all of them fit 16 bits
 
 private:
     // 4 channels, and the 4 that are 16 further.
@@ -109,10 +103,9 @@ private:
     }
 
     // Products stay below 2^31 (Output), so that nothing is clamped before packing.
-    OAQ_INLINE void scale_and_store(std::uint8_t* out, int channels, __m256i (&acc)[4]) const {
-        each<4>([&](auto v) OAQ_LAMBDA {
-            acc[v] = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_cvtepi32_ps(acc[v]), multiplier_[v]));
-        });
+    OAQ_INLINE void scale_and_store(std::uint8_t* out, int channels, const __m256 (&sums)[4]) const {
+        __m256i acc[4];
+        each<4>([&](auto v) OAQ_LAMBDA { acc[v] = _mm256_cvtps_epi32(_mm256_mul_ps(sums[v], multiplier_[v])); });
         __m256i low = _mm256_packs_epi32(acc[0], acc[1]), high = _mm256_packs_epi32(acc[2], acc[3]);
         if (shifted_) {  // not after a ReLU, where a branch costs less than two vector instructions
             low = _mm256_adds_epi16(low, zero_point_);
@@ -127,8 +120,8 @@ private:
         if (channels > 16) store(out + 16, _mm256_extracti128_si256(codes, 1), channels - 16);
     }
 
-    __m256i bias_[4], bias16_[2];
-    __m256 multiplier_[4];
+    __m256i bias_[4];
+    __m256 less_[4], multiplier_[4];
     __m256i zero_point_, highest_;
     bool shifted_;
     int wrap_shift_;

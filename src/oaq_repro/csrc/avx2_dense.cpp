@@ -131,14 +131,14 @@ OAQ_INLINE void dense_wrap(const DenseBlock& block, int first) {
 
 // 32 channels, one 16-bit sum each, so that no halves are to be joined. 4 codes are broadcast, of which channels of even
 // places take the upper pair and those of odd places the lower one: 2 codes further on, they change over.
-template <int R, bool NARROW>
+template <int R>
 OAQ_INLINE void dense_pairs(const DenseBlock& block, const Epilogue32& epilogue, int first) {
     __m256i sums[R][2];
     each<R>([&](auto r) OAQ_LAMBDA { each<2>([&](auto v) OAQ_LAMBDA { sums[r][v] = epilogue.start16[v]; }); });
     add_all<Sums::kPairs>(block, first, sums);
     std::uint8_t* out[R];  // read before the first byte is written, which might be one of the tile's
     each<R>([&](auto r) OAQ_LAMBDA { out[r] = block.out[first + r] + block.out_offset; });
-    each<R>([&](auto r) OAQ_LAMBDA { epilogue.write<NARROW>(out[r], block.channels, sums[r]); });
+    each<R>([&](auto r) OAQ_LAMBDA { epilogue.write(out[r], block.channels, sums[r]); });
 }
 
 template <int R>
@@ -218,10 +218,7 @@ void pairs_kernel(const DenseBlock& block) {
     const Epilogue32 constants(block.output);
     const Epilogue32* epilogue = &constants;
     asm("" : "+r"(epilogue) : "m"(constants));  // stays in memory: the loops need all registers
-    if (epilogue->narrow_bias)
-        tiles<6>(block, [&](int first, auto rows) OAQ_LAMBDA { dense_pairs<rows, true>(block, *epilogue, first); });
-    else
-        tiles<6>(block, [&](int first, auto rows) OAQ_LAMBDA { dense_pairs<rows, false>(block, *epilogue, first); });
+    tiles<6>(block, [&](int first, auto rows) OAQ_LAMBDA { dense_pairs<rows>(block, *epilogue, first); });
 }
 
 template <int S, int ROWS>

@@ -5,9 +5,25 @@
 namespace oaq::avx2 {
 namespace {
 
-OAQ_INLINE void add_pair(__m256i (&sum)[2], __m256i a, __m256i b, __m256i w0, __m256i w1) {
-    sum[0] = _mm256_add_epi16(sum[0], _mm256_maddubs_epi16(_mm256_unpacklo_epi8(a, b), w0));
-    sum[1] = _mm256_add_epi16(sum[1], _mm256_maddubs_epi16(_mm256_unpackhi_epi8(a, b), w1));
+struct Codes {
+    std::uint8_t codes[kChannelBlock];
+};
+
+inline const Codes& at(const std::uint8_t* in) { return *reinterpret_cast<const Codes*>(in); }
+
+// sum += the products of two taps. As assembly, because GCC (12, 13) otherwise loads all taps ahead and spills them.
+OAQ_INLINE void add_pair(__m256i (&sum)[2], const std::uint8_t* a, const std::uint8_t* b, __m256i w0, __m256i w1) {
+    __m256i low, high, other;
+    asm("vmovdqu %[in], %[high]\n\t"
+        "vmovdqu %[next], %[other]\n\t"
+        "vpunpcklbw %[other], %[high], %[low]\n\t"
+        "vpunpckhbw %[other], %[high], %[high]\n\t"
+        "vpmaddubsw %[w0], %[low], %[low]\n\t"
+        "vpmaddubsw %[w1], %[high], %[high]\n\t"
+        "vpaddw %[low], %[s0], %[s0]\n\t"
+        "vpaddw %[high], %[s1], %[s1]"
+        : [s0] "+x"(sum[0]), [s1] "+x"(sum[1]), [low] "=&x"(low), [high] "=&x"(high), [other] "=&x"(other)
+        : [in] "m"(at(a)), [next] "m"(at(b)), [w0] "xm"(w0), [w1] "xm"(w1));
 }
 
 // Sums of 16 bits, sign-extended.
@@ -59,7 +75,7 @@ void depthwise_any(const DepthwiseBlock& block) {
         int left = block.fold;
         for (int t = 0; t < block.tap_count; ++t) {
             const std::int8_t* w = block.weights + t * kChannelBlock * 2;
-            add_pair(sum, load(in + block.taps[t].a), load(in + block.taps[t].b), load(w), load(w + 32));
+            add_pair(sum, in + block.taps[t].a, in + block.taps[t].b, load(w), load(w + 32));
             if (--left == 0) {
                 add_wide(sum, acc);
                 sum[0] = sum[1] = zero;
@@ -67,7 +83,7 @@ void depthwise_any(const DepthwiseBlock& block) {
             }
         }
         if (block.fold == 0) {
-            epilogue.write<false>(out, block.channels, sum);
+            epilogue.write(out, block.channels, sum);
         } else {
             add_wide(sum, acc);
             epilogue.write(out, block.channels, acc);
@@ -75,63 +91,43 @@ void depthwise_any(const DepthwiseBlock& block) {
     });
 }
 
-// 3x3 windows: weights stay in registers, taps are reached from three rows. FOLD pairs to a 16-bit sum; 0: all, wrapping.
-template <int FOLD, bool NARROW = false>
-OAQ_INLINE void each_3x3(const DepthwiseBlock& block, const Epilogue32& epilogue) {
+// 5 pairs of taps, those of a 3x3 window: weights stay in registers. FOLD pairs to a 16-bit sum; 0: all, wrapping.
+template <int FOLD>
+void depthwise_five(const DepthwiseBlock& block) {
     constexpr int kLength = FOLD == 0 ? 5 : FOLD, kSums = (5 + kLength - 1) / kLength;
-    const std::ptrdiff_t dx = block.taps[0].b, dy = block.taps[1].b;
+    const Epilogue32 epilogue(block.output);
+    const int channels = block.channels;
+    std::ptrdiff_t a[5], b[5];
     __m256i w[5][2];
     each<5>([&](auto t) OAQ_LAMBDA {
+        a[t] = block.taps[t].a;
+        b[t] = block.taps[t].b;
         each<2>([&](auto h) OAQ_LAMBDA { w[t][h] = load(block.weights + t * kChannelBlock * 2 + 32 * h); });
     });
-    each_pixel(block, [&](const std::uint8_t* top, std::uint8_t* out) OAQ_LAMBDA {
-        const std::uint8_t* const rows[] = {top, top + dy, top + 2 * dy};
+    each_pixel(block, [&](const std::uint8_t* in, std::uint8_t* out) OAQ_LAMBDA {
         __m256i sum[kSums][2];
         each<kSums>([&](auto s) OAQ_LAMBDA {
             each<2>([&](auto h) OAQ_LAMBDA { sum[s][h] = FOLD == 0 ? epilogue.start16[h] : _mm256_setzero_si256(); });
         });
-        each<5>([&](auto t) OAQ_LAMBDA {
-            constexpr int a = 2 * t, b = t == 4 ? a : a + 1;
-            const __m256i first = load(rows[a / 3] + a % 3 * dx), second = load(rows[b / 3] + b % 3 * dx);
-            add_pair(sum[t / kLength], first, second, w[t][0], w[t][1]);
-        });
+        each<5>([&](auto t) OAQ_LAMBDA { add_pair(sum[t / kLength], in + a[t], in + b[t], w[t][0], w[t][1]); });
         if (FOLD == 0) {
-            epilogue.write<NARROW>(out, block.channels, sum[0]);
+            epilogue.write(out, channels, sum[0]);
         } else {
             __m256i acc[4];
             begin(epilogue, acc);
             each<kSums / 2>([&](auto s) OAQ_LAMBDA { add_both(sum[2 * s], sum[2 * s + 1], acc); });
             if (kSums % 2 == 1) add_wide(sum[kSums - 1], acc);
-            epilogue.write(out, block.channels, acc);
+            epilogue.write(out, channels, acc);
         }
     });
-}
-
-template <int FOLD>
-void depthwise_3x3(const DepthwiseBlock& block) {
-    const Epilogue32 epilogue(block.output);
-    if (FOLD == 0 && epilogue.narrow_bias)
-        each_3x3<FOLD, true>(block, epilogue);
-    else
-        each_3x3<FOLD>(block, epilogue);
-}
-
-// Whether the taps are those of a 3x3 window, taken two by two.
-bool is_3x3(const DepthwiseBlock& block) {
-    if (block.tap_count != 5) return false;
-    const std::int32_t dx = block.taps[0].b, dy = block.taps[1].b;
-    const std::int32_t offsets[] = {0, dx, 2 * dx, dy, dy + dx, dy + 2 * dx, 2 * dy, 2 * dy + dx, 2 * dy + 2 * dx};
-    for (int i = 0; i < 9; ++i)
-        if (offsets[i] != (i % 2 == 0 ? block.taps[i / 2].a : block.taps[i / 2].b)) return false;
-    return block.taps[4].b == block.taps[4].a;
 }
 
 }  // namespace
 
 void depthwise(const DepthwiseBlock& block) {
-    static constexpr DepthwiseKernel kernels[] = {depthwise_3x3<0>, depthwise_3x3<1>, depthwise_3x3<2>,
-                                                  depthwise_3x3<3>, depthwise_3x3<4>, depthwise_3x3<5>};
-    if (is_3x3(block))
+    static constexpr DepthwiseKernel kernels[] = {depthwise_five<0>, depthwise_five<1>, depthwise_five<2>,
+                                                  depthwise_five<3>, depthwise_five<4>, depthwise_five<5>};
+    if (block.tap_count == 5)
         kernels[block.fold < 5 ? block.fold : 5](block);
     else
         depthwise_any(block);

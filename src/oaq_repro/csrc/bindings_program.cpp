@@ -58,6 +58,22 @@ oaq::DenseLayer dense_layer(std::int64_t first_channel, std::int64_t outputs, co
     return layer;
 }
 
+using Taps = nb::ndarray<const std::int32_t, nb::shape<-1, 2>, nb::c_contig, nb::device::cpu>;
+
+oaq::DepthwiseLayer depthwise_layer(const oaq::Window& window, const std::vector<Taps>& taps,
+                                    const std::vector<Panel>& weights, const std::vector<int>& folds,
+                                    oaq::Requantization requantization) {
+    if (weights.size() != taps.size() || folds.size() != taps.size())
+        throw nb::value_error("taps, weights, folds: expected one of each per block of channels");
+    oaq::DepthwiseLayer layer{window, {}, std::move(requantization)};
+    for (std::size_t i = 0; i < taps.size(); ++i) {
+        const Panel& part = weights[i];
+        layer.panels.push_back({{}, oaq::Vector<std::int8_t>(part.data(), part.data() + part.size()), folds[i]});
+        for (std::size_t t = 0; t < taps[i].shape(0); ++t) layer.panels[i].taps.push_back({taps[i](t, 0), taps[i](t, 1)});
+    }
+    return layer;
+}
+
 nb::list table() {
     nb::list rows;
     for (int i = 0; i < oaq::kKernelSetCount; ++i) {
@@ -121,6 +137,7 @@ void bind_program(nb::module_& module) {
     module.attr("STEP") = oaq::kStep;
     module.attr("PAIR") = oaq::kPair;
     module.attr("CHANNEL_BLOCK") = oaq::kChannelBlock;
+    module.attr("LARGEST_BIAS") = oaq::kLargestBias;
     module.def("table", &table, "The sets of kernels, best first: dicts of what `KernelSet` in csrc/kernels.hpp declares.");
 
     module.def("all_finite", [](const Image<const float>& values) {
@@ -162,11 +179,9 @@ void bind_program(nb::module_& module) {
             self.dense(in, out, dense_layer(first_channel, outputs, window, runs, panels, std::move(folds), constants));
         })
         .def("depthwise", [](Program& self, const Value& in, const Value& out, const Window& window,
-                             const nb::ndarray<const std::int32_t, nb::shape<-1, 2>, nb::c_contig, nb::device::cpu>& taps,
-                             const Flat<std::int8_t>& weights, std::vector<int> folds, const oaq::Requantization& constants) {
-            oaq::DepthwiseLayer layer{window, {}, aligned(weights), std::move(folds), constants};
-            for (std::size_t i = 0; i < taps.shape(0); ++i) layer.taps.push_back({taps(i, 0), taps(i, 1)});
-            self.depthwise(in, out, std::move(layer));
+                             const std::vector<Taps>& taps, const std::vector<Panel>& weights, const std::vector<int>& folds,
+                             const oaq::Requantization& constants) {
+            self.depthwise(in, out, depthwise_layer(window, taps, weights, folds, constants));
         })
         .def("reference", [](Program& self, const Value& in, const Value& out, const std::vector<std::int64_t>& shape,
                              const Window& w, std::int64_t groups, int bits, bool saturate, std::int64_t lanes,

@@ -33,6 +33,7 @@ constexpr int kPair = 2;          // codes of its steps
 constexpr int kChannelBlock = 32; // channels of a depthwise block
 constexpr int kExact = -1;        // stands for the route that needs no condition
 constexpr int kPairs = -2;        // 16-bit accumulation of panels side by side
+constexpr int kLargestBias = 1 << 22;  // sums of 16 bits with their bias are exact in float32, by way of 2^23
 constexpr int kMostRoutes = 8;
 constexpr std::size_t kSlack = 64;  // bytes that kernels may read beyond the last code (multiplied by zero, or dropped)
 constexpr std::size_t kSlackBefore = 2;  // and before the first one
@@ -46,7 +47,7 @@ struct Run {
 };
 
 // Requantization; arrays are padded to whole panels or channel blocks. |acc| * multiplier has to stay below 2^31 for all
-// that acc with its bias can be.
+// that acc with its bias can be, and |bias| at most kLargestBias where a sum is 16 bits throughout (fold 0, pairs).
 struct Output {
     const std::int32_t* start;      // first value of the accumulator: -zero_point * sum(weights)
     const std::int32_t* bias;

@@ -79,11 +79,16 @@ struct DenseLayer {
     Requantization requantization;
 };
 
+// Of kChannelBlock channels.
+struct DepthwisePanel {
+    std::vector<TapPair> taps;
+    Vector<std::int8_t> weights;  // [taps][32][2]
+    int fold;
+};
+
 struct DepthwiseLayer {
     Window window;
-    std::vector<TapPair> taps;
-    Vector<std::int8_t> weights;              // [blocks][taps][32][2]
-    std::vector<int> folds;                   // of each block
+    std::vector<DepthwisePanel> panels;
     Requantization requantization;
 };
 

@@ -118,22 +118,26 @@ void Program::dense(const Value& in, const Value& out, DenseLayer layer) {
 void Program::depthwise(const Value& in, const Value& out, DepthwiseLayer layer) {
     check(in);
     check(out);
-    const std::int64_t blocks = (out.channels + kChannelBlock - 1) / kChannelBlock;
-    const auto taps = static_cast<std::int64_t>(layer.taps.size());
-    require(in.channels == out.channels && static_cast<std::int64_t>(layer.folds.size()) == blocks, "blocks");
-    require(static_cast<std::int64_t>(layer.weights.size()) == blocks * taps * kChannelBlock * 2, "weights of a block");
+    const auto blocks = static_cast<std::int64_t>(layer.panels.size());
+    require(in.channels == out.channels && blocks == (out.channels + kChannelBlock - 1) / kChannelBlock, "blocks");
     require(static_cast<std::int64_t>(layer.requantization.bias.size()) >= blocks * kChannelBlock, "constants");
     const Window& w = layer.window;
-    for (const TapPair& tap : layer.taps) {
-        for (const std::int32_t offset : {tap.a, tap.b}) {
-            const std::uint8_t* first = at(in, -w.padding_h, -w.padding_w) + offset;
-            const std::uint8_t* last = first + (out.height - 1) * w.stride_h * in.row() +
-                                       (out.width - 1) * w.stride_w * in.channels + blocks * kChannelBlock;
-            require(first >= arena_ && last <= arena_ + arena_bytes_, "operands beyond the arena");
+    std::int64_t products = 0;  // of a pixel's channels, two by two
+    for (std::int64_t b = 0; b < blocks; ++b) {
+        const DepthwisePanel& panel = layer.panels[static_cast<std::size_t>(b)];
+        require(panel.weights.size() == panel.taps.size() * kChannelBlock * 2, "weights of a block");
+        for (const TapPair& tap : panel.taps) {
+            for (const std::int32_t offset : {tap.a, tap.b}) {
+                const std::uint8_t* first = at(in, -w.padding_h, -w.padding_w) + b * kChannelBlock + offset;
+                const std::uint8_t* last = first + (out.height - 1) * w.stride_h * in.row() +
+                                           (out.width - 1) * w.stride_w * in.channels + kChannelBlock;
+                require(first >= arena_ && last <= arena_ + arena_bytes_, "operands beyond the arena");
+            }
         }
+        products += static_cast<std::int64_t>(panel.taps.size()) * kChannelBlock;
     }
-    step(&out, [this, in, out, layer = std::move(layer), blocks, taps] {
-        split(out.height, out.width * out.channels * taps / 8, [&](std::int64_t first, std::int64_t last) {
+    step(&out, [this, in, out, layer = std::move(layer), products] {
+        split(out.height, out.width * products / 8, [&](std::int64_t first, std::int64_t last) {
             const Window& w = layer.window;
             DepthwiseBlock part;
             part.rows = static_cast<int>(last - first);
@@ -142,17 +146,19 @@ void Program::depthwise(const Value& in, const Value& out, DepthwiseLayer layer)
             part.out_row = out.row();
             part.in_step = w.stride_w * in.channels;
             part.out_step = out.channels;
-            part.taps = layer.taps.data();
-            part.tap_count = static_cast<int>(taps);
             part.code_offset = layer.requantization.code_offset;
-            for (std::int64_t b = 0; b < blocks; ++b) {
-                part.in = at(in, first * w.stride_h - w.padding_h, -w.padding_w) + b * kChannelBlock;
-                part.out = at(out, first) + b * kChannelBlock;
-                part.weights = layer.weights.data() + b * taps * kChannelBlock * 2;
-                part.output = layer.requantization.at(b * kChannelBlock);
-                part.channels = static_cast<int>(std::min<std::int64_t>(kChannelBlock, out.channels - b * kChannelBlock));
-                part.fold = layer.folds[static_cast<std::size_t>(b)];
+            std::int64_t channel = 0;
+            for (const DepthwisePanel& panel : layer.panels) {
+                part.in = at(in, first * w.stride_h - w.padding_h, -w.padding_w) + channel;
+                part.out = at(out, first) + channel;
+                part.taps = panel.taps.data();
+                part.tap_count = static_cast<int>(panel.taps.size());
+                part.weights = panel.weights.data();
+                part.output = layer.requantization.at(channel);
+                part.channels = static_cast<int>(std::min<std::int64_t>(kChannelBlock, out.channels - channel));
+                part.fold = panel.fold;
                 kernels_.depthwise(part);
+                channel += kChannelBlock;
             }
         });
     });

@@ -34,6 +34,7 @@ from oaq_repro.integer.routes import (
     Mode,
     demand,
     dense_folds,
+    depthwise_codes,
     depthwise_folds,
     scales_within_int32,
 )
@@ -146,7 +147,8 @@ class _Compiler:
             first = group * outputs
             part = weight[first : first + outputs]
             packed = pack_dense(part, place.row, place.channels, group * inputs, dilation)
-            chosen = dense_folds(packed, source, demanded, self.mode, self.kernels)
+            bias = layer.bias[first : first + outputs]
+            chosen = dense_folds(packed, bias, source, demanded, self.mode, self.kernels)
             per_channel = np.repeat(chosen, _kernels.PANEL)
             constants = self._constants(layer, part, slice(first, first + outputs), source, per_channel, demanded.bits)
             panels, routes = packed.panels(chosen, self.kernels.pairs)
@@ -156,11 +158,12 @@ class _Compiler:
 
     def _depthwise(self, layer, x, out, source, weight, window, dilation, demanded: Demand) -> None:
         row = self.placed[layer.inputs[0]].row
-        paired, single = (pack_depthwise(weight[..., 0], row, dilation, pairs) for pairs in (True, False))
-        packed, folds = depthwise_folds(paired, single, source, demanded, self.mode, self.kernels)
+        blocks = pack_depthwise(weight[..., 0], row, dilation, depthwise_codes(source, self.mode, self.kernels))
+        folds = depthwise_folds(blocks, layer.bias, source, demanded, self.mode, self.kernels)
         per_channel = np.repeat(folds, _kernels.CHANNEL_BLOCK)
         constants = self._constants(layer, weight, slice(None), source, per_channel, demanded.bits)
-        self.program.depthwise(x, out, window, packed.taps, packed.weights.ravel(), list(folds), constants)
+        taps, weights = [block.taps for block in blocks], [block.weights for block in blocks]
+        self.program.depthwise(x, out, window, taps, weights, list(folds), constants)
         self._note(layer, "depthwise", weight, source, folds, demanded)
 
     def _reference(self, layer, x, out, source, weight, window, groups: int, policy: Accumulator, reason: str) -> None:

@@ -76,34 +76,35 @@ class Dense:
 
     def whole_fits(self, q: QParams) -> Array:
         """For which panels (bool [panels]) no sum of (code - zero_point) * weight can leave 16 bits."""
-        low, high = _whole_sums(self.weights, q)
+        low, high = (
+            part.sum((1, 3), dtype=np.int64)
+            for part in product_range(self.weights, -q.zero_point, q.q_max - q.zero_point)
+        )
         return (low.min(1) >= MINIMUM) & (high.max(1) <= MAXIMUM)
 
 
 @dataclass(frozen=True, eq=False)
 class Depthwise:
-    """A depthwise layer's weights: taps int32 [T, 2], offsets in bytes; weights int8 [blocks, T, 32, 2], the
-    channels of a block in CHANNEL_ORDER."""
+    """A block of 32 channels of a depthwise layer: taps int32 [T, 2], offsets in bytes; weights int8 [T, 32, 2], the
+    channels in CHANNEL_ORDER."""
 
     taps: Array
     weights: Array
 
-    def longest_fold(self, lowest_code: int, highest_code: int) -> Array:
-        """Per block of channels: the largest F for which sums of F pairs stay inside 16 bits, 0 if none: int64."""
+    def longest_fold(self, lowest_code: int, highest_code: int) -> int:
+        """The largest F for which no sum of F pairs in a row can leave 16 bits, 0 if a pair can."""
         low, high = (part.sum(-1) for part in product_range(self.weights, lowest_code, highest_code))
-        longest = np.zeros(len(self.weights), np.int64)
+        longest = 0
         for fold in range(1, len(self.taps) + 1):
             borders = np.arange(0, len(self.taps), fold)
-            fits = (_blocks(low, borders, 1).min((1, 2)) >= MINIMUM) & (
-                _blocks(high, borders, 1).max((1, 2)) <= MAXIMUM
-            )
-            longest[fits] = fold
+            if _blocks(low, borders, 0).min() >= MINIMUM and _blocks(high, borders, 0).max() <= MAXIMUM:
+                longest = fold
         return longest
 
-    def whole_fits(self, q: QParams) -> Array:
-        """For which blocks (bool [blocks]) no sum of (code - zero_point) * weight can leave 16 bits."""
-        low, high = _whole_sums(self.weights, q)
-        return (low.min(1) >= MINIMUM) & (high.max(1) <= MAXIMUM)
+    def whole_fits(self, q: QParams) -> bool:
+        """Whether no sum of (code - zero_point) * weight can leave 16 bits."""
+        low, high = (part.sum((0, 2)) for part in product_range(self.weights, -q.zero_point, q.q_max - q.zero_point))
+        return bool(low.min() >= MINIMUM and high.max() <= MAXIMUM)
 
 
 def _skewed(weights: Array) -> Array:
@@ -111,12 +112,6 @@ def _skewed(weights: Array) -> Array:
     result = np.pad(weights, ((0, 0), (0, 1), (0, 0)))
     result[::2] = np.roll(result[::2], 1, axis=1)
     return result
-
-
-def _whole_sums(weights: Array, q: QParams) -> tuple[Array, Array]:
-    """Extremes of the sums over the axes 1 and 3: int64 [panels or blocks, channels]."""
-    low, high = product_range(weights, -q.zero_point, q.q_max - q.zero_point)
-    return low.sum((1, 3), dtype=np.int64), high.sum((1, 3), dtype=np.int64)
 
 
 def product_range(weights: Array, lowest_code: int, highest_code: int) -> tuple[Array, Array]:
@@ -147,23 +142,51 @@ def pack_dense(weight: Array, row: int, channels: int, first_channel: int, dilat
     return Dense(np.array(runs, np.int32), np.ascontiguousarray(padded.transpose(0, 2, 1, 3)), outputs)
 
 
-def pack_depthwise(weight: Array, row: int, dilation: tuple[int, int], pairs: bool) -> Depthwise:
-    """Pack int8 weights [C, kh, kw], taps two by two, or (not `pairs`) one by one beside a weight of zero."""
+def pack_depthwise(
+    weight: Array, row: int, dilation: tuple[int, int], codes: tuple[int, int] | None
+) -> list[Depthwise]:
+    """Pack int8 weights [C, kh, kw], block by block of channels.
+
+    codes: the smallest and largest one; taps whose sum cannot leave 16 bits then go two by two, the others, and with
+    None all, one by one beside a weight of zero.
+    """
     channels, height, width = weight.shape
     offsets = [y * dilation[0] * row + x * dilation[1] * channels for y in range(height) for x in range(width)]
     blocks = -(-channels // _kernels.CHANNEL_BLOCK)
     flat = np.pad(weight.reshape(channels, -1), ((0, blocks * _kernels.CHANNEL_BLOCK - channels), (0, 0)))
-    flat = flat.reshape(blocks, _kernels.CHANNEL_BLOCK, -1)[:, CHANNEL_ORDER].transpose(0, 2, 1)  # [blocks, taps, 32]
-    count = len(offsets)
-    if pairs:
-        second = np.minimum(np.arange(0, count, 2) + 1, count - 1)
-        first = np.arange(0, count, 2)
-    else:
-        first = second = np.arange(count)
-    partner = np.where((second != first)[None, :, None], flat[:, second], 0)
-    weights = np.stack([flat[:, first], partner], axis=-1).astype(np.int8)
-    taps = np.array([(offsets[a], offsets[b]) for a, b in zip(first, second, strict=True)], np.int32)
-    return Depthwise(taps, np.ascontiguousarray(weights))
+    packed = []
+    for block in flat.reshape(blocks, _kernels.CHANNEL_BLOCK, -1)[:, CHANNEL_ORDER].transpose(0, 2, 1):  # [taps, 32]
+        pairs = [(tap, tap) for tap in range(len(offsets))] if codes is None else _pairs(_can_join(block, *codes))
+        weights = [np.stack([block[a], block[b] if b != a else np.zeros_like(block[b])], axis=-1) for a, b in pairs]
+        taps = np.array([(offsets[a], offsets[b]) for a, b in pairs], np.int32)
+        packed.append(Depthwise(taps, np.ascontiguousarray(weights, np.int8)))
+    return packed
+
+
+def _can_join(weights: Array, lowest_code: int, highest_code: int) -> Array:
+    """Of weights [taps, channels]: bool [taps, taps], where the sum of two products fits 16 bits in every channel."""
+    low, high = product_range(weights, lowest_code, highest_code)
+    fits = ((low[:, None] + low >= MINIMUM) & (high[:, None] + high <= MAXIMUM)).all(-1)
+    return np.asarray(fits & ~np.eye(len(fits), dtype=bool))
+
+
+def _pairs(can_join: Array) -> list[tuple[int, int]]:
+    """Disjoint pairs of taps that can join, and last (tap, tap) for each that is left over.
+
+    A tap with the fewest partners left chooses first, among them one with the fewest.
+    """
+    left, pairs, single = list(range(len(can_join))), [], []
+    while left:
+        choices = can_join[np.ix_(left, left)].sum(1)
+        tap = left.pop(int(choices.argmin()))
+        partners = [other for other in left if can_join[tap, other]]
+        if not partners:
+            single.append((tap, tap))
+            continue
+        partner = min(partners, key=lambda other: int(can_join[other, left].sum()))
+        left.remove(partner)
+        pairs.append((min(tap, partner), max(tap, partner)))
+    return pairs + single
 
 
 def _block_borders(steps: Array, fold: int) -> Array:

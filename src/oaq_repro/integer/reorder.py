@@ -131,7 +131,7 @@ def _best_permutation(
     def cost(order: Array | slice) -> tuple[float, int]:
         costs, fold = 0.0, 0
         for layer in readers:
-            folds = _folds(_weight(layer)[..., order], graph.qparams(layer.inputs[0]), kernels)
+            folds = _folds(_weight(layer)[..., order], layer.bias, graph.qparams(layer.inputs[0]), kernels)
             costs += work[layer.name] * float(np.mean([STEP_COST[f] for f in folds.tolist()]))
             if layer is heaviest:
                 fold = max(int(np.median(folds)), 1)
@@ -156,11 +156,11 @@ def _weight(layer: Layer) -> Array:
     return layer.weight.transpose(0, 2, 3, 1) if isinstance(layer, Conv) else layer.weight[:, None, None, :]
 
 
-def _folds(weight: Array, q: QParams, kernels: InstructionSet) -> Array:
+def _folds(weight: Array, bias: Array, q: QParams, kernels: InstructionSet) -> Array:
     """The fold of every panel in the mode `certified`, as `routes` chooses it."""
     weight = np.ascontiguousarray(weight)
     packed = pack_dense(weight, weight.shape[2] * weight.shape[3], weight.shape[3], 0, (1, 1))
-    return np.array(dense_folds(packed, q, Demand(32, "certified"), "certified", kernels))
+    return np.array(dense_folds(packed, bias, q, Demand(32, "certified"), "certified", kernels))
 
 
 def _deal(weight: Array, q: QParams, kernels: InstructionSet, block: int) -> Array:

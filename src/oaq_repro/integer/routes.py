@@ -6,6 +6,7 @@ never overflow. `fast`: the result of the graph's own accumulators, overflow inc
 """
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ from oaq_repro import _kernels
 from oaq_repro.errors import InputError
 from oaq_repro.integer.certificate import reach
 from oaq_repro.integer.nodes import Layer, QParams
-from oaq_repro.integer.packing import Dense, Depthwise, product_range
+from oaq_repro.integer.packing import Array, Dense, Depthwise, product_range
 from oaq_repro.quant.accumulator import Accumulator
 
 Mode = Literal["certified", "fast", "acc32", "exact"]
@@ -78,7 +79,9 @@ def demand(layer: Layer, q: QParams, mode: Mode) -> Demand | None:
     return None
 
 
-def dense_folds(packed: Dense, q: QParams, demanded: Demand, mode: Mode, kernels: InstructionSet) -> tuple[int, ...]:
+def dense_folds(
+    packed: Dense, bias: Array, q: QParams, demanded: Demand, mode: Mode, kernels: InstructionSet
+) -> tuple[int, ...]:
     """The fold of every panel: 0 (16 bits throughout), the largest safe one, or EXACT."""
     folds = np.full(len(packed.weights), _kernels.EXACT)
     if mode == "exact":
@@ -89,22 +92,35 @@ def dense_folds(packed: Dense, q: QParams, demanded: Demand, mode: Mode, kernels
         folds[fits] = np.maximum(folds[fits], fold)
     if mode != "acc32":
         whole = packed.whole_fits(q) if demanded.bits == 32 else np.full(len(folds), demanded.bits == 16)
+        whole &= _small(bias, _kernels.PANEL)
         folds[whole & safe[1] if kernels.saturates else whole] = 0
     return tuple(folds.tolist())
 
 
-def depthwise_folds(
-    paired: Depthwise, single: Depthwise, q: QParams, demanded: Demand, mode: Mode, kernels: InstructionSet
-) -> tuple[Depthwise, tuple[int, ...]]:
-    """The packing (pairs of taps, or single ones where a pair could overflow) and the fold of every block."""
+def depthwise_codes(q: QParams, mode: Mode, kernels: InstructionSet) -> tuple[int, int] | None:
+    """Smallest and largest code that pairs of taps are made for; None where each product goes to 32 bits alone."""
     offset = kernels.code_offset(q)
-    longest = paired.longest_fold(-offset, q.q_max - offset)
-    packed = paired if mode != "exact" and longest.all() else single
-    folds = np.ones_like(longest) if packed is single or mode == "acc32" else longest
-    if mode in ("certified", "fast"):
-        whole = packed.whole_fits(q) if demanded.bits == 32 else np.full(len(folds), demanded.bits == 16)
-        folds = np.where(whole, 0, folds)
-    return packed, tuple(folds.tolist())
+    return None if mode == "exact" else (-offset, q.q_max - offset)
+
+
+def depthwise_folds(
+    blocks: Sequence[Depthwise], bias: Array, q: QParams, demanded: Demand, mode: Mode, kernels: InstructionSet
+) -> tuple[int, ...]:
+    """The fold of every block of channels, whose taps are packed for `depthwise_codes`."""
+    if mode in ("acc32", "exact"):
+        return (1,) * len(blocks)
+    offset = kernels.code_offset(q)
+    folds = []
+    for block, small in zip(blocks, _small(bias, _kernels.CHANNEL_BLOCK).tolist(), strict=True):
+        whole = demanded.bits == 16 or (demanded.bits == 32 and block.whole_fits(q))
+        folds.append(0 if whole and small else block.longest_fold(-offset, q.q_max - offset))
+    return tuple(folds)
+
+
+def _small(bias: Array, width: int) -> Array:
+    """For which panels or blocks of `width` channels (bool) all biases are such as kernels of 16-bit sums ask for."""
+    fits = np.abs(bias.astype(np.int64)) <= _kernels.LARGEST_BIAS
+    return np.asarray(np.logical_and.reduceat(fits, np.arange(0, len(fits), width)))
 
 
 def scales_within_int32(layer: Layer, q: QParams, demanded: Demand) -> bool:
