@@ -158,7 +158,7 @@ def test_depthwise_blocks_pair_their_taps_as_they_can(isa, mode):
     graph = single(weight, 255, 3, NAMED["int16"], padding=(1, 1), groups=96)
     images = codes_to_images(np.random.default_rng(0).choice([0, 255, 255], (2, 96, 6, 5)), graph)
     folds = check(graph, images, mode, isa).routes[0].folds
-    assert folds == ((0, 0, 0) if mode == "fast" else (1, 1, 1))
+    assert folds == {"fast": (0, 0, 0), "certified": (4, 4, 1)}.get(mode, (1, 1, 1))
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -267,7 +267,8 @@ def test_panels_side_by_side_and_large_biases(isa, outputs, groups, bias):
     channels, groups = (7, 1) if groups == "dense" else (outputs, outputs)
     graph = single(
         rng.integers(-90, 91, (outputs, channels // groups, 3, 3)), 150, 9, NAMED["int16"], padding=(1, 1),
-        groups=groups, bias=bias, multiplier=2.0**-10 if abs(bias) < 10**6 else 2.0**-14, out=QParams(np.float32(0.5), 255, 255),
+        groups=groups, bias=bias, multiplier=2.0**-10 if abs(bias) < 10**6 else 2.0**-14,
+        out=QParams(np.float32(0.5), 255, 255),
     )  # fmt: skip
     images = codes_to_images(rng.choice([0, 150, 150, 75], (1, channels, 5, 5)), graph)
     engine = check(graph, images, "fast", isa)

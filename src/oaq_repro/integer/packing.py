@@ -8,10 +8,10 @@ import numpy as np
 
 from oaq_repro import _kernels
 from oaq_repro.integer.nodes import QParams
+from oaq_repro.integer.taps import MAXIMUM, MINIMUM, pair_taps
 
 Array = np.ndarray[Any, Any]
 CHANNEL_ORDER = [*range(0, 8), *range(16, 24), *range(8, 16), *range(24, 32)]  # csrc/kernels.hpp
-MINIMUM, MAXIMUM = -(1 << 15), (1 << 15) - 1  # of a 16-bit register
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,8 +147,8 @@ def pack_depthwise(
 ) -> list[Depthwise]:
     """Pack int8 weights [C, kh, kw], block by block of channels.
 
-    codes: the smallest and largest one; taps whose sum cannot leave 16 bits then go two by two, the others, and with
-    None all, one by one beside a weight of zero.
+    codes: the smallest and largest one, for which taps are put together (taps.py); with None each stands alone, beside
+    a weight of zero.
     """
     channels, height, width = weight.shape
     offsets = [y * dilation[0] * row + x * dilation[1] * channels for y in range(height) for x in range(width)]
@@ -156,37 +156,12 @@ def pack_depthwise(
     flat = np.pad(weight.reshape(channels, -1), ((0, blocks * _kernels.CHANNEL_BLOCK - channels), (0, 0)))
     packed = []
     for block in flat.reshape(blocks, _kernels.CHANNEL_BLOCK, -1)[:, CHANNEL_ORDER].transpose(0, 2, 1):  # [taps, 32]
-        pairs = [(tap, tap) for tap in range(len(offsets))] if codes is None else _pairs(_can_join(block, *codes))
+        alone = [(tap, tap) for tap in range(len(offsets))]
+        pairs = alone if codes is None else pair_taps(*product_range(block, *codes))
         weights = [np.stack([block[a], block[b] if b != a else np.zeros_like(block[b])], axis=-1) for a, b in pairs]
         taps = np.array([(offsets[a], offsets[b]) for a, b in pairs], np.int32)
         packed.append(Depthwise(taps, np.ascontiguousarray(weights, np.int8)))
     return packed
-
-
-def _can_join(weights: Array, lowest_code: int, highest_code: int) -> Array:
-    """Of weights [taps, channels]: bool [taps, taps], where the sum of two products fits 16 bits in every channel."""
-    low, high = product_range(weights, lowest_code, highest_code)
-    fits = ((low[:, None] + low >= MINIMUM) & (high[:, None] + high <= MAXIMUM)).all(-1)
-    return np.asarray(fits & ~np.eye(len(fits), dtype=bool))
-
-
-def _pairs(can_join: Array) -> list[tuple[int, int]]:
-    """Disjoint pairs of taps that can join, and last (tap, tap) for each that is left over.
-
-    A tap with the fewest partners left chooses first, among them one with the fewest.
-    """
-    left, pairs, single = list(range(len(can_join))), [], []
-    while left:
-        choices = can_join[np.ix_(left, left)].sum(1)
-        tap = left.pop(int(choices.argmin()))
-        partners = [other for other in left if can_join[tap, other]]
-        if not partners:
-            single.append((tap, tap))
-            continue
-        partner = min(partners, key=lambda other: int(can_join[other, left].sum()))
-        left.remove(partner)
-        pairs.append((min(tap, partner), max(tap, partner)))
-    return pairs + single
 
 
 def _block_borders(steps: Array, fold: int) -> Array:
