@@ -109,7 +109,7 @@ std::int64_t dense_sum(DenseCase& layer, const std::uint8_t* codes, const Source
             return Product{codes[run.offset + step * kStep + k] - offset, layer.weight(begin + step, c, k)};
         };
         for (int first = 0; first < run.steps;) {
-            const int count = fold > 0 && run.steps - first >= fold ? fold : 1;
+            const int count = fold > 0 ? std::min(fold, run.steps - first) : 1;
             for (int h = 0; h < 2; ++h) {
                 std::vector<Product> products;
                 for (int s = first; s < first + count; ++s)

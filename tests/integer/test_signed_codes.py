@@ -75,7 +75,7 @@ def dense_panel(codes, runs, panel, fold, start, code_offset):
         products = signed(taken, code_offset) * weights
         first = 0
         while first < steps:
-            count = fold if 0 < fold <= steps - first else 1
+            count = min(fold or 1, steps - first)
             parts = wrap(products[first : first + count].sum(0), 16)
             acc += wrap(parts[:, :2].sum(1), 16) + wrap(parts[:, 2:].sum(1), 16)
             first += count

@@ -149,18 +149,20 @@ OAQ_INLINE void dense_exact(const DenseBlock& block, int first) {
     finish<R>(block, first, acc);
 }
 
+// One step in 16 bits, then 32 bits: pixel by pixel, so that one pair of registers holds the halves of all.
+template <int R>
+OAQ_INLINE void add_single(const std::uint8_t* const (&in)[R], std::ptrdiff_t k, const std::int8_t* w, __m256i (&acc)[R][2]) {
+    const __m256i w0 = load(w), w1 = load(w + 32);
+    each<R>([&](auto r) OAQ_LAMBDA {
+        __m256i halves[2];
+        set_products(halves, in[r] + k, w0, w1);
+        spill(acc[r], halves);
+    });
+}
+
 // S steps in 16 bits, then 32 bits.
 template <int R, int S>
 OAQ_INLINE void add_steps(const std::uint8_t* const (&in)[R], std::ptrdiff_t k, const std::int8_t* w, __m256i (&acc)[R][2]) {
-    if (S == 1) {  // pixel by pixel, so that one pair of registers holds the halves of all
-        const __m256i w0 = load(w), w1 = load(w + 32);
-        each<R>([&](auto r) OAQ_LAMBDA {
-            __m256i halves[2];
-            set_products(halves, in[r] + k, w0, w1);
-            spill(acc[r], halves);
-        });
-        return;
-    }
     __m256i halves[R][2];
     each<S>([&](auto s) OAQ_LAMBDA {
         const __m256i w0 = load(w + s * kPanel * kStep), w1 = load(w + s * kPanel * kStep + 32);
@@ -174,22 +176,47 @@ OAQ_INLINE void add_steps(const std::uint8_t* const (&in)[R], std::ptrdiff_t k, 
     each<R>([&](auto r) OAQ_LAMBDA { spill(acc[r], halves[r]); });
 }
 
+// The same of what is left of a run, fewer steps than S.
+template <int R>
+OAQ_INLINE void add_rest(const std::uint8_t* const (&in)[R], std::ptrdiff_t k, const std::int8_t*& w, __m256i (&acc)[R][2]) {
+    __m256i halves[R][2];
+    const __m256i w0 = load(w), w1 = load(w + 32);
+    each<R>([&](auto r) OAQ_LAMBDA { set_products(halves[r], in[r] + k, w0, w1); });
+    w += kPanel * kStep;
+    for (k += kStep; k < 0; k += kStep, w += kPanel * kStep) {
+        const __m256i w0 = load(w), w1 = load(w + 32);
+        each<R>([&](auto r) OAQ_LAMBDA { add_step<Sums::kHalves>(halves[r], in[r] + k, w0, w1); });
+    }
+    each<R>([&](auto r) OAQ_LAMBDA { spill(acc[r], halves[r]); });
+}
+
 template <int R, int S>
 OAQ_INLINE void sum_fold(const DenseBlock& block, int first, __m256i (&result)[R][2]) {
     __m256i acc[R][2];
     begin<R>(block, acc);
     along_runs<Sums::kHalves, R>(block, first, [&](const std::uint8_t* const (&in)[R], std::ptrdiff_t k, const std::int8_t*& w) OAQ_LAMBDA {
-        for (; k + S * kStep <= 0; k += S * kStep, w += S * kPanel * kStep) add_steps<R, S>(in, k, w, acc);
-        if (S > 1)
-            for (; k < 0; k += kStep, w += kPanel * kStep) add_steps<R, 1>(in, k, w, acc);
+        if constexpr (S == 1) {
+            for (; k < 0; k += kStep, w += kPanel * kStep) add_single<R>(in, k, w, acc);
+        } else {
+            for (; k + S * kStep <= 0; k += S * kStep, w += S * kPanel * kStep) add_steps<R, S>(in, k, w, acc);
+            if (k < 0) add_rest<R>(in, k, w, acc);
+        }
     });
     each<R>([&](auto r) OAQ_LAMBDA { each<2>([&](auto v) OAQ_LAMBDA { result[r][v] = acc[r][v]; }); });
 }
 
+// Accumulators of 16 and of 32 bits live side by side for 3 pixels only, so that 6 are two halves with one end.
 template <int R, int S>
 OAQ_INLINE void dense_fold(const DenseBlock& block, int first) {
-    __m256i acc[R][2];
-    sum_fold<R, S>(block, first, acc);
+    constexpr int kTop = S == 1 || R <= 3 ? R : 3, kRest = R - kTop;
+    __m256i acc[R][2], top[kTop][2];
+    sum_fold<kTop, S>(block, first, top);
+    if constexpr (kRest > 0) {
+        __m256i rest[kRest][2];
+        sum_fold<kRest, S>(block, first + kTop, rest);
+        each<kRest>([&](auto r) OAQ_LAMBDA { each<2>([&](auto v) OAQ_LAMBDA { acc[kTop + r][v] = rest[r][v]; }); });
+    }
+    each<kTop>([&](auto r) OAQ_LAMBDA { each<2>([&](auto v) OAQ_LAMBDA { acc[r][v] = top[r][v]; }); });
     finish<R>(block, first, acc);
 }
 
@@ -238,8 +265,8 @@ const KernelSet kAvx2 = {
     "avx2", cpu_has_avx2, 255, true,
     {
         {kExact, 6, avx2::exact_kernel}, {kPairs, 6, avx2::pairs_kernel}, {0, 6, avx2::wrap_kernel}, {1, 6, avx2::fold_kernel<1, 6>},
-        {2, 3, avx2::fold_kernel<2, 3>}, {4, 3, avx2::fold_kernel<4, 3>}, {8, 3, avx2::fold_kernel<8, 3>},
-        {16, 3, avx2::fold_kernel<16, 3>},
+        {2, 6, avx2::fold_kernel<2, 6>}, {4, 6, avx2::fold_kernel<4, 6>}, {8, 6, avx2::fold_kernel<8, 6>},
+        {16, 6, avx2::fold_kernel<16, 6>},
     },
     avx2::depthwise,
     avx2::add,

@@ -5,8 +5,8 @@
 // time. Within a step the products of codes 0, 1 and those of codes 2, 3 are summed by one instruction each, which
 // saturates to int16 ("pair"); the two sums per channel are kept apart ("halves").
 //   fold 0      16-bit accumulation: halves wrap, their sum is taken modulo 2^16
-//   fold S > 0  halves of S steps wrap in 16 bits, then go to a 32-bit accumulator; what a run leaves over after its
-//               last S steps goes there step by step. S = 1 is the usual route of x86 int8 runtimes.
+//   fold S > 0  halves of S steps wrap in 16 bits, then go to a 32-bit accumulator; what is left at the end of a run goes
+//               there together. S = 1 is the usual route of x86 int8 runtimes.
 //   pairs       as fold 0, for 32 channels at a time with one sum each. A run of P pairs of codes has P + 1 times int8
 //               [32][2]: the i-th holds the weights of pair i - 1 for even channels and those of pair i for odd ones,
 //               zero where there is none; channels in the order of depthwise blocks

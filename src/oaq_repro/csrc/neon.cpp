@@ -10,6 +10,8 @@
 // Unsigned codes above 127 are no signed ones: 128 is taken off (the top bit flipped), and `start` puts it back.
 #include <arm_neon.h>
 
+#include <algorithm>
+
 #include <cstring>
 #include <type_traits>
 
@@ -127,26 +129,31 @@ inline void dense_wrap(const DenseBlock& block, int first) {
     }
 }
 
-// S steps in 16 bits, then 32 bits.
-template <int R, bool SHIFTED, int S>
-inline void add_steps(int32x4_t (&acc)[R][4], const std::uint8_t* const (&in)[R], std::ptrdiff_t k, const std::int8_t* weights) {
+// One step in 16 bits, then 32 bits: pixel by pixel, so that a few registers hold the sums of all.
+template <int R, bool SHIFTED>
+inline void add_single(int32x4_t (&acc)[R][4], const std::uint8_t* const (&in)[R], std::ptrdiff_t k, const std::int8_t* weights) {
     int8x16_t w[4];
-    if (S == 1) {  // pixel by pixel, so that a few registers hold the sums of all
-        load_weights(w, weights);
-        for (int r = 0; r < R; ++r) {
-            int16x8_t sums[8];
-            multiply<false>(sums, broadcast<SHIFTED>(in[r] + k), w);
-            for (int v = 0; v < 4; ++v) acc[r][v] = vpadalq_s16(acc[r][v], vpaddq_s16(sums[2 * v], sums[2 * v + 1]));
-        }
-        return;
+    load_weights(w, weights);
+    for (int r = 0; r < R; ++r) {
+        int16x8_t sums[8];
+        multiply<false>(sums, broadcast<SHIFTED>(in[r] + k), w);
+        for (int v = 0; v < 4; ++v) acc[r][v] = vpadalq_s16(acc[r][v], vpaddq_s16(sums[2 * v], sums[2 * v + 1]));
     }
+}
+
+// The codes from k up to `end` in 16 bits, then 32 bits.
+template <int R, bool SHIFTED>
+inline void add_steps(int32x4_t (&acc)[R][4], const std::uint8_t* const (&in)[R], std::ptrdiff_t k, std::ptrdiff_t end,
+                      const std::int8_t* weights) {
+    int8x16_t w[4];
     int16x8_t sums[R][8];
     load_weights(w, weights);
     for (int r = 0; r < R; ++r) multiply<false>(sums[r], broadcast<SHIFTED>(in[r] + k), w);
 #pragma GCC unroll 1  // unrolled, registers do not suffice
-    for (int s = 1; s < S; ++s) {
-        load_weights(w, weights + s * kPanel * kStep);
-        for (int r = 0; r < R; ++r) multiply<true>(sums[r], broadcast<SHIFTED>(in[r] + k + s * kStep), w);
+    for (k += kStep; k < end; k += kStep) {
+        weights += kPanel * kStep;
+        load_weights(w, weights);
+        for (int r = 0; r < R; ++r) multiply<true>(sums[r], broadcast<SHIFTED>(in[r] + k), w);
     }
     for (int r = 0; r < R; ++r)
         for (int v = 0; v < 4; ++v) acc[r][v] = vpadalq_s16(acc[r][v], vpaddq_s16(sums[r][2 * v], sums[r][2 * v + 1]));
@@ -162,11 +169,14 @@ inline void dense_fold(const DenseBlock& block, int first) {
         const std::uint8_t* in[R];
         for (int r = 0; r < R; ++r) in[r] = block.in[first + r] + block.runs[i].offset;
         const std::ptrdiff_t length = static_cast<std::ptrdiff_t>(block.runs[i].steps) * kStep;
-        std::ptrdiff_t k = 0;
-        for (; k + S * kStep <= length; k += S * kStep, weights += S * kPanel * kStep)
-            add_steps<R, SHIFTED, S>(acc, in, k, weights);
-        if (S > 1)
-            for (; k < length; k += kStep, weights += kPanel * kStep) add_steps<R, SHIFTED, 1>(acc, in, k, weights);
+        for (std::ptrdiff_t k = 0; k < length; k += S * kStep) {
+            const std::ptrdiff_t end = std::min<std::ptrdiff_t>(k + S * kStep, length);
+            if (S == 1)
+                add_single<R, SHIFTED>(acc, in, k, weights);
+            else
+                add_steps<R, SHIFTED>(acc, in, k, end, weights);
+            weights += (end - k) * kPanel;
+        }
     }
     for (int r = 0; r < R; ++r) write<false>(block, first + r, acc[r]);
 }

@@ -36,7 +36,7 @@ std::int32_t accumulate(const DenseBlock& block, const std::uint8_t* in, int cha
         const std::uint8_t* codes = in + block.runs[r].offset;
         int left = block.runs[r].steps;
         while (left > 0) {
-            const int steps = fold == 0 ? left : left >= fold ? fold : 1;
+            const int steps = fold == 0 ? left : std::min(left, fold);
             Halves part;
             Halves& halves = fold == 0 ? whole : part;
             for (int s = 0; s < steps; ++s, codes += kStep, weights += kPanel * kStep) halves.add(codes, weights);

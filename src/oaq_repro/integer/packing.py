@@ -34,12 +34,12 @@ class Dense:
     def safe_folds(self, lowest_code: int, highest_code: int, folds: tuple[int, ...]) -> dict[int, Array]:
         """Per fold S: for which panels (bool [panels]) no half sum over a block of S steps can leave 16 bits.
 
-        Folds that no run is long enough for are left out.
+        Folds that are as good as a smaller one are left out.
         """
         low, high = self.half_sums(lowest_code, highest_code)
         safe = {}
         for fold in folds:
-            if fold > self.runs[:, 1].max():
+            if fold >= 2 * self.runs[:, 1].max():
                 continue
             borders = _block_borders(self.runs[:, 1], fold)
             safe[fold] = (_blocks(low, borders, 1).min((1, 2, 3)) >= MINIMUM) & (
@@ -165,13 +165,9 @@ def pack_depthwise(
 
 
 def _block_borders(steps: Array, fold: int) -> Array:
-    """First step of every block: `fold` steps, then single ones, from the start of each run."""
-    borders, first = [], 0
-    for count in steps.tolist():
-        whole = count // fold * fold
-        borders += [*range(first, first + whole, fold), *range(first + whole, first + count)]
-        first += count
-    return np.array(borders)
+    """First step of every block: `fold` steps from the start of each run, and the rest of it."""
+    ends = np.cumsum(steps)
+    return np.concatenate([np.arange(end - count, end, fold) for end, count in zip(ends, steps, strict=True)])
 
 
 def _blocks(values: Array, borders: Array, axis: int) -> Array:
