@@ -89,28 +89,29 @@ OAQ_INLINE void begin(const DenseBlock& block, __m256i (&acc)[R][2], bool halves
     });
 }
 
-// Calls step(in, k, weights) along the runs; in + k are the codes of every pixel. `step` takes what it has done off k.
-template <Sums S, int R, typename Step>
-OAQ_INLINE void along_runs(const DenseBlock& block, int first, const Step& step) {
+// Calls step(k, end, weights) along the runs: from which byte of every pixel up to which.
+template <Sums S, typename Step>
+OAQ_INLINE void along_runs(const DenseBlock& block, const Step& step) {
     constexpr int kBytes = S == Sums::kExact ? 2 : 1;  // of a code
     const std::int8_t* weights = block.weights;
     const Run* run = block.runs;
-    const Run* const end = run + block.run_count;
+    const Run* const last = run + block.run_count;
     do {
+        const std::ptrdiff_t first = run->offset * kBytes;
         const std::ptrdiff_t length = S == Sums::kHalves ? run->steps * kStep : run->pairs * kPair * kBytes;
-        const std::uint8_t* in[R];
-        each<R>([&](auto r) OAQ_LAMBDA { in[r] = block.in[first + r] + run->offset * kBytes + length; });
-        std::ptrdiff_t k = -length - (S == Sums::kPairs ? kPair : 0);
-        step(in, k, weights);
-    } while (++run != end);
+        step(first - (S == Sums::kPairs ? kPair : 0), first + length, weights);
+    } while (++run != last);
 }
 
 // Sums of all runs, from what `acc` holds.
 template <Sums S, int R>
 OAQ_INLINE void add_all(const DenseBlock& block, int first, __m256i (&acc)[R][2]) {
-    along_runs<S, R>(block, first, [&](const std::uint8_t* const (&in)[R], std::ptrdiff_t k, const std::int8_t*& w) OAQ_LAMBDA {
-        add_run<S>(acc, in, k, w);
-    });
+    if constexpr (R == 6)
+        sum_runs<S>(acc, block.in + first, block.runs, block.run_count, block.weights);
+    else
+        along_runs<S>(block, [&](std::ptrdiff_t k, std::ptrdiff_t end, const std::int8_t*& w) OAQ_LAMBDA {
+            sum_run<S>(acc, block.in + first, k, end, w);
+        });
 }
 
 template <int R>
@@ -178,12 +179,13 @@ OAQ_INLINE void add_steps(const std::uint8_t* const (&in)[R], std::ptrdiff_t k, 
 
 // The same of what is left of a run, fewer steps than S.
 template <int R>
-OAQ_INLINE void add_rest(const std::uint8_t* const (&in)[R], std::ptrdiff_t k, const std::int8_t*& w, __m256i (&acc)[R][2]) {
+OAQ_INLINE void add_rest(const std::uint8_t* const (&in)[R], std::ptrdiff_t k, std::ptrdiff_t end, const std::int8_t*& w,
+                         __m256i (&acc)[R][2]) {
     __m256i halves[R][2];
     const __m256i w0 = load(w), w1 = load(w + 32);
     each<R>([&](auto r) OAQ_LAMBDA { set_products(halves[r], in[r] + k, w0, w1); });
     w += kPanel * kStep;
-    for (k += kStep; k < 0; k += kStep, w += kPanel * kStep) {
+    for (k += kStep; k < end; k += kStep, w += kPanel * kStep) {
         const __m256i w0 = load(w), w1 = load(w + 32);
         each<R>([&](auto r) OAQ_LAMBDA { add_step<Sums::kHalves>(halves[r], in[r] + k, w0, w1); });
     }
@@ -193,13 +195,15 @@ OAQ_INLINE void add_rest(const std::uint8_t* const (&in)[R], std::ptrdiff_t k, c
 template <int R, int S>
 OAQ_INLINE void sum_fold(const DenseBlock& block, int first, __m256i (&result)[R][2]) {
     __m256i acc[R][2];
+    const std::uint8_t* in[R];
     begin<R>(block, acc);
-    along_runs<Sums::kHalves, R>(block, first, [&](const std::uint8_t* const (&in)[R], std::ptrdiff_t k, const std::int8_t*& w) OAQ_LAMBDA {
+    each<R>([&](auto r) OAQ_LAMBDA { in[r] = block.in[first + r]; });
+    along_runs<Sums::kHalves>(block, [&](std::ptrdiff_t k, std::ptrdiff_t end, const std::int8_t*& w) OAQ_LAMBDA {
         if constexpr (S == 1) {
-            for (; k < 0; k += kStep, w += kPanel * kStep) add_single<R>(in, k, w, acc);
+            for (; k < end; k += kStep, w += kPanel * kStep) add_single<R>(in, k, w, acc);
         } else {
-            for (; k + S * kStep <= 0; k += S * kStep, w += S * kPanel * kStep) add_steps<R, S>(in, k, w, acc);
-            if (k < 0) add_rest<R>(in, k, w, acc);
+            for (; k + S * kStep <= end; k += S * kStep, w += S * kPanel * kStep) add_steps<R, S>(in, k, w, acc);
+            if (k < end) add_rest<R>(in, k, end, w, acc);
         }
     });
     each<R>([&](auto r) OAQ_LAMBDA { each<2>([&](auto v) OAQ_LAMBDA { result[r][v] = acc[r][v]; }); });

@@ -2,6 +2,8 @@
 // the accumulators, at half the speed.
 #pragma once
 
+#include <cstddef>
+
 #include "avx2.hpp"
 
 namespace oaq::avx2 {
@@ -47,54 +49,78 @@ OAQ_INLINE __m256i load_weights(const std::int8_t* w) {
         return load(w);
 }
 
-// The loop along a run for 6 pixels and two vectors, as one piece that takes all registers: given the loop, GCC spills some
-// of them. k goes up to 0 in steps of `codes` bytes; weights are loaded from twice `bytes`.
-#define OAQ_PIXEL(multiply, add, pointer, low, high)                                                           \
-    OAQ_STEP(multiply, add, "(%%" pointer ",%[k])", "%%ymm12", "%%ymm13", "%%ymm14", "%%ymm15", "%[" low "]", \
+static_assert(offsetof(Run, steps) == 4 && offsetof(Run, pairs) == 8 && sizeof(Run) == 12);
+
+// The loops along all runs for 6 pixels and two vectors, as one piece that takes all registers: given the loops, GCC spills
+// some of them. `ends` makes of a run, whose offset is in rax, the bytes from rax to rcx of every pixel. rax goes on by
+// `codes` bytes; weights are loaded from twice `bytes`.
+#define OAQ_PIXEL(multiply, add, pointer, low, high)                                                                    \
+    OAQ_STEP(multiply, add, "(%%" pointer ",%%rax)", "%%ymm12", "%%ymm13", "%%ymm14", "%%ymm15", "%[" low "]",          \
              "%[" high "]")
-#define OAQ_ADD_RUN(load, bytes, multiply, add, codes)                                                                  \
+#define OAQ_SUM_RUNS(load, bytes, multiply, add, codes, ends)                                                           \
     asm("mov (%[in]), %%r8\n\t"                                                                                         \
         "mov 8(%[in]), %%r9\n\t"                                                                                        \
         "mov 16(%[in]), %%r10\n\t"                                                                                      \
         "mov 24(%[in]), %%r11\n\t"                                                                                      \
         "mov 32(%[in]), %%r12\n\t"                                                                                      \
-        "mov 40(%[in]), %%r13\n\t"                                                                                      \
-        ".p2align 5\n"                                                                                                  \
+        "mov 40(%[in]), %%r13\n"                                                                                        \
         "1:\n\t"                                                                                                        \
+        "movslq (%[run]), %%rax\n\t"                                                                                    \
+        ends                                                                                                            \
+        ".p2align 5\n"                                                                                                  \
+        "2:\n\t"                                                                                                        \
         load " (%[w]), %%ymm12\n\t"                                                                                     \
         load " " #bytes "(%[w]), %%ymm13\n\t"                                                                           \
         OAQ_PIXEL(multiply, add, "r8", "l0", "h0") OAQ_PIXEL(multiply, add, "r9", "l1", "h1")                           \
         OAQ_PIXEL(multiply, add, "r10", "l2", "h2") OAQ_PIXEL(multiply, add, "r11", "l3", "h3")                         \
         OAQ_PIXEL(multiply, add, "r12", "l4", "h4") OAQ_PIXEL(multiply, add, "r13", "l5", "h5")                         \
         "add $2*" #bytes ", %[w]\n\t"                                                                                   \
-        "add $" #codes ", %[k]\n\t"                                                                                     \
-        "js 1b"                                                                                                         \
+        "add $" #codes ", %%rax\n\t"                                                                                    \
+        "cmp %%rcx, %%rax\n\t"                                                                                          \
+        "jl 2b\n\t"                                                                                                     \
+        "add $12, %[run]\n\t"                                                                                           \
+        "cmp %[last], %[run]\n\t"                                                                                       \
+        "jne 1b"                                                                                                        \
         : [l0] "+x"(acc[0][0]), [h0] "+x"(acc[0][1]), [l1] "+x"(acc[1][0]), [h1] "+x"(acc[1][1]), [l2] "+x"(acc[2][0]), \
           [h2] "+x"(acc[2][1]), [l3] "+x"(acc[3][0]), [h3] "+x"(acc[3][1]), [l4] "+x"(acc[4][0]), [h4] "+x"(acc[4][1]), \
-          [l5] "+x"(acc[5][0]), [h5] "+x"(acc[5][1]), [k] "+r"(k), [w] "+r"(w)                                          \
-        : [in] "r"(in)                                                                                                  \
-        : "r8", "r9", "r10", "r11", "r12", "r13", "xmm12", "xmm13", "xmm14", "xmm15", "cc", "memory")
+          [l5] "+x"(acc[5][0]), [h5] "+x"(acc[5][1]), [run] "+r"(run), [w] "+r"(w)                                      \
+        : [in] "r"(in), [last] "rm"(run + runs)                                                                         \
+        : "rax", "rcx", "r8", "r9", "r10", "r11", "r12", "r13", "xmm12", "xmm13", "xmm14", "xmm15", "cc", "memory")
 
-// acc += codes * weights along a run, which ends at in + 0 and begins at in + k.
-template <Sums S, int R>
-OAQ_INLINE void add_run(__m256i (&acc)[R][2], const std::uint8_t* const (&in)[R], std::ptrdiff_t k, const std::int8_t*& w) {
-    if constexpr (R == 6 && S == Sums::kHalves) {
-        OAQ_ADD_RUN("vmovdqu", 32, "vpmaddubsw", "vpaddw", 4);
-    } else if constexpr (R == 6 && S == Sums::kPairs) {
-        OAQ_ADD_RUN("vmovdqu", 32, "vpmaddubsw", "vpaddw", 2);
-    } else if constexpr (R == 6) {
-        OAQ_ADD_RUN("vpmovsxbw", 16, "vpmaddwd", "vpaddd", 4);
+// acc += codes * weights along all runs of 6 pixels.
+template <Sums S>
+OAQ_INLINE void sum_runs(__m256i (&acc)[6][2], const std::uint8_t* const* in, const Run* run, int runs, const std::int8_t* w) {
+    if constexpr (S == Sums::kHalves) {
+        OAQ_SUM_RUNS("vmovdqu", 32, "vpmaddubsw", "vpaddw", 4,
+                     "movslq 4(%[run]), %%rcx\n\t"
+                     "lea (%%rax,%%rcx,4), %%rcx\n\t");
+    } else if constexpr (S == Sums::kPairs) {
+        OAQ_SUM_RUNS("vmovdqu", 32, "vpmaddubsw", "vpaddw", 2,
+                     "movslq 8(%[run]), %%rcx\n\t"
+                     "lea (%%rax,%%rcx,2), %%rcx\n\t"
+                     "sub $2, %%rax\n\t");
     } else {
-        constexpr int kBytes = S == Sums::kExact ? 16 : 32;  // of a vector's weights
-        do {
-            const __m256i w0 = load_weights<S>(w), w1 = load_weights<S>(w + kBytes);
-            each<R>([&](auto r) OAQ_LAMBDA { add_step<S>(acc[r], in[r] + k, w0, w1); });
-            w += 2 * kBytes;
-        } while ((k += S == Sums::kPairs ? 2 : 4) < 0);
+        OAQ_SUM_RUNS("vpmovsxbw", 16, "vpmaddwd", "vpaddd", 4,
+                     "movslq 8(%[run]), %%rcx\n\t"
+                     "lea (%%rax,%%rcx,2), %%rcx\n\t"
+                     "add %%rcx, %%rcx\n\t"
+                     "add %%rax, %%rax\n\t");
     }
 }
 
-#undef OAQ_ADD_RUN
+// The same along a run, the bytes from k to `end`, of any number of pixels.
+template <Sums S, int R>
+OAQ_INLINE void sum_run(__m256i (&acc)[R][2], const std::uint8_t* const* in, std::ptrdiff_t k, std::ptrdiff_t end,
+                        const std::int8_t*& w) {
+    constexpr int kBytes = S == Sums::kExact ? 16 : 32;  // of a vector's weights
+    do {
+        const __m256i w0 = load_weights<S>(w), w1 = load_weights<S>(w + kBytes);
+        each<R>([&](auto r) OAQ_LAMBDA { add_step<S>(acc[r], in[r] + k, w0, w1); });
+        w += 2 * kBytes;
+    } while ((k += S == Sums::kPairs ? 2 : 4) < end);
+}
+
+#undef OAQ_SUM_RUNS
 #undef OAQ_PIXEL
 #undef OAQ_ADD_STEP
 #undef OAQ_STEP
