@@ -3,6 +3,8 @@
 // vpmaddubsw multiplies 32 unsigned by 32 signed codes and adds pairs, saturating, to 16 sums of int16: with vpaddw, 32
 // products in two instructions; vpmaddwd by ones and vpaddd, where 32-bit accumulators are needed, make it four. A tile
 // of 6 pixels by two vectors (3 pixels where 16- and 32-bit accumulators live side by side) fills the 16 registers.
+#include <algorithm>
+
 #include "avx2.hpp"
 #include "avx2_loops.hpp"
 
@@ -161,31 +163,15 @@ OAQ_INLINE void add_single(const std::uint8_t* const (&in)[R], std::ptrdiff_t k,
     });
 }
 
-// S steps in 16 bits, then 32 bits.
-template <int R, int S>
-OAQ_INLINE void add_steps(const std::uint8_t* const (&in)[R], std::ptrdiff_t k, const std::int8_t* w, __m256i (&acc)[R][2]) {
-    __m256i halves[R][2];
-    each<S>([&](auto s) OAQ_LAMBDA {
-        const __m256i w0 = load(w + s * kPanel * kStep), w1 = load(w + s * kPanel * kStep + 32);
-        each<R>([&](auto r) OAQ_LAMBDA {
-            if (s == 0)
-                set_products(halves[r], in[r] + k, w0, w1);
-            else
-                add_step<Sums::kHalves>(halves[r], in[r] + k + s * kStep, w0, w1);
-        });
-    });
-    each<R>([&](auto r) OAQ_LAMBDA { spill(acc[r], halves[r]); });
-}
-
-// The same of what is left of a run, fewer steps than S.
+// The codes from k up to `end` in 16 bits, then 32 bits.
 template <int R>
-OAQ_INLINE void add_rest(const std::uint8_t* const (&in)[R], std::ptrdiff_t k, std::ptrdiff_t end, const std::int8_t*& w,
-                         __m256i (&acc)[R][2]) {
+OAQ_INLINE void add_steps(const std::uint8_t* const (&in)[R], std::ptrdiff_t k, std::ptrdiff_t end, const std::int8_t* w,
+                          __m256i (&acc)[R][2]) {
     __m256i halves[R][2];
     const __m256i w0 = load(w), w1 = load(w + 32);
     each<R>([&](auto r) OAQ_LAMBDA { set_products(halves[r], in[r] + k, w0, w1); });
-    w += kPanel * kStep;
-    for (k += kStep; k < end; k += kStep, w += kPanel * kStep) {
+    for (k += kStep; k < end; k += kStep) {
+        w += kPanel * kStep;
         const __m256i w0 = load(w), w1 = load(w + 32);
         each<R>([&](auto r) OAQ_LAMBDA { add_step<Sums::kHalves>(halves[r], in[r] + k, w0, w1); });
     }
@@ -195,17 +181,24 @@ OAQ_INLINE void add_rest(const std::uint8_t* const (&in)[R], std::ptrdiff_t k, s
 template <int R, int S>
 OAQ_INLINE void sum_fold(const DenseBlock& block, int first, __m256i (&result)[R][2]) {
     __m256i acc[R][2];
-    const std::uint8_t* in[R];
     begin<R>(block, acc);
-    each<R>([&](auto r) OAQ_LAMBDA { in[r] = block.in[first + r]; });
-    along_runs<Sums::kHalves>(block, [&](std::ptrdiff_t k, std::ptrdiff_t end, const std::int8_t*& w) OAQ_LAMBDA {
-        if constexpr (S == 1) {
-            for (; k < end; k += kStep, w += kPanel * kStep) add_single<R>(in, k, w, acc);
-        } else {
-            for (; k + S * kStep <= end; k += S * kStep, w += S * kPanel * kStep) add_steps<R, S>(in, k, w, acc);
-            if (k < end) add_rest<R>(in, k, end, w, acc);
-        }
-    });
+    if constexpr (R == 3 && S > 1) {
+        fold_runs<S>(acc, block.in + first, block.runs, block.run_count, block.weights);
+    } else {
+        const std::uint8_t* in[R];
+        each<R>([&](auto r) OAQ_LAMBDA { in[r] = block.in[first + r]; });
+        along_runs<Sums::kHalves>(block, [&](std::ptrdiff_t k, std::ptrdiff_t end, const std::int8_t*& w) OAQ_LAMBDA {
+            while (k < end) {
+                const std::ptrdiff_t stop = std::min(k + S * kStep, end);
+                if constexpr (S == 1)
+                    add_single<R>(in, k, w, acc);
+                else
+                    add_steps<R>(in, k, stop, w, acc);
+                w += (stop - k) * kPanel;
+                k = stop;
+            }
+        });
+    }
     each<R>([&](auto r) OAQ_LAMBDA { each<2>([&](auto v) OAQ_LAMBDA { result[r][v] = acc[r][v]; }); });
 }
 

@@ -120,6 +120,101 @@ OAQ_INLINE void sum_run(__m256i (&acc)[R][2], const std::uint8_t* const* in, std
     } while ((k += S == Sums::kPairs ? 2 : 4) < end);
 }
 
+// The same loops for 3 pixels, whose sums wrap in 16 bits (halves, ymm6 to ymm11) for S steps and then go to 32: blocks of S
+// steps up to rdx, then what is left of the run up to rcx.
+#define OAQ_FIRST(in, low, high)                                                                                        \
+    "vpbroadcastd (%%" in ",%%rax), " high "\n\t"                                                                       \
+    "vpmaddubsw %%ymm12, " high ", " low "\n\t"                                                                         \
+    "vpmaddubsw %%ymm13, " high ", " high "\n\t"
+#define OAQ_NEXT(in, at, low, high)                                                                                     \
+    OAQ_STEP("vpmaddubsw", "vpaddw", at "(%%" in ",%%rax)", "%%ymm12", "%%ymm13", "%%ymm14", "%%ymm15", low, high)
+#define OAQ_FIRST_STEP                                                                                                  \
+    "vmovdqu (%[w]), %%ymm12\n\t"                                                                                       \
+    "vmovdqu 32(%[w]), %%ymm13\n\t"                                                                                     \
+    OAQ_FIRST("r8", "%%ymm6", "%%ymm7") OAQ_FIRST("r9", "%%ymm8", "%%ymm9") OAQ_FIRST("r10", "%%ymm10", "%%ymm11")
+#define OAQ_NEXT_STEP(s)                                                                                                \
+    "vmovdqu 64*" #s "(%[w]), %%ymm12\n\t"                                                                              \
+    "vmovdqu 64*" #s "+32(%[w]), %%ymm13\n\t"                                                                           \
+    OAQ_NEXT("r8", "4*" #s, "%%ymm6", "%%ymm7") OAQ_NEXT("r9", "4*" #s, "%%ymm8", "%%ymm9")                             \
+    OAQ_NEXT("r10", "4*" #s, "%%ymm10", "%%ymm11")
+#define OAQ_SPILL(half, acc)                                                                                            \
+    "vpmaddwd %[ones], " half ", " half "\n\t"                                                                          \
+    "vpaddd " half ", " acc ", " acc "\n\t"
+#define OAQ_SPILL_ALL                                                                                                   \
+    OAQ_SPILL("%%ymm6", "%[l0]") OAQ_SPILL("%%ymm7", "%[h0]") OAQ_SPILL("%%ymm8", "%[l1]")                              \
+    OAQ_SPILL("%%ymm9", "%[h1]") OAQ_SPILL("%%ymm10", "%[l2]") OAQ_SPILL("%%ymm11", "%[h2]")
+#define OAQ_STEPS_2 OAQ_NEXT_STEP(1)
+#define OAQ_STEPS_4 OAQ_STEPS_2 OAQ_NEXT_STEP(2) OAQ_NEXT_STEP(3)
+#define OAQ_STEPS_8 OAQ_STEPS_4 OAQ_NEXT_STEP(4) OAQ_NEXT_STEP(5) OAQ_NEXT_STEP(6) OAQ_NEXT_STEP(7)
+#define OAQ_STEPS_16                                                                                                    \
+    OAQ_STEPS_8 OAQ_NEXT_STEP(8) OAQ_NEXT_STEP(9) OAQ_NEXT_STEP(10) OAQ_NEXT_STEP(11) OAQ_NEXT_STEP(12)                 \
+    OAQ_NEXT_STEP(13) OAQ_NEXT_STEP(14) OAQ_NEXT_STEP(15)
+#define OAQ_FOLD_RUNS(fold)                                                                                             \
+    asm("mov (%[in]), %%r8\n\t"                                                                                         \
+        "mov 8(%[in]), %%r9\n\t"                                                                                        \
+        "mov 16(%[in]), %%r10\n"                                                                                        \
+        "1:\n\t"                                                                                                        \
+        "movslq (%[run]), %%rax\n\t"                                                                                    \
+        "movslq 4(%[run]), %%rcx\n\t"                                                                                   \
+        "lea (%%rax,%%rcx,4), %%rcx\n\t"                                                                                \
+        "lea -4*" #fold "(%%rcx), %%rdx\n\t"                                                                            \
+        "cmp %%rdx, %%rax\n\t"                                                                                          \
+        "jg 3f\n\t"                                                                                                     \
+        ".p2align 5\n"                                                                                                  \
+        "2:\n\t"                                                                                                        \
+        OAQ_FIRST_STEP OAQ_STEPS_##fold OAQ_SPILL_ALL                                                                   \
+        "add $64*" #fold ", %[w]\n\t"                                                                                   \
+        "add $4*" #fold ", %%rax\n\t"                                                                                   \
+        "cmp %%rdx, %%rax\n\t"                                                                                          \
+        "jle 2b\n"                                                                                                      \
+        "3:\n\t"                                                                                                        \
+        "cmp %%rcx, %%rax\n\t"                                                                                          \
+        "je 6f\n\t"                                                                                                     \
+        OAQ_FIRST_STEP                                                                                                  \
+        "jmp 5f\n"                                                                                                      \
+        "4:\n\t"                                                                                                        \
+        OAQ_NEXT_STEP(0)                                                                                                \
+        "5:\n\t"                                                                                                        \
+        "add $64, %[w]\n\t"                                                                                             \
+        "add $4, %%rax\n\t"                                                                                             \
+        "cmp %%rcx, %%rax\n\t"                                                                                          \
+        "jl 4b\n\t"                                                                                                     \
+        OAQ_SPILL_ALL                                                                                                   \
+        "6:\n\t"                                                                                                        \
+        "add $12, %[run]\n\t"                                                                                           \
+        "cmp %[last], %[run]\n\t"                                                                                       \
+        "jne 1b"                                                                                                        \
+        : [l0] "+x"(acc[0][0]), [h0] "+x"(acc[0][1]), [l1] "+x"(acc[1][0]), [h1] "+x"(acc[1][1]), [l2] "+x"(acc[2][0]), \
+          [h2] "+x"(acc[2][1]), [run] "+r"(run), [w] "+r"(w)                                                            \
+        : [in] "r"(in), [last] "rm"(run + runs), [ones] "m"(*reinterpret_cast<const __m256i*>(kOnes))                   \
+        : "rax", "rcx", "rdx", "r8", "r9", "r10", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13",   \
+          "xmm14", "xmm15", "cc", "memory")
+
+template <int S>
+OAQ_INLINE void fold_runs(__m256i (&acc)[3][2], const std::uint8_t* const* in, const Run* run, int runs, const std::int8_t* w) {
+    static_assert(S == 2 || S == 4 || S == 8 || S == 16);
+    if constexpr (S == 2) {
+        OAQ_FOLD_RUNS(2);
+    } else if constexpr (S == 4) {
+        OAQ_FOLD_RUNS(4);
+    } else if constexpr (S == 8) {
+        OAQ_FOLD_RUNS(8);
+    } else {
+        OAQ_FOLD_RUNS(16);
+    }
+}
+
+#undef OAQ_FOLD_RUNS
+#undef OAQ_STEPS_16
+#undef OAQ_STEPS_8
+#undef OAQ_STEPS_4
+#undef OAQ_STEPS_2
+#undef OAQ_SPILL_ALL
+#undef OAQ_SPILL
+#undef OAQ_NEXT_STEP
+#undef OAQ_FIRST_STEP
+#undef OAQ_NEXT
+#undef OAQ_FIRST
 #undef OAQ_SUM_RUNS
 #undef OAQ_PIXEL
 #undef OAQ_ADD_STEP
