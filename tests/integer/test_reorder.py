@@ -75,6 +75,38 @@ def test_heavy_channels_are_dealt_to_different_blocks():
     assert min(routes["dealt"]) > max(routes["as is"])
 
 
+def test_channels_of_short_sums_stand_in_few_panels():
+    from oaq_repro.integer.engine import Engine
+
+    rng = np.random.default_rng(0)
+    q, ones = QParams(np.float32(0.5), 0, 100), {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1), "groups": 1}
+
+    def conv(name, source, weight):
+        scale = np.full(len(weight), 2.0**-8, np.float32)
+        bias = np.zeros(len(weight), np.int32)
+        return Conv(name, (source,), q, weight.astype(np.int8), bias, scale, scale, accumulator=INT32, **ones)
+
+    heavy = np.where(np.arange(64) % 16 == 3, 120, 20)  # one in every panel
+    graph = Graph(
+        "image",
+        (
+            Quantize("x", ("image",), q),
+            conv("first", "x", rng.integers(-20, 21, (48, 3, 1, 1))),
+            conv("writer", "first", rng.integers(0, heavy[:, None] + 1, (64, 48))[..., None, None]),
+            conv("reader", "writer", rng.integers(-9, 10, (16, 64, 1, 1))),
+            Dequantize("y", ("reader",)),
+        ),
+        ("y",),
+    )
+    shape = (3, 6, 6)
+    again = reorder(graph, graph.shapes(shape), KERNELS)
+    images = rng.normal(scale=20, size=(2, *shape)).astype(np.float32)
+    for a, b in zip(Executor(graph).run(images).outputs, Executor(again).run(images).outputs, strict=True):
+        np.testing.assert_array_equal(a, b)
+    before, after = (Engine(g, shape, mode="fast", isa="portable").routes[1].folds for g in (graph, again))
+    assert max(before) <= 2 and sorted(after)[1:] == [16, 16, 16]
+
+
 def test_the_image_and_outputs_keep_their_order():
     graph = uneven()
     again = reorder(graph, graph.shapes((3, 6, 6)), KERNELS)

@@ -32,7 +32,7 @@ class Dense:
         return low[..., ::2] + low[..., 1::2], high[..., ::2] + high[..., 1::2]
 
     def safe_folds(self, lowest_code: int, highest_code: int, folds: tuple[int, ...]) -> dict[int, Array]:
-        """Per fold S: for which panels (bool [panels]) no half sum over a block of S steps can leave 16 bits.
+        """Per fold S: for which channels (bool [panels, 16]) no half sum over a block of S steps can leave 16 bits.
 
         Folds that are as good as a smaller one are left out.
         """
@@ -42,8 +42,8 @@ class Dense:
             if fold >= 2 * self.runs[:, 1].max():
                 continue
             borders = _block_borders(self.runs[:, 1], fold)
-            safe[fold] = (_blocks(low, borders, 1).min((1, 2, 3)) >= MINIMUM) & (
-                _blocks(high, borders, 1).max((1, 2, 3)) <= MAXIMUM
+            safe[fold] = (_blocks(low, borders, 1).min((1, 3)) >= MINIMUM) & (
+                _blocks(high, borders, 1).max((1, 3)) <= MAXIMUM
             )
         return safe
 
@@ -75,12 +75,12 @@ class Dense:
         ]
 
     def whole_fits(self, q: QParams) -> Array:
-        """For which panels (bool [panels]) no sum of (code - zero_point) * weight can leave 16 bits."""
+        """For which channels (bool [panels, 16]) no sum of (code - zero_point) * weight can leave 16 bits."""
         low, high = (
             part.sum((1, 3), dtype=np.int64)
             for part in product_range(self.weights, -q.zero_point, q.q_max - q.zero_point)
         )
-        return (low.min(1) >= MINIMUM) & (high.max(1) <= MAXIMUM)
+        return (low >= MINIMUM) & (high <= MAXIMUM)
 
 
 @dataclass(frozen=True, eq=False)

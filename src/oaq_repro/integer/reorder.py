@@ -1,18 +1,19 @@
 """Order of channels that lets certified sums be longer: an equal graph whose layers can stay in 16 bits for more steps.
 
-The sums of a block are certified by its worst case, so a block is only as long as its unluckiest sum allows. Where the
-channels of a value stand is free as long as all who write or read it agree: the producers' output channels and the
-consumers' input channels are permuted once, offline, and nothing is moved at run time. Values that depthwise layers,
-sums, pools and resizes connect share one order; the image, outputs, joined values and grouped layers keep theirs.
+The sums of a block are certified by its worst case, so a block is only as long as its unluckiest sum allows, and a
+panel's blocks only as long as those of its unluckiest channel. Where the channels of a value stand is free as long as
+all who write or read it agree: the producers' output channels and the consumers' input channels are permuted once,
+offline, and nothing is moved at run time. Values that depthwise layers, sums, pools and resizes connect share one
+order; the image, outputs, joined values and grouped layers keep theirs.
 
 Method (our choice): for the heaviest reader of an order, channels are dealt to the halves of blocks of S steps, the
-largest first, each to the half whose worst sum stays smallest. S is what the layer has now and twice as much; an order
-is kept where all its readers together get cheaper.
+largest first, each to the half whose worst sum stays smallest. S is what the layer has now and twice as much. Then they
+are dealt once more so that channels whose sums are short in the heaviest writer stand together, in few of its panels.
+The order is kept for which all its readers and writers together are cheapest.
 """
 
-from collections import defaultdict
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -28,19 +29,23 @@ from oaq_repro.integer.nodes import (
     Linear,
     MaxPool,
     Node,
-    QParams,
     Requantize,
     Resize,
 )
-from oaq_repro.integer.packing import pack_dense, product_range
-from oaq_repro.integer.routes import Demand, InstructionSet, dense_folds
+from oaq_repro.integer.packing import Dense, pack_dense, product_range
+from oaq_repro.integer.routes import Demand, InstructionSet, channel_folds, dense_folds
 from oaq_repro.integer.shapes import Shape
 
 Array = np.ndarray[Any, Any]
+AnyNode = TypeVar("AnyNode", bound=Node)
+EXACT_SUMS = Demand(32, "certified")
 # Time of a layer by fold, as a multiple of fold 0: medians over the convolutions of MobileNets and ResNets that
 # `scripts/benchmark.py kernels` times (AVX2). Only their order and rough size matter.
-STEP_COST = {0: 1.0, 16: 1.14, 8: 1.15, 4: 1.18, 2: 1.3, 1: 1.46, _kernels.EXACT: 1.97}
+STEP_COST = {0: 1.0, 16: 1.06, 8: 1.09, 4: 1.15, 2: 1.29, 1: 1.5, _kernels.EXACT: 1.97}
 
+WORTH = (
+    0.01  # of a product's time: what writers have to gain, for each of theirs and the readers', to sort their channels
+)
 LARGEST_SUMS = 256  # the sums that are looked at while channels are dealt
 
 
@@ -48,8 +53,11 @@ def reorder(graph: Graph, shapes: dict[str, Shape], kernels: InstructionSet) -> 
     """The graph with channels in better orders; its outputs are the same bit for bit."""
     orders = _Orders(graph, shapes)
     permutations: dict[str, Array] = {}
-    for order, readers in orders.readers().items():
-        found = _best_permutation(readers, graph, shapes, kernels)
+    for order in orders.free():
+        layers = [orders.permuted(layer, permutations) for layer in graph.layers() if _is_dense(layer)]
+        readers = [layer for layer in layers if orders.find(layer.inputs[0]) == order]
+        writers = [layer for layer in layers if orders.find(layer.name) == order]
+        found = _Search(readers, writers, graph, shapes, kernels).best()
         if found is not None:
             permutations[order] = found
     return replace(graph, nodes=tuple(orders.permuted(node, permutations) for node in graph.nodes))
@@ -91,23 +99,18 @@ class _Orders:
         for other in others:
             self.parent[self.find(other)] = self.find(first)
 
-    def readers(self) -> dict[str, list[Layer]]:
-        """The layers that sum over the channels of each order that may change."""
-        readers: dict[str, list[Layer]] = defaultdict(list)
-        for node in self.graph.nodes:
-            if isinstance(node, Linear) or (isinstance(node, Conv) and node.groups == 1):
-                order = self.find(node.inputs[0])
-                if order != self.find(self.FIXED):
-                    readers[order].append(node)
-        return readers
+    def free(self) -> list[str]:
+        """The orders of dense layers' inputs that may change, in the direction of the graph."""
+        inputs = [self.find(layer.inputs[0]) for layer in self.graph.layers() if _is_dense(layer)]
+        return [order for order in dict.fromkeys(inputs) if order != self.find(self.FIXED)]
 
-    def permuted(self, node: Node, permutations: dict[str, Array]) -> Node:
+    def permuted(self, node: AnyNode, permutations: dict[str, Array]) -> AnyNode:
         """A layer with its constants in the new orders; other nodes as they are."""
         if not isinstance(node, Conv | Linear):
             return node
         before, after = (permutations.get(self.find(name)) for name in (node.inputs[0], node.name))
         weight = node.weight
-        if before is not None and (isinstance(node, Linear) or node.groups == 1):
+        if before is not None and _is_dense(node):
             weight = weight[:, before]
         if after is None:
             return replace(node, weight=np.ascontiguousarray(weight))
@@ -120,35 +123,108 @@ class _Orders:
         )
 
 
-def _best_permutation(
-    readers: list[Layer], graph: Graph, shapes: dict[str, Shape], kernels: InstructionSet
-) -> Array | None:
-    """The permutation of the readers' input channels that makes them cheapest together; None: as it is."""
-    work = {layer.name: float(np.prod(shapes[layer.name])) * layer.weight[0].size for layer in readers}
-    heaviest = max(readers, key=lambda layer: work[layer.name])
-    q = graph.qparams(heaviest.inputs[0])
+class _Search:
+    """For the best order of the channels that some layers write and others read (sum over)."""
 
-    def cost(order: Array | slice) -> tuple[float, int]:
-        costs, fold = 0.0, 0
-        for layer in readers:
-            folds = _folds(_weight(layer)[..., order], layer.bias, graph.qparams(layer.inputs[0]), kernels)
-            costs += work[layer.name] * float(np.mean([STEP_COST[f] for f in folds.tolist()]))
-            if layer is heaviest:
-                fold = max(int(np.median(folds)), 1)
-        return costs, fold
+    def __init__(
+        self,
+        readers: list[Layer],
+        writers: list[Layer],
+        graph: Graph,
+        shapes: dict[str, Shape],
+        kernels: InstructionSet,
+    ) -> None:
+        self.readers, self.kernels = readers, kernels
+        self.q = {layer.name: graph.qparams(layer.inputs[0]) for layer in (*readers, *writers)}
+        self.work = {
+            layer.name: float(np.prod(shapes[layer.name])) * layer.weight[0].size for layer in (*readers, *writers)
+        }
+        self.reader = max(readers, key=lambda layer: self.work[layer.name])
+        self.written = {layer.name: self._channel_costs(layer) for layer in writers}
 
-    least, fold = cost(slice(None))
-    if fold >= kernels.folds[-1]:
-        return None
-    best = None
-    for block in (fold, 2 * fold):
-        if 4 * block > heaviest.weight.shape[1] or block > kernels.folds[-1]:
-            continue
-        order = _deal(_weight(heaviest), q, kernels, block)
-        found, _ = cost(order)
-        if found < least:
-            least, best = found, order
-    return best
+    def best(self) -> Array | None:
+        """A permutation, positions to channels; None where none that is tried is better than the order as it is."""
+        now = np.arange(_weight(self.reader).shape[3])
+        ranks = self._ranks(len(now))
+        sort = self._writing(now) - self._writing(np.argsort(ranks, kind="stable")) > WORTH * sum(self.work.values())
+        fold = max(int(np.median(self._folds(self.reader, now))), 1)
+        blocks = [b for b in (fold, 2 * fold) if 4 * b <= len(now)] if fold < self.kernels.folds[-1] else []
+        if not blocks and not sort:
+            return None
+        best, least = None, self._cost(now)
+        for block in blocks:
+            order = self._deal(block, np.zeros_like(ranks))
+            if (found := self._cost(order)) < least:
+                best, least, fold = order, found, block
+        if sort and self._cost(order := self._deal(fold, ranks)) < least:
+            best = order
+        return best
+
+    def _cost(self, order: Array) -> float:
+        """Time of all layers, in that of a product in 16 bits throughout."""
+        costs = self._writing(order)
+        for layer in self.readers:
+            costs += self.work[layer.name] * float(np.mean([STEP_COST[f] for f in self._folds(layer, order)]))
+        return costs
+
+    def _writing(self, order: Array) -> float:
+        """The writers' part: a panel costs what its worst channel does."""
+        costs = 0.0
+        for name, channels in self.written.items():
+            panels = np.maximum.reduceat(channels[order], np.arange(0, len(channels), _kernels.PANEL))
+            costs += self.work[name] * float(panels.mean())
+        return costs
+
+    def _folds(self, layer: Layer, order: Array) -> tuple[int, ...]:
+        """The fold of every panel of a reader in the mode `certified`, as `routes` chooses it."""
+        packed = _packed(_weight(layer)[..., order])
+        return dense_folds(packed, layer.bias, self.q[layer.name], EXACT_SUMS, "certified", self.kernels)
+
+    def _channel_costs(self, layer: Layer) -> Array:
+        """STEP_COST of every output channel alone: float64 [O]."""
+        packed = _packed(_weight(layer))
+        whole, largest = channel_folds(packed, layer.bias, self.q[layer.name], EXACT_SUMS, "certified", self.kernels)
+        folds = np.where(whole, 0, largest).ravel()[: len(layer.weight)]
+        return np.array([STEP_COST[fold] for fold in folds.tolist()])
+
+    def _ranks(self, channels: int) -> Array:
+        """Of every channel by its cost in the heaviest writer, cheapest 0: int64."""
+        if not self.written:
+            return np.zeros(channels, np.int64)
+        heaviest = max(self.written, key=lambda name: self.work[name])
+        return np.unique(self.written[heaviest], return_inverse=True)[1]
+
+    def _deal(self, block: int, ranks: Array) -> Array:
+        """Channels dealt to halves of blocks of `block` steps, so that the reader's worst sums are even.
+
+        Channels of a lower rank stand before those of a higher one.
+        """
+        weight, q = _weight(self.reader), self.q[self.reader.name]
+        channels, offset = weight.shape[3], self.kernels.code_offset(q)
+        low, high = product_range(weight.transpose(3, 0, 1, 2).reshape(channels, -1), -offset, q.q_max - offset)
+        reach = np.concatenate([high, -low], axis=1).astype(np.float32)  # [I, both signs of every output and tap]
+        reach = reach[:, np.argsort(-reach.sum(0), kind="stable")[:LARGEST_SUMS]]
+        position, rank_at = np.arange(channels), np.sort(ranks)
+        half = position // (4 * block) * 2 + position % 4 // 2
+        halves = int(half.max()) + 1
+        free = [
+            [position[(rank_at == rank) & (half == h)].tolist() for h in range(halves)]
+            for rank in range(int(rank_at[-1]) + 1)
+        ]
+        sums = np.zeros((halves, reach.shape[1]), np.float32)
+        order = np.empty(channels, np.int64)
+        for channel in np.argsort(-reach.max(1), kind="stable").tolist():
+            places = free[ranks[channel]]
+            worst = (sums + reach[channel]).max(1)
+            worst[[not left for left in places]] = np.inf
+            chosen = int(worst.argmin())
+            sums[chosen] += reach[channel]
+            order[places[chosen].pop(0)] = channel
+        return order
+
+
+def _is_dense(layer: Layer) -> bool:
+    return isinstance(layer, Linear) or layer.groups == 1
 
 
 def _weight(layer: Layer) -> Array:
@@ -156,33 +232,7 @@ def _weight(layer: Layer) -> Array:
     return layer.weight.transpose(0, 2, 3, 1) if isinstance(layer, Conv) else layer.weight[:, None, None, :]
 
 
-def _folds(weight: Array, bias: Array, q: QParams, kernels: InstructionSet) -> Array:
-    """The fold of every panel in the mode `certified`, as `routes` chooses it."""
+def _packed(weight: Array) -> Dense:
+    """As if there were no borders, on which no sum depends."""
     weight = np.ascontiguousarray(weight)
-    packed = pack_dense(weight, weight.shape[2] * weight.shape[3], weight.shape[3], 0, (1, 1))
-    return np.array(dense_folds(packed, bias, q, Demand(32, "certified"), "certified", kernels))
-
-
-def _deal(weight: Array, q: QParams, kernels: InstructionSet, block: int) -> Array:
-    """Channels dealt to halves of blocks of `block` steps, so that the worst sums are even: positions to channels."""
-    channels = weight.shape[3]
-    offset = kernels.code_offset(q)
-    low, high = product_range(weight.transpose(3, 0, 1, 2).reshape(channels, -1), -offset, q.q_max - offset)
-    reach = np.concatenate([high, -low], axis=1).astype(np.float32)  # [I, both signs of every output and tap]
-    reach = reach[:, np.argsort(-reach.sum(0), kind="stable")[:LARGEST_SUMS]]
-    position = np.arange(channels)
-    half = position // (4 * block) * 2 + position % 4 // 2
-    room = np.bincount(half)
-    sums = np.zeros((len(room), reach.shape[1]), np.float32)
-    dealt: list[list[int]] = [[] for _ in room]
-    for channel in np.argsort(-reach.max(1), kind="stable").tolist():
-        worst = (sums + reach[channel]).max(1)
-        worst[room == 0] = np.inf
-        chosen = int(worst.argmin())
-        sums[chosen] += reach[channel]
-        room[chosen] -= 1
-        dealt[chosen].append(channel)
-    order = np.empty(channels, np.int64)
-    for index, group in enumerate(dealt):
-        order[np.flatnonzero(half == index)] = group
-    return order
+    return pack_dense(weight, weight.shape[2] * weight.shape[3], weight.shape[3], 0, (1, 1))

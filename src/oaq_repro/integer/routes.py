@@ -83,18 +83,27 @@ def dense_folds(
     packed: Dense, bias: Array, q: QParams, demanded: Demand, mode: Mode, kernels: InstructionSet
 ) -> tuple[int, ...]:
     """The fold of every panel: 0 (16 bits throughout), the largest safe one, or EXACT."""
-    folds = np.full(len(packed.weights), _kernels.EXACT)
+    whole, largest = channel_folds(packed, bias, q, demanded, mode, kernels)
+    return tuple(np.where(whole.all(1), 0, largest.min(1)).tolist())
+
+
+def channel_folds(
+    packed: Dense, bias: Array, q: QParams, demanded: Demand, mode: Mode, kernels: InstructionSet
+) -> tuple[Array, Array]:
+    """What every channel alone allows, [panels, 16]: 16 bits throughout (bool); the largest safe fold, or EXACT."""
+    largest = np.full((len(packed.weights), _kernels.PANEL), _kernels.EXACT)
+    whole = np.zeros(largest.shape, bool)
     if mode == "exact":
-        return tuple(folds.tolist())
+        return whole, largest
     offset = kernels.code_offset(q)
     safe = packed.safe_folds(-offset, q.q_max - offset, kernels.folds[:1] if mode == "acc32" else kernels.folds)
     for fold, fits in safe.items():
-        folds[fits] = np.maximum(folds[fits], fold)
+        largest[fits] = np.maximum(largest[fits], fold)
     if mode != "acc32":
-        whole = packed.whole_fits(q) if demanded.bits == 32 else np.full(len(folds), demanded.bits == 16)
-        whole &= _small(bias, _kernels.PANEL)
-        folds[whole & safe[1] if kernels.saturates else whole] = 0
-    return tuple(folds.tolist())
+        whole = packed.whole_fits(q) if demanded.bits == 32 else np.full(largest.shape, demanded.bits == 16)
+        whole &= np.pad(_small(bias), (0, largest.size - len(bias)), constant_values=True).reshape(largest.shape)
+        whole &= safe[1] | (not kernels.saturates)
+    return whole, largest
 
 
 def depthwise_codes(q: QParams, mode: Mode, kernels: InstructionSet) -> tuple[int, int] | None:
@@ -110,17 +119,17 @@ def depthwise_folds(
     if mode in ("acc32", "exact"):
         return (1,) * len(blocks)
     offset = kernels.code_offset(q)
+    cuts = range(_kernels.CHANNEL_BLOCK, len(bias), _kernels.CHANNEL_BLOCK)
     folds = []
-    for block, small in zip(blocks, _small(bias, _kernels.CHANNEL_BLOCK).tolist(), strict=True):
+    for block, small in zip(blocks, np.split(_small(bias), cuts), strict=True):
         whole = demanded.bits == 16 or (demanded.bits == 32 and block.whole_fits(q))
-        folds.append(0 if whole and small else block.longest_fold(-offset, q.q_max - offset))
+        folds.append(0 if whole and small.all() else block.longest_fold(-offset, q.q_max - offset))
     return tuple(folds)
 
 
-def _small(bias: Array, width: int) -> Array:
-    """For which panels or blocks of `width` channels (bool) all biases are such as kernels of 16-bit sums ask for."""
-    fits = np.abs(bias.astype(np.int64)) <= _kernels.LARGEST_BIAS
-    return np.asarray(np.logical_and.reduceat(fits, np.arange(0, len(fits), width)))
+def _small(bias: Array) -> Array:
+    """Which biases (bool) are such as kernels of 16-bit sums ask for."""
+    return np.abs(bias.astype(np.int64)) <= _kernels.LARGEST_BIAS
 
 
 def scales_within_int32(layer: Layer, q: QParams, demanded: Demand) -> bool:
