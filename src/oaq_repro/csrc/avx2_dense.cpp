@@ -179,7 +179,7 @@ OAQ_INLINE void add_steps(const std::uint8_t* const (&in)[R], std::ptrdiff_t k, 
 }
 
 template <int R, int S>
-OAQ_INLINE void sum_fold(const DenseBlock& block, int first, __m256i (&result)[R][2]) {
+OAQ_INLINE void sum_fold(const DenseBlock& block, int first, __m256i (*result)[2]) {
     __m256i acc[R][2];
     begin<R>(block, acc);
     if constexpr (R == 3 && S > 1) {
@@ -205,15 +205,10 @@ OAQ_INLINE void sum_fold(const DenseBlock& block, int first, __m256i (&result)[R
 // Accumulators of 16 and of 32 bits live side by side for 3 pixels only, so that 6 are two halves with one end.
 template <int R, int S>
 OAQ_INLINE void dense_fold(const DenseBlock& block, int first) {
-    constexpr int kTop = S == 1 || R <= 3 ? R : 3, kRest = R - kTop;
-    __m256i acc[R][2], top[kTop][2];
-    sum_fold<kTop, S>(block, first, top);
-    if constexpr (kRest > 0) {
-        __m256i rest[kRest][2];
-        sum_fold<kRest, S>(block, first + kTop, rest);
-        each<kRest>([&](auto r) OAQ_LAMBDA { each<2>([&](auto v) OAQ_LAMBDA { acc[kTop + r][v] = rest[r][v]; }); });
-    }
-    each<kTop>([&](auto r) OAQ_LAMBDA { each<2>([&](auto v) OAQ_LAMBDA { acc[r][v] = top[r][v]; }); });
+    constexpr int kTop = S == 1 || R <= 3 ? R : 3;
+    __m256i acc[R][2];
+    sum_fold<kTop, S>(block, first, acc);
+    if constexpr (R > kTop) sum_fold<R - kTop, S>(block, first + kTop, acc + kTop);
     finish<R>(block, first, acc);
 }
 

@@ -51,8 +51,8 @@ class Engine:
         self._shapes = graph.shapes(self.input_shape)
         kernels = InstructionSet.selected(isa)
         self.isa = kernels.isa
-        if mode == "certified" and not trace:
-            graph = reorder(graph, self._shapes, kernels)
+        if not trace:
+            graph = reorder(graph, self._shapes, mode, kernels)
         placed, arena = place(graph, self._shapes, share=not trace)
         if arena > LARGEST_ARENA:
             raise InputError(

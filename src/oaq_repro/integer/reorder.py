@@ -1,10 +1,11 @@
-"""Order of channels that lets certified sums be longer: an equal graph whose layers can stay in 16 bits for more steps.
+"""Order of channels that lets 16-bit sums be longer: an equal graph whose layers need fewer instructions.
 
 The sums of a block are certified by its worst case, so a block is only as long as its unluckiest sum allows, and a
-panel's blocks only as long as those of its unluckiest channel. Where the channels of a value stand is free as long as
-all who write or read it agree: the producers' output channels and the consumers' input channels are permuted once,
-offline, and nothing is moved at run time. Values that depthwise layers, sums, pools and resizes connect share one
-order; the image, outputs, joined values and grouped layers keep theirs.
+panel's blocks only as long as those of its unluckiest channel; and a single pair of products that could saturate takes
+a panel to the exact route, whatever the mode. Where the channels of a value stand is free as long as all who write or
+read it agree: the producers' output channels and the consumers' input channels are permuted once, offline, and nothing
+is moved at run time. Values that depthwise layers, sums, pools and resizes connect share one order; the image, outputs,
+joined values and grouped layers keep theirs, and so does what layers read whose result depends on the order.
 
 Method (our choice): for the heaviest reader of an order, channels are dealt to the halves of blocks of S steps, the
 largest first, each to the half whose worst sum stays smallest. S is what the layer has now and twice as much. Then they
@@ -33,32 +34,30 @@ from oaq_repro.integer.nodes import (
     Resize,
 )
 from oaq_repro.integer.packing import Dense, pack_dense, product_range
-from oaq_repro.integer.routes import Demand, InstructionSet, channel_folds, dense_folds
+from oaq_repro.integer.routes import InstructionSet, Mode, channel_folds, demand, dense_folds
 from oaq_repro.integer.shapes import Shape
 
 Array = np.ndarray[Any, Any]
 AnyNode = TypeVar("AnyNode", bound=Node)
-EXACT_SUMS = Demand(32, "certified")
 # Time of a layer by fold, as a multiple of fold 0: medians over the convolutions of MobileNets and ResNets that
 # `scripts/benchmark.py kernels` times (AVX2). Only their order and rough size matter.
 STEP_COST = {0: 1.0, 16: 1.06, 8: 1.09, 4: 1.15, 2: 1.29, 1: 1.5, _kernels.EXACT: 1.97}
-
-WORTH = (
-    0.01  # of a product's time: what writers have to gain, for each of theirs and the readers', to sort their channels
-)
+WORTH = 0.01  # what sorting a writer's channels has to gain, as a part of the time of all layers concerned
 LARGEST_SUMS = 256  # the sums that are looked at while channels are dealt
 
 
-def reorder(graph: Graph, shapes: dict[str, Shape], kernels: InstructionSet) -> Graph:
+def reorder(graph: Graph, shapes: dict[str, Shape], mode: Mode, kernels: InstructionSet) -> Graph:
     """The graph with channels in better orders; its outputs are the same bit for bit."""
+    if mode == "exact":
+        return graph
     orders = _Orders(graph, shapes)
     permutations: dict[str, Array] = {}
     for order in orders.free():
         layers = [orders.permuted(layer, permutations) for layer in graph.layers() if _is_dense(layer)]
         readers = [layer for layer in layers if orders.find(layer.inputs[0]) == order]
         writers = [layer for layer in layers if orders.find(layer.name) == order]
-        found = _Search(readers, writers, graph, shapes, kernels).best()
-        if found is not None:
+        search = _Search(readers, writers, graph, shapes, mode, kernels)
+        if (found := search.best()) is not None:
             permutations[order] = found
     return replace(graph, nodes=tuple(orders.permuted(node, permutations) for node in graph.nodes))
 
@@ -132,26 +131,33 @@ class _Search:
         writers: list[Layer],
         graph: Graph,
         shapes: dict[str, Shape],
+        mode: Mode,
         kernels: InstructionSet,
     ) -> None:
-        self.readers, self.kernels = readers, kernels
+        self.readers, self.mode, self.kernels = readers, mode, kernels
         self.q = {layer.name: graph.qparams(layer.inputs[0]) for layer in (*readers, *writers)}
         self.work = {
             layer.name: float(np.prod(shapes[layer.name])) * layer.weight[0].size for layer in (*readers, *writers)
         }
+        self.demanded = {layer.name: demand(layer, self.q[layer.name], mode) for layer in (*readers, *writers)}
         self.reader = max(readers, key=lambda layer: self.work[layer.name])
         self.written = {layer.name: self._channel_costs(layer) for layer in writers}
 
     def best(self) -> Array | None:
         """A permutation, positions to channels; None where none that is tried is better than the order as it is."""
+        if any(self.demanded[layer.name] is None for layer in self.readers):
+            return None
         now = np.arange(_weight(self.reader).shape[3])
+        least = self._cost(now)
+        if least <= STEP_COST[1 if self.mode == "acc32" else 0] * sum(self.work.values()):
+            return None  # nothing can be better
         ranks = self._ranks(len(now))
         sort = self._writing(now) - self._writing(np.argsort(ranks, kind="stable")) > WORTH * sum(self.work.values())
         fold = max(int(np.median(self._folds(self.reader, now))), 1)
         blocks = [b for b in (fold, 2 * fold) if 4 * b <= len(now)] if fold < self.kernels.folds[-1] else []
         if not blocks and not sort:
             return None
-        best, least = None, self._cost(now)
+        best = None
         for block in blocks:
             order = self._deal(block, np.zeros_like(ranks))
             if (found := self._cost(order)) < least:
@@ -176,14 +182,19 @@ class _Search:
         return costs
 
     def _folds(self, layer: Layer, order: Array) -> tuple[int, ...]:
-        """The fold of every panel of a reader in the mode `certified`, as `routes` chooses it."""
+        """The fold of every panel of a reader, as `routes` chooses it."""
+        demanded = self.demanded[layer.name]
+        assert demanded is not None  # `best` has seen to it
         packed = _packed(_weight(layer)[..., order])
-        return dense_folds(packed, layer.bias, self.q[layer.name], EXACT_SUMS, "certified", self.kernels)
+        return dense_folds(packed, layer.bias, self.q[layer.name], demanded, self.mode, self.kernels)
 
     def _channel_costs(self, layer: Layer) -> Array:
         """STEP_COST of every output channel alone: float64 [O]."""
+        demanded = self.demanded[layer.name]
+        if demanded is None:  # the scalar reference, whatever the order
+            return np.ones(len(layer.weight))
         packed = _packed(_weight(layer))
-        whole, largest = channel_folds(packed, layer.bias, self.q[layer.name], EXACT_SUMS, "certified", self.kernels)
+        whole, largest = channel_folds(packed, layer.bias, self.q[layer.name], demanded, self.mode, self.kernels)
         folds = np.where(whole, 0, largest).ravel()[: len(layer.weight)]
         return np.array([STEP_COST[fold] for fold in folds.tolist()])
 
