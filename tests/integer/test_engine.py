@@ -19,6 +19,7 @@ from oaq_repro.quant.accumulator import NAMED, Accumulator
 ISAS = [row["isa"] for row in _kernels.table() if row["available"]]
 INT32 = NAMED["int32"]
 LARGEST_BIAS = _kernels.LARGEST_BIAS
+BIASES = [-32768, 32767, 32768, 10**6, *(sign * (LARGEST_BIAS + beyond) for sign in (1, -1) for beyond in (0, 1))]
 
 
 def single(weight, q_max=255, zero_point=0, accumulator=INT32, bias=0, out=None, multiplier=None, **geometry) -> Graph:
@@ -261,7 +262,7 @@ def test_a_value_that_nobody_reads_does_no_harm():
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("outputs", [16, 17, 32, 33, 48, 49, 64])
 @pytest.mark.parametrize("groups", ["dense", "depthwise"])
-@pytest.mark.parametrize("bias", [-32768, 10**6, LARGEST_BIAS, -LARGEST_BIAS, LARGEST_BIAS + 1, -LARGEST_BIAS - 1])
+@pytest.mark.parametrize("bias", BIASES)
 def test_panels_side_by_side_and_large_biases(isa, outputs, groups, bias):
     rng = np.random.default_rng(outputs)
     channels, groups = (7, 1) if groups == "dense" else (outputs, outputs)

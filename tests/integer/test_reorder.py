@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from integer.random_graphs import random_graph, random_images
 
+from oaq_repro.integer.engine import Engine
 from oaq_repro.integer.executor import Executor
 from oaq_repro.integer.graph import Conv, Dequantize, Flatten, GlobalAvgPool, Graph, Linear, QParams, Quantize
 from oaq_repro.integer.reorder import reorder
@@ -60,14 +61,10 @@ def test_random_graphs_keep_their_results():
 
 
 def test_heavy_channels_are_dealt_to_different_blocks():
-    from oaq_repro.integer.engine import Engine
-
     graph = uneven()
     shape = (3, 6, 6)
     again = reorder(graph, graph.shapes(shape), "certified", KERNELS)
-    images = np.random.default_rng(0).normal(scale=20, size=(2, *shape)).astype(np.float32)
-    for a, b in zip(Executor(graph).run(images).outputs, Executor(again).run(images).outputs, strict=True):
-        np.testing.assert_array_equal(a, b)
+    check_equal(graph, again, shape)
     routes = {
         name: Engine(g, shape, mode="fast", isa="portable", trace=True).routes[2].folds
         for name, g in (("as is", graph), ("dealt", again))
@@ -96,8 +93,6 @@ def check_equal(graph, again, shape):
 
 
 def test_channels_of_short_sums_stand_in_few_panels():
-    from oaq_repro.integer.engine import Engine
-
     rng = np.random.default_rng(0)
     heavy = np.where(np.arange(64) % 16 == 3, 120, 20)  # one in every panel
     writer = rng.integers(0, heavy[:, None] + 1, (64, 48))

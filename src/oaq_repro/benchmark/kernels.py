@@ -108,15 +108,12 @@ def engine_for(shape: ConvShape, route: str, threads: int) -> Engine | None:
         mode = "fast"
     elif route == "exact":
         mode = "exact"
-    largest = MAXIMUM // (products * TOP)
+    largest = NAMED["int16"].maximum // (products * TOP)
     engine = Engine(single_layer(shape, largest), (shape.channels, shape.height, shape.width), threads, mode)
     wanted = {BASE: 0, "exact": _kernels.EXACT}.get(route, fold)
     if route == "exact" and engine.routes[0].kind == "depthwise":
         wanted = 1  # over single taps
     return engine if set(engine.routes[0].folds) == {wanted} else None
-
-
-MAXIMUM = (1 << 15) - 1
 
 
 def measure_kernels(

@@ -28,6 +28,16 @@ OAQ_INLINE void each(const F& f) {
     each(f, std::make_integer_sequence<int, N>());
 }
 
+// N codes, as an operand of assembly.
+template <int N>
+struct Codes {
+    std::uint8_t codes[N];
+};
+template <int N>
+inline const Codes<N>& at(const std::uint8_t* in) {
+    return *reinterpret_cast<const Codes<N>*>(in);
+}
+
 OAQ_INLINE __m256i load(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
 
 // Sign extension from the lowest 32 - shift bits.

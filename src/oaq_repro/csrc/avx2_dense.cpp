@@ -240,9 +240,9 @@ void pairs_kernel(const DenseBlock& block) {
     tiles<6>(block, [&](int first, auto rows) OAQ_LAMBDA { dense_pairs<rows>(block, *epilogue, first); });
 }
 
-template <int S, int ROWS>
+template <int S>
 void fold_kernel(const DenseBlock& block) {
-    tiles<ROWS>(block, [&](int first, auto rows) OAQ_LAMBDA { dense_fold<rows, S>(block, first); });
+    tiles<6>(block, [&](int first, auto rows) OAQ_LAMBDA { dense_fold<rows, S>(block, first); });
 }
 
 void exact_kernel(const DenseBlock& block) {
@@ -256,9 +256,9 @@ extern const KernelSet kAvx2;
 const KernelSet kAvx2 = {
     "avx2", cpu_has_avx2, 255, true,
     {
-        {kExact, 6, avx2::exact_kernel}, {kPairs, 6, avx2::pairs_kernel}, {0, 6, avx2::wrap_kernel}, {1, 6, avx2::fold_kernel<1, 6>},
-        {2, 6, avx2::fold_kernel<2, 6>}, {4, 6, avx2::fold_kernel<4, 6>}, {8, 6, avx2::fold_kernel<8, 6>},
-        {16, 6, avx2::fold_kernel<16, 6>},
+        {kExact, 6, avx2::exact_kernel}, {kPairs, 6, avx2::pairs_kernel}, {0, 6, avx2::wrap_kernel}, {1, 6, avx2::fold_kernel<1>},
+        {2, 6, avx2::fold_kernel<2>}, {4, 6, avx2::fold_kernel<4>}, {8, 6, avx2::fold_kernel<8>},
+        {16, 6, avx2::fold_kernel<16>},
     },
     avx2::depthwise,
     avx2::add,

@@ -5,12 +5,6 @@
 namespace oaq::avx2 {
 namespace {
 
-struct Codes {
-    std::uint8_t codes[kChannelBlock];
-};
-
-inline const Codes& at(const std::uint8_t* in) { return *reinterpret_cast<const Codes*>(in); }
-
 // sum += the products of two taps. As assembly, because GCC (12, 13) otherwise loads all taps ahead and spills them.
 OAQ_INLINE void add_pair(__m256i (&sum)[2], const std::uint8_t* a, const std::uint8_t* b, __m256i w0, __m256i w1) {
     __m256i low, high, other;
@@ -23,7 +17,7 @@ OAQ_INLINE void add_pair(__m256i (&sum)[2], const std::uint8_t* a, const std::ui
         "vpaddw %[low], %[s0], %[s0]\n\t"
         "vpaddw %[high], %[s1], %[s1]"
         : [s0] "+x"(sum[0]), [s1] "+x"(sum[1]), [low] "=&x"(low), [high] "=&x"(high), [other] "=&x"(other)
-        : [in] "m"(at(a)), [next] "m"(at(b)), [w0] "xm"(w0), [w1] "xm"(w1));
+        : [in] "m"(at<kChannelBlock>(a)), [next] "m"(at<kChannelBlock>(b)), [w0] "xm"(w0), [w1] "xm"(w1));
 }
 
 // Sums of 16 bits, sign-extended.

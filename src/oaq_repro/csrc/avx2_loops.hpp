@@ -8,12 +8,6 @@
 
 namespace oaq::avx2 {
 
-struct Codes4 {
-    std::uint8_t codes[kStep];
-};
-
-inline const Codes4& at(const std::uint8_t* in) { return *reinterpret_cast<const Codes4*>(in); }
-
 alignas(32) inline constexpr std::int16_t kOnes[16] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
 
 enum class Sums { kHalves, kPairs, kExact };  // of kernels.hpp
@@ -29,7 +23,7 @@ enum class Sums { kHalves, kPairs, kExact };  // of kernels.hpp
 #define OAQ_ADD_STEP(multiply, add)                                                             \
     asm(OAQ_STEP(multiply, add, "%[in]", "%[w0]", "%[w1]", "%[a]", "%[b]", "%[low]", "%[high]") \
         : [low] "+x"(acc[0]), [high] "+x"(acc[1]), [a] "=&x"(a), [b] "=&x"(b)                   \
-        : [in] "m"(at(in)), [w0] "x"(w0), [w1] "x"(w1))
+        : [in] "m"(at<kStep>(in)), [w0] "x"(w0), [w1] "x"(w1))
 
 template <Sums S>
 OAQ_INLINE void add_step(__m256i (&acc)[2], const std::uint8_t* in, __m256i w0, __m256i w1) {
@@ -226,7 +220,7 @@ OAQ_INLINE void set_products(__m256i (&halves)[2], const std::uint8_t* in, __m25
         "vpmaddubsw %[w0], %[h1], %[h0]\n\t"
         "vpmaddubsw %[w1], %[h1], %[h1]"
         : [h0] "=&x"(halves[0]), [h1] "=&x"(halves[1])
-        : [in] "m"(at(in)), [w0] "x"(w0), [w1] "x"(w1));
+        : [in] "m"(at<kStep>(in)), [w0] "x"(w0), [w1] "x"(w1));
 }
 
 // acc += the pairs' sums in 32 bits, where halves are needed no more.

@@ -11,7 +11,6 @@
 #include <arm_neon.h>
 
 #include <algorithm>
-
 #include <cstring>
 #include <type_traits>
 

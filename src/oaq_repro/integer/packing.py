@@ -154,9 +154,9 @@ def pack_depthwise(
     offsets = [y * dilation[0] * row + x * dilation[1] * channels for y in range(height) for x in range(width)]
     blocks = -(-channels // _kernels.CHANNEL_BLOCK)
     flat = np.pad(weight.reshape(channels, -1), ((0, blocks * _kernels.CHANNEL_BLOCK - channels), (0, 0)))
+    alone = [(tap, tap) for tap in range(len(offsets))]
     packed = []
     for block in flat.reshape(blocks, _kernels.CHANNEL_BLOCK, -1)[:, CHANNEL_ORDER].transpose(0, 2, 1):  # [taps, 32]
-        alone = [(tap, tap) for tap in range(len(offsets))]
         pairs = alone if codes is None else pair_taps(*product_range(block, *codes))
         weights = [np.stack([block[a], block[b] if b != a else np.zeros_like(block[b])], axis=-1) for a, b in pairs]
         taps = np.array([(offsets[a], offsets[b]) for a, b in pairs], np.int32)

@@ -53,9 +53,9 @@ def reorder(graph: Graph, shapes: dict[str, Shape], mode: Mode, kernels: Instruc
     orders = _Orders(graph, shapes)
     permutations: dict[str, Array] = {}
     for order in orders.free():
-        layers = [orders.permuted(layer, permutations) for layer in graph.layers() if _is_dense(layer)]
-        readers = [layer for layer in layers if orders.find(layer.inputs[0]) == order]
-        writers = [layer for layer in layers if orders.find(layer.name) == order]
+        layers = [layer for layer in graph.layers() if _is_dense(layer)]
+        readers = [orders.permuted(x, permutations) for x in layers if orders.find(x.inputs[0]) == order]
+        writers = [orders.permuted(x, permutations) for x in layers if orders.find(x.name) == order]
         search = _Search(readers, writers, graph, shapes, mode, kernels)
         if (found := search.best()) is not None:
             permutations[order] = found

@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from oaq_repro.quant.accumulator import NAMED
+
 Array = np.ndarray[Any, Any]
 Pair = tuple[int, int]
-MINIMUM, MAXIMUM = -(1 << 15), (1 << 15) - 1  # of a 16-bit register
+MINIMUM, MAXIMUM = NAMED["int16"].minimum, NAMED["int16"].maximum
 MOST_TAPS = 9  # of which all groups are tried; of more only those that are next to one another
 
 
