@@ -5,7 +5,6 @@ import runpy
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import pytest
 from integer.reference import small_network
 
@@ -17,6 +16,7 @@ from oaq_repro.benchmark.peers import PEERS, Peer, Runner, attempt, faster, with
 from oaq_repro.benchmark.plain_onnx import build_plain_model
 from oaq_repro.errors import InputError
 from oaq_repro.integer.executor import Executor
+from oaq_repro.integer.onnx_session import run_onnx
 from oaq_repro.quant.accumulator import NAMED
 
 MODES = ["fast", "certified", "acc32", "exact"]
@@ -92,8 +92,7 @@ def test_the_plain_model_computes_the_same_network():
     image = case.images[:1]
     model = build_plain_model(graph, image.shape[1:])
     assert not {"Max", "Gather", "ConvInteger", "ReduceSum"} & {node.op_type for node in model.graph.node}
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    found = compare(session.run(None, {session.get_inputs()[0].name: image}), Executor(graph).run(image).outputs)
+    found = compare(run_onnx(model, image), Executor(graph).run(image).outputs)
     assert found.cosine > 0.99
 
 

@@ -2,7 +2,6 @@
 
 import numpy as np
 import onnx
-import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 F32 = np.float32
@@ -22,10 +21,6 @@ def model(nodes, constants, shape=("N", 3, 16, 16), outputs=("y",), opset=13) ->
         [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
-
-
-def run(path, images: np.ndarray) -> list[np.ndarray]:
-    return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(None, {"x": images})
 
 
 def float_network(seed: int = 0) -> onnx.ModelProto:

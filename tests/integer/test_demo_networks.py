@@ -1,12 +1,9 @@
 """The demo networks of all tasks, trained for a few steps: executor, engine and ONNX Runtime give equal integers."""
 
 import numpy as np
-import onnxruntime
 import pytest
 from composing import composed
 
-from oaq_repro.benchmark.agreement import with_saturating_pairs
-from oaq_repro.benchmark.machine import cpu_flags
 from oaq_repro.configuration import build
 from oaq_repro.experiment import run
 from oaq_repro.integer.engine import Engine
@@ -14,12 +11,12 @@ from oaq_repro.integer.executor import Executor
 from oaq_repro.integer.graph import Graph
 from oaq_repro.integer.onnx_export import export_onnx
 from oaq_repro.integer.onnx_import import import_onnx
+from oaq_repro.integer.onnx_session import run_onnx
 from oaq_repro.integer.routes import MODES
 from oaq_repro.quant.accumulator import NAMED
 from oaq_repro.results.store import run_folder
 
 pytestmark = pytest.mark.slow
-SATURATES = "avx2" in cpu_flags() and not {"avx512_vnni", "avx_vnni"} & set(cpu_flags())
 
 
 def events_per_image(execution):
@@ -63,9 +60,7 @@ def test_three_ways_to_the_same_integers(task, method, tmp_path):
         assert seen.any() and events_per_image(narrow).any()
 
     path = export_onnx(graph, data.input_shape, tmp_path / "model.onnx")
-    session = onnxruntime.InferenceSession(str(path))
-    expected = Executor(with_saturating_pairs(graph)).run(images).outputs if SATURATES else exact
-    for found, wanted in zip(session.run(None, {session.get_inputs()[0].name: images}), expected, strict=True):
+    for found, wanted in zip(run_onnx(path, images), exact, strict=True):
         np.testing.assert_array_equal(found, wanted)
     again = import_onnx(path)
     assert [node.name for node in again.nodes] == [node.name for node in graph.nodes]

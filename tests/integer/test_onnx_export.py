@@ -1,4 +1,4 @@
-"""Exported models on ONNX Runtime, default options, against the executor: equality to the last bit."""
+"""Exported models on ONNX Runtime, with exact products, against the executor: equality to the last bit."""
 
 import itertools
 
@@ -13,15 +13,10 @@ from oaq_repro.errors import InputError
 from oaq_repro.integer import graph as ir
 from oaq_repro.integer.executor import Executor
 from oaq_repro.integer.onnx_export import IR_VERSION, OPSET, build_model, export_onnx
+from oaq_repro.integer.onnx_session import run_onnx
 from oaq_repro.quant.accumulator import NAMED
 
 F32 = np.float32
-
-
-def run_onnx(model, images) -> list[np.ndarray]:
-    content = model.SerializeToString() if isinstance(model, onnx.ModelProto) else str(model)
-    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    return session.run(None, {session.get_inputs()[0].name: images})
 
 
 def assert_equal(graph: ir.Graph, images: np.ndarray) -> list[np.ndarray]:

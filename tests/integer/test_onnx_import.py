@@ -8,7 +8,7 @@ import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from integer.onnx_models import model, node, quantized_network, run, small_qdq
+from integer.onnx_models import model, node, quantized_network, small_qdq
 from integer.random_graphs import random_graph, random_images
 from integer.reference import around, conv, q, small_network
 from onnx import TensorProto, helper, numpy_helper
@@ -19,6 +19,7 @@ from oaq_repro.integer.executor import Executor
 from oaq_repro.integer.graph_file import to_header
 from oaq_repro.integer.onnx_export import METADATA_KEY, build_model, export_onnx
 from oaq_repro.integer.onnx_import import import_onnx, import_with_shape
+from oaq_repro.integer.onnx_session import run_onnx
 from oaq_repro.quant.accumulator import NAMED
 
 F32 = np.float32
@@ -47,7 +48,7 @@ def assert_as_onnxruntime(path, content: onnx.ModelProto, images=IMAGES) -> ir.G
     """Equal to the last bit."""
     graph = imported(path, content)
     found = Executor(graph).run(images).outputs
-    for a, b in zip(found, run(path, images), strict=True):
+    for a, b in zip(found, run_onnx(path, images), strict=True):
         assert len(np.unique(b)) > 3
         np.testing.assert_array_equal(a, b)
     return graph
@@ -126,7 +127,7 @@ def test_models_of_quantize_static(tmp_path, per_channel, activation):
     graph = import_onnx(path)
     kinds = {type(n) for n in graph.nodes}
     assert kinds == set(ir.OPERATORS.values()) - {ir.Requantize}
-    found, expected = Executor(graph).run(IMAGES).outputs, run(path, IMAGES)
+    found, expected = Executor(graph).run(IMAGES).outputs, run_onnx(path, IMAGES)
     for name, a, b in zip(graph.outputs, found, expected, strict=True):
         scale = graph.qparams(graph.node(name).inputs[0]).scale
         codes = np.abs(np.rint((a - b) / scale))

@@ -16,6 +16,7 @@ from oaq_repro.benchmark.machine import Isa
 from oaq_repro.benchmark.plain_onnx import build_plain_model
 from oaq_repro.errors import InputError
 from oaq_repro.integer.onnx_export import build_model
+from oaq_repro.integer.onnx_session import onnx_session
 
 TRIALS = 8  # of each form of a model, to choose the faster one
 FORMS = {"exported": build_model, "plain": build_plain_model}
@@ -39,20 +40,6 @@ class Peer:
     build: Callable[[Case, int, Isa], Runner]
 
 
-def _session(model: bytes | str, threads: int, exact: bool = False) -> Any:
-    """exact: with kernels that cannot saturate, where the fast ones could."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.log_severity_level = 3
-    # Threads that wait for the next run would slow the variant that is timed meanwhile.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    if exact:
-        options.add_session_config_entry("session.x64quantprecision", "1")
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-
-
 def _session_runner(session: Any, image: Array) -> Callable[[], list[Array]]:
     feed = {session.get_inputs()[0].name: image}
     return lambda: session.run(None, feed)
@@ -62,10 +49,13 @@ def onnxruntime_int8(case: Case, threads: int, isa: Isa) -> Runner:
     """The faster form. The exported one gives the executor's bits: on 32-bit sums with kernels that cannot saturate,
     and, on a CPU with no more than AVX2, on sums of saturated pairs with those that are timed."""
     content = {form: build(case.int8, case.input_shape).SerializeToString() for form, build in FORMS.items()}
-    exact = _session(content["exported"], threads, exact=True)
+    exact = onnx_session(content["exported"], threads=threads)
     if not (found := compare(_session_runner(exact, case.image)(), case.expected("int8"))).equal:
         raise InputError(f"without saturating pairs: differs from the executor by up to {found.difference:.1%}")
-    runs = {form: _session_runner(_session(model, threads), case.image) for form, model in content.items()}
+    runs = {
+        form: _session_runner(onnx_session(model, exact=False, threads=threads), case.image)
+        for form, model in content.items()
+    }
     as_timed = {sums: compare(runs["exported"](), case.expected(sums)) for sums in ("int8", "pairs")}
     form = faster(runs)
     if as_timed["int8"].equal:
@@ -78,7 +68,9 @@ def onnxruntime_int8(case: Case, threads: int, isa: Isa) -> Runner:
 
 def onnxruntime_fp32(case: Case, threads: int, isa: Isa) -> Runner:
     """The float network."""
-    return Runner(_session_runner(_session(str(case.float_onnx), threads), case.image), case.float_outputs)
+    return Runner(
+        _session_runner(onnx_session(case.float_onnx, exact=False, threads=threads), case.image), case.float_outputs
+    )
 
 
 def openvino_int8(case: Case, threads: int, isa: Isa) -> Runner:
