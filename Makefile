@@ -7,7 +7,7 @@ BUILD ?= build
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test unit slow test-kernels test-neon sanitize lint tables check-tables clean
+.PHONY: help install demo test unit slow test-avx2 test-kernels test-neon sanitize lint tables check-tables clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -29,6 +29,9 @@ unit: $(STAMP) ## fast tests
 
 slow: $(STAMP) ## slow tests
 	$(BIN)/python -m pytest --hypothesis-profile=ci -m slow $(PYTEST)
+
+test-avx2: $(STAMP) ## all tests with ONNX Runtime and torch restricted to AVX2, as on a CPU without VNNI
+	OAQ_TEST_ISA=avx2 $(BIN)/python -m pytest -p no:faulthandler --hypothesis-profile=ci $(PYTEST)
 
 test-kernels: ## the C++ kernels, without Python
 	$(call build_kernels,kernels)

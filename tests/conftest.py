@@ -1,9 +1,15 @@
 """Fixtures that every room's tests share."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+if os.environ.get("OAQ_TEST_ISA") == "avx2":  # `make test-avx2`; before anything imports torch or ONNX Runtime
+    from oaq_repro.benchmark.restrict import restrict_to_avx2
+
+    restrict_to_avx2()
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

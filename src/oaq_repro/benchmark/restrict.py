@@ -5,7 +5,8 @@ no peer uses them. Torch has switches (ENVIRONMENT). ONNX Runtime has none, and 
 not from OpenVINO's own code, which then stores values as bfloat16 that the AVX2 kernels convert by a scalar loop.
 Therefore: libraries believe in AVX-512 and AMX only where the operating system saves those registers, which they read
 with the instruction `xgetbv`. Before a library is first used, each `xgetbv` in its code is overwritten, in memory, by
-one that answers "x87, SSE and AVX registers". AVX-VNNI needs no other registers and cannot be hidden this way.
+one that answers "x87, SSE and AVX registers". AVX-VNNI needs no other registers; where a processor has it, Linux makes
+`cpuid` fault, and our handler (csrc/cpuid.cpp) leaves it out of the answer.
 """
 
 import ctypes
@@ -36,8 +37,8 @@ AVX_STATE_ONLY = b"\xb0\x07\x98"  # mov al, 7; cwde: eax = 7 | a part of no mean
 def restrict_to_avx2() -> dict[str, int]:
     """Call before torch, onnxruntime and openvino are imported; the number of patched instructions per package.
 
-    InputError on other machines, on a CPU with AVX-VNNI, where a peer is imported already, or where the system does not
-    let code be patched.
+    InputError on other machines, where a peer is imported already, where the system does not let code be patched, or
+    cannot hide AVX-VNNI.
     """
     if not sys.platform.startswith("linux") or platform.machine() not in ("x86_64", "AMD64"):
         found = f"{sys.platform} on {platform.machine()}"
@@ -45,13 +46,19 @@ def restrict_to_avx2() -> dict[str, int]:
     flags = cpu_flags()
     if "avx2" not in flags:
         raise InputError("--isa avx2: found a CPU without AVX2; use --isa native")
-    if "avx_vnni" in flags:
-        raise InputError("--isa avx2: found AVX-VNNI, which cannot be hidden from ONNX Runtime; use --isa native")
     for package in ("torch", *LIBRARIES):
         if package in sys.modules:
             raise InputError(f"--isa avx2: found {package} imported already, expected a process that has not used it")
+    if "avx_vnni" in flags and not _hide_avx_vnni():
+        raise InputError("--isa avx2: found AVX-VNNI, which this system cannot hide; use --isa native")
     os.environ.update(ENVIRONMENT)
     return {package: _restrict(package, patterns) for package, patterns in LIBRARIES.items()}
+
+
+def _hide_avx_vnni() -> bool:
+    from oaq_repro._cpuid import hide_avx_vnni
+
+    return hide_avx_vnni()
 
 
 def _restrict(package: str, patterns: tuple[str, ...]) -> int:
