@@ -32,6 +32,24 @@ def test_help_is_quick_and_lists_the_groups():
         assert word in done.stdout
 
 
+@pytest.mark.parametrize("chosen", [None, "ACTIVE"])
+def test_waiting_threads_sleep_unless_the_user_has_chosen(chosen):
+    """As torch is imported, which reads the variable."""
+    code = (
+        "import os, sys, runpy\n"
+        "class Watch:\n"
+        "    def find_spec(self, name, *rest):\n"
+        "        if name == 'torch': print(os.environ.get('OMP_WAIT_POLICY')); sys.exit()\n"
+        "sys.meta_path.insert(0, Watch())\n"
+        "sys.argv = ['oaq_repro', 'task=classification']\n"
+        "runpy.run_module('oaq_repro', run_name='__main__')"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
+    environment |= {} if chosen is None else {"OMP_WAIT_POLICY": chosen}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=300)
+    assert done.stdout.split() == [chosen or "PASSIVE"], done.stderr
+
+
 def test_help_imports_nothing_heavy():
     code = (
         "import sys, runpy; sys.argv = ['oaq_repro', '--help']\n"

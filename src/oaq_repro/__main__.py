@@ -1,5 +1,6 @@
 """`python -m oaq_repro`: one run, or a sweep with `-m`. Heavy packages are imported only when a run starts."""
 
+import os
 import sys
 
 import hydra
@@ -61,6 +62,9 @@ def _run_or_show(config: DictConfig) -> float | None:
 
 def entry_point() -> None:
     """Console entry: exit status 1 when the run failed; `multirun.Summary` sees to sweeps."""
+    # Waiting OpenMP threads sleep instead of spinning, which on a busy machine takes the cores from those that work.
+    # Read as torch is loaded, and inherited by the processes of a sweep.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     main()
     if failures:
         sys.exit(1)

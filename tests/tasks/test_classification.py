@@ -25,6 +25,12 @@ class TestClassification(TaskSuite):
             task.update(torch.eye(4)[torch.tensor([0, 1, 2, 3, 0])[part]], labels[part])
         assert task.compute()["top1"].item() == torch.tensor(0.8).item()
 
+    def test_a_tie_goes_to_the_lowest_class(self):
+        task = self.task(self.network(), None)
+        tied = torch.tensor([[0.0, 3, 3, 1], [2, 2, 2, 2], [1, 0, 5, 5]])
+        task.update(tied, torch.tensor([1, 0, 3]))
+        assert task.compute()["top1"].item() == torch.tensor(2 / 3).item()
+
     def test_label_smoothing_reaches_the_loss(self):
         logits, labels = torch.tensor([[20.0, 0, 0, 0]]), torch.tensor([0])
         plain, smooth = (
