@@ -226,6 +226,8 @@ def test_bad_arguments(arguments, message):
     "images",
     [
         np.zeros((1, 8, 2, 3), np.float32),
+        np.zeros((1, 8, 2), np.float32),
+        np.zeros((1, 1, 8, 2, 2), np.float32),
         np.zeros((1, 8, 2, 2)),
         np.full((1, 8, 2, 2), np.nan, np.float32),
         [[1.0]],
@@ -235,6 +237,15 @@ def test_bad_images(images):
     engine = Engine(single(np.full((3, 8, 1, 1), 64)), (8, 2, 2))
     with pytest.raises(InputError, match="images: found"):
         engine.run(images)
+    with pytest.raises(InputError, match="image: found"):
+        engine.profile(images[0])
+
+
+@pytest.mark.parametrize("repeats", [0, -1, True, 1.5, "3", None, 10**9])
+def test_bad_repeats(repeats):
+    engine = Engine(single(np.full((3, 8, 1, 1), 64)), (8, 2, 2))
+    with pytest.raises(InputError, match="repeats: found .*, expected an integer from 1 to"):
+        engine.profile(np.zeros((8, 2, 2), np.float32), repeats)
 
 
 def test_values_are_kept_only_where_asked_for():

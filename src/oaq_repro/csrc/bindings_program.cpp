@@ -141,6 +141,7 @@ void bind_program(nb::module_& module) {
     module.def("table", &table, "The sets of kernels, best first: dicts of what `KernelSet` in csrc/kernels.hpp declares.");
 
     module.def("all_finite", [](const Image<const float>& values) {
+        nb::gil_scoped_release release;
         return oaq::elementwise::all_finite(values.data(), static_cast<std::int64_t>(values.size()));
     }, "values"_a.noconvert(), "Whether no value of a float32 array is NaN or infinity.");
     module.def("clock_hz", &clock_hz, "The core's clock in Hz, measured in about 20 ms.");
@@ -217,6 +218,8 @@ void bind_program(nb::module_& module) {
             nb::gil_scoped_release release;
             return self.profile(input.data(), results, repeats);
         }, "input"_a.noconvert(), "outputs"_a.noconvert(), "repeats"_a)
-        .def("read", [](const Program& self, const Value& value, Image<std::uint8_t> codes) { self.read(value, codes.data()); },
-             "value"_a, "codes"_a.noconvert());
+        .def("read", [](const Program& self, const Value& value, const Image<std::uint8_t>& codes) {
+            nb::gil_scoped_release release;
+            self.read(value, codes.data());
+        }, "value"_a, "codes"_a.noconvert());
 }
