@@ -199,11 +199,18 @@ void bind_program(nb::module_& module) {
         .def("lookup", [](Program& self, const Value& in, const Value& out, std::int64_t first_channel,
                           const Flat<std::uint8_t>& codes) { self.lookup(in, out, first_channel, copy(codes)); })
         .def("max_pool", &Program::max_pool)
-        .def("average_pool", &Program::average_pool)
+        .def("average_pool", [](Program& self, const Value& in, const Value& out, const Window& window,
+                                int source_zero_point, const Flat<float>& multipliers, int zero_point, int q_max) {
+            self.average_pool(in, out, window, source_zero_point, copy(multipliers), zero_point, q_max);
+        })
         .def("resize", [](Program& self, const Value& in, const Value& out, const Flat<std::int64_t>& rows,
                           const Flat<float>& row_weights, const Flat<std::int64_t>& columns,
                           const Flat<float>& column_weights, int q_max) {
             self.resize(in, out, copy(rows), copy(row_weights), copy(columns), copy(column_weights), q_max);
+        })
+        .def("resize_nearest", [](Program& self, const Value& in, const Value& out, const Flat<std::int64_t>& rows,
+                                  const Flat<std::int64_t>& columns) {
+            self.resize_nearest(in, out, copy(rows), copy(columns));
         })
         .def("flatten", &Program::flatten)
         .def("dequantize", &Program::dequantize)

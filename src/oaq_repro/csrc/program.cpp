@@ -156,15 +156,16 @@ void Program::max_pool(const Value& in, const Value& out, Window w) {
     });
 }
 
-void Program::average_pool(const Value& in, const Value& out, Window w, int source_zero_point, float multiplier,
-                           int zero_point, int q_max) {
+void Program::average_pool(const Value& in, const Value& out, Window w, int source_zero_point,
+                           std::vector<float> multipliers, int zero_point, int q_max) {
     check(in);
     check(out);
     require(w.padding_h <= in.border_h && w.padding_w <= in.border_w, "border of an average");
     require(out.height <= output_size(in.height, w.kernel_h, w.stride_h, w.padding_h, 1) &&
                 out.width <= output_size(in.width, w.kernel_w, w.stride_w, w.padding_w, 1), "windows of an average");
+    require(static_cast<std::int64_t>(multipliers.size()) == out.height * out.width, "multipliers of an average");
     const auto start = static_cast<std::int32_t>(-w.kernel_h * w.kernel_w * source_zero_point);
-    step(&out, [this, in, out, w, start, multiplier, zero_point, q_max,
+    step(&out, [this, in, out, w, start, multipliers = std::move(multipliers), zero_point, q_max,
                 sums = std::vector<std::int32_t>(static_cast<std::size_t>(out.height * out.channels))]() mutable {
         split(out.height, out.width * out.channels * w.kernel_h * w.kernel_w / 8, [&](std::int64_t first, std::int64_t last) {
             for (std::int64_t y = first; y < last; ++y) {
@@ -176,6 +177,7 @@ void Program::average_pool(const Value& in, const Value& out, Window w, int sour
                             elementwise::accumulate(at(in, y * w.stride_h - w.padding_h + i, x * w.stride_w - w.padding_w + j),
                                                     acc, out.channels);
                     std::uint8_t* result = at(out, y, x);
+                    const float multiplier = multipliers[static_cast<std::size_t>(y * out.width + x)];
                     for (std::int64_t c = 0; c < out.channels; ++c)
                         result[c] = to_code(acc[c], multiplier, zero_point, q_max);
                 }
@@ -208,6 +210,26 @@ void Program::resize(const Value& in, const Value& out, std::vector<std::int64_t
                     elementwise::blend(between + columns[2 * j] * in.channels, between + columns[2 * j + 1] * in.channels,
                                        column_weights[j], at(out, y, x), out.channels, q_max);
                 }
+            }
+        });
+    });
+}
+
+void Program::resize_nearest(const Value& in, const Value& out, std::vector<std::int64_t> rows,
+                             std::vector<std::int64_t> columns) {
+    check(in);
+    check(out);
+    require(static_cast<std::int64_t>(rows.size()) == out.height && static_cast<std::int64_t>(columns.size()) == out.width &&
+                in.channels == out.channels, "pixels of a resize");
+    for (const std::int64_t row : rows) require(row >= 0 && row < in.height, "rows of a resize");
+    for (const std::int64_t column : columns) require(column >= 0 && column < in.width, "columns of a resize");
+    step(&out, [this, in, out, rows = std::move(rows), columns = std::move(columns)] {
+        split(out.height, out.width * out.channels / 4, [&](std::int64_t first, std::int64_t last) {
+            for (std::int64_t y = first; y < last; ++y) {
+                const std::uint8_t* row = at(in, rows[static_cast<std::size_t>(y)]);
+                for (std::int64_t x = 0; x < out.width; ++x)
+                    std::memcpy(at(out, y, x), row + columns[static_cast<std::size_t>(x)] * in.channels,
+                                static_cast<std::size_t>(in.channels));
             }
         });
     });

@@ -108,10 +108,13 @@ public:
     // Every code through a table of 256, into the channels from `first_channel` on.
     void lookup(const Value& in, const Value& out, std::int64_t first_channel, std::vector<std::uint8_t> table);
     void max_pool(const Value& in, const Value& out, Window window);
-    void average_pool(const Value& in, const Value& out, Window window, int source_zero_point, float multiplier,
-                      int zero_point, int q_max);
+    // multipliers: of each window, in the order of the output's pixels.
+    void average_pool(const Value& in, const Value& out, Window window, int source_zero_point,
+                      std::vector<float> multipliers, int zero_point, int q_max);
     void resize(const Value& in, const Value& out, std::vector<std::int64_t> rows, std::vector<float> row_weights,
                 std::vector<std::int64_t> columns, std::vector<float> column_weights, int q_max);
+    // Pixels at these rows and columns.
+    void resize_nearest(const Value& in, const Value& out, std::vector<std::int64_t> rows, std::vector<std::int64_t> columns);
     // To [C * H * W] in the order of NCHW.
     void flatten(const Value& in, const Value& out);
     void dequantize(const Value& in, Quantization q, int output);

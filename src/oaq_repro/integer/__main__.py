@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from oaq_repro.errors import InputError
+from oaq_repro.errors import InputError, printable
 from oaq_repro.files import write_atomic
 from oaq_repro.integer.audit import LayerAudit, audit
 from oaq_repro.integer.engine import Engine
 from oaq_repro.integer.graph import Graph
+from oaq_repro.integer.npy import load_array
 from oaq_repro.integer.routes import MODES
 
 Shape = tuple[int, int, int]
@@ -32,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         options.command(options)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         return 2
     return 0
 
@@ -91,16 +92,13 @@ def _run(options: argparse.Namespace) -> None:
     outputs = Engine(graph, images.shape[1:], options.threads, options.mode).run(images)
     write_atomic(options.output, lambda path: _write_arrays(path, dict(zip(graph.outputs, outputs, strict=True))))
     for name, output in zip(graph.outputs, outputs, strict=True):
-        print(f"{name}: {output.dtype} {list(output.shape)}")
+        print(f"{printable(name)}: {output.dtype} {list(output.shape)}")
 
 
 def _images(path: str) -> np.ndarray:
-    try:
-        images = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{path}: found no readable array ({error}), expected a .npy file of images") from error
-    if not isinstance(images, np.ndarray) or images.dtype != np.float32 or images.ndim != 4 or images.size == 0:
-        found = f"{images.dtype} {list(images.shape)}" if isinstance(images, np.ndarray) else "several arrays"
+    images = load_array(path, "a .npy file of images")
+    if images.dtype != np.float32 or images.ndim != 4 or images.size == 0:
+        found = f"{images.dtype} {list(images.shape)}"
         raise InputError(f"{path}: found {found}, expected one array float32 [N, C, H, W], not empty")
     return images
 

@@ -24,6 +24,7 @@ from oaq_repro.integer.nodes import (
     Quantize,
     Requantize,
     Resize,
+    ResizeNearest,
     pool_multiplier,
 )
 from oaq_repro.integer.packing import pack_dense, pack_depthwise
@@ -38,10 +39,11 @@ from oaq_repro.integer.routes import (
     depthwise_folds,
     scales_within_int32,
 )
-from oaq_repro.integer.shapes import Shape, resize_taps
+from oaq_repro.integer.shapes import Shape, nearest_pixels, pooled_pixels, resize_taps
 from oaq_repro.quant.accumulator import Accumulator
 
 Array = np.ndarray[Any, Any]
+MOST_GROUPS = 1024  # that are packed one by one
 
 
 def compile_graph(
@@ -97,23 +99,27 @@ class _Compiler:
             case MaxPool():
                 program.max_pool(x, out, _window(node.kernel, node.stride, node.padding, node.dilation))
             case AvgPool():
-                self._average(node, x, out, source, node.kernel, node.stride, node.padding)
+                window = _window(node.kernel, node.stride, node.padding, (1, 1))
+                self._average(x, out, window, source, q, pooled_pixels(node, x.height, x.width))
             case GlobalAvgPool():
-                self._average(node, x, out, source, (x.height, x.width), (1, 1), (0, 0))
+                window = _window((x.height, x.width), (1, 1), (0, 0), (1, 1))
+                self._average(x, out, window, source, q, np.array([x.height * x.width]))
             case Resize():
                 taps = []
                 for before, after in ((x.height, out.height), (x.width, out.width)):
                     first_tap, second, t = resize_taps(before, after, node.align_corners)
                     taps += [np.stack([first_tap, second], axis=1).astype(np.int64).ravel(), t]
                 program.resize(x, out, *taps, q.q_max)
+            case ResizeNearest():
+                sizes = (x.height, *node.factor[:2]), (x.width, *node.factor[2:])
+                program.resize_nearest(x, out, *(nearest_pixels(*size, node.rule) for size in sizes))
             case Flatten():
                 program.flatten(x, out)
 
-    def _average(self, node: AvgPool | GlobalAvgPool, x, out, source: QParams, kernel, stride, padding) -> None:
-        multiplier = float(pool_multiplier(source, node.output, kernel[0] * kernel[1]))
-        window = _window(kernel, stride, padding, (1, 1))
+    def _average(self, x, out, window, source: QParams, output: QParams, counts: Array) -> None:
+        multipliers = pool_multiplier(source, output, counts).ravel()
         self.program.average_pool(
-            x, out, window, source.zero_point, multiplier, node.output.zero_point, node.output.q_max
+            x, out, window, source.zero_point, multipliers, output.zero_point, output.q_max
         )
 
     def _layer(self, layer: Layer, x, out, source: QParams) -> None:
@@ -136,6 +142,9 @@ class _Compiler:
         place = self.placed[layer.inputs[0]]
         if groups == place.channels == len(weight) and groups > 1:
             self._depthwise(layer, x, out, source, weight, window, dilation, demanded)
+        elif groups > MOST_GROUPS:
+            policy = Accumulator(bits=demanded.bits)
+            self._reference(layer, x, out, source, weight, window, groups, policy, f"more than {MOST_GROUPS} groups")
         else:
             self._dense(layer, x, out, source, weight, window, dilation, groups, demanded)
 

@@ -5,8 +5,8 @@ larger than the file. Format: onnx.proto and Operators.md of ONNX.
 """
 
 import os
-import stat
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from google.protobuf.message import DecodeError
 from onnx import AttributeProto, TensorProto, numpy_helper
 
 from oaq_repro.errors import InputError
+from oaq_repro.files import open_regular
 
 OLDEST_OPSET = 11
 LARGEST_FILE = (1 << 31) - 1  # bytes; protobuf's own limit
@@ -37,18 +38,25 @@ _KINDS = {
 
 @dataclass(frozen=True, eq=False)
 class OnnxNode:
-    """One node: inputs that are left out at the end are missing, those left out before are ''."""
+    """One node: inputs that are left out at the end are missing, those left out before are ''.
+
+    `read` and `read_inputs` keep what has been asked for, attributes by name and inputs by index: what nobody has read
+    at the end has to be what ONNX does without it (`onnx_schemas.check_all_read`).
+    """
 
     op: str
     name: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     attributes: dict[str, AttributeProto]
+    read: set[str] = field(default_factory=set)
+    read_inputs: set[int] = field(default_factory=set)
+    part_of: str = ""
 
     @property
     def label(self) -> str:
         """How messages call the node."""
-        return f"node {self.name or self.outputs[0]!r} ({self.op})"
+        return f"node {self.name or self.outputs[0]!r} ({self.part_of or self.op})"
 
     def error(self, problem: str) -> InputError:
         """An InputError about this node."""
@@ -56,16 +64,24 @@ class OnnxNode:
 
     def attribute(self, name: str, default: Any) -> Any:
         """An attribute of the type of `default` (int, float, str, tuple of int), or `default` where it is missing."""
+        self.read.add(name)
         found = self.attributes.get(name)
         if found is None:
             return default
-        kind, field = _KINDS[type(default)]
+        kind, content = _KINDS[type(default)]
         if found.type != kind:
             raise self.error(f"{name}: found another type than {type(default).__name__}")
-        value = getattr(found, field)
+        value = getattr(found, content)
         if isinstance(value, bytes):
             return value.decode(errors="replace")
         return type(default)(value)
+
+    def flag(self, name: str, default: bool) -> bool:
+        """An attribute that is 0 or 1."""
+        value = self.attribute(name, int(default))
+        if value not in (0, 1):
+            raise self.error(f"{name}: found {value}, expected 0 or 1")
+        return bool(value)
 
     def expect(self, **values: Any) -> None:
         """Attributes that have to have one value (or be missing, where that is the operator's default)."""
@@ -76,7 +92,17 @@ class OnnxNode:
 
     def input(self, at: int) -> str:
         """Name of an input, '' where it is left out."""
+        self.read_inputs.add(at)
         return self.inputs[at] if at < len(self.inputs) else ""
+
+    def all_inputs(self) -> tuple[str, ...]:
+        """The names of all inputs, for operators that take any number."""
+        return tuple(self.input(at) for at in range(len(self.inputs)))
+
+    def part(self, op: str, inputs: Sequence[str], output: str) -> "OnnxNode":
+        """One of the operators that this node is made of; what it reads of the attributes, this node has read."""
+        name = self.name or self.outputs[0]
+        return OnnxNode(op, name, tuple(inputs), (output,), self.attributes, self.read, part_of=self.op)
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +110,7 @@ class OnnxModel:
     """A model: one float32 input [N, C, H, W], `input_shape` (C, H, W) or None where it is not declared in numbers."""
 
     proto: onnx.ModelProto
+    opset: int
     input_name: str
     input_shape: tuple[int, int, int] | None
     batch: int | None
@@ -95,16 +122,11 @@ class OnnxModel:
 
 def read_model(path: Path | str) -> OnnxModel:
     """Read a file; InputError where it is no ONNX model with one image as input (the caller names the file)."""
-    try:
-        with Path(path).open("rb") as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode) or status.st_size > LARGEST_FILE:
-                raise InputError("found no plain file, or more than 2 GiB, expected an ONNX model in one file")
-            content = file.read(status.st_size)
-    except FileNotFoundError as error:
-        raise InputError("found no such file, expected an ONNX model") from error
-    except OSError as error:
-        raise InputError(f"cannot be read ({error.strerror or error})") from error
+    with open_regular(path, "an ONNX model") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > LARGEST_FILE:
+            raise InputError("found more than 2 GiB, expected an ONNX model in one file")
+        content = file.read(size)
     proto = onnx.ModelProto()
     try:
         proto.ParseFromString(content)
@@ -113,6 +135,12 @@ def read_model(path: Path | str) -> OnnxModel:
     if not proto.graph.node or not proto.opset_import:
         raise InputError("found no nodes or no opset, expected an ONNX model")
     return _model(proto)
+
+
+def type_name(data_type: int) -> str:
+    """ONNX's name of a data type: INT16."""
+    known = TensorProto.DataType.values()
+    return str(TensorProto.DataType.Name(data_type)) if data_type in known else f"number {data_type}"  # type: ignore
 
 
 def array(name: str, tensor: TensorProto) -> np.ndarray:
@@ -125,8 +153,8 @@ def array(name: str, tensor: TensorProto) -> np.ndarray:
         raise error("found data in another file, expected all data in the model")
     dtype = DTYPES.get(tensor.data_type)
     if dtype is None:
-        expected = ", ".join(np.dtype(known).name for known in DTYPES.values())
-        raise error(f"found ONNX data type {tensor.data_type}, expected {expected}")
+        expected = ", ".join(map(type_name, DTYPES))
+        raise error(f"found data type {type_name(tensor.data_type)}, expected {expected}")
     shape = tuple(tensor.dims)
     if len(shape) > LARGEST_RANK or any(size < 0 for size in shape):
         raise error(f"found the shape {list(shape)}, expected at most {LARGEST_RANK} sizes of at least 0")
@@ -176,12 +204,18 @@ def _model(proto: onnx.ModelProto) -> OnnxModel:
     if not outputs or len(set(outputs)) != len(outputs):
         raise InputError(f"outputs: found {list(outputs)}, expected at least one, and unique names")
     metadata = {entry.key: entry.value for entry in proto.metadata_props}
-    return OnnxModel(proto, value.name, known, batch, nodes, tensors, outputs, metadata)  # type: ignore
+    return OnnxModel(proto, versions[0], value.name, known, batch, nodes, tensors, outputs, metadata)  # type: ignore
 
 
 def _node(proto: onnx.NodeProto) -> OnnxNode:
+    texts = (proto.op_type, proto.domain, proto.name, *proto.input, *proto.output, *(a.name for a in proto.attribute))
+    if not all(isinstance(text, str) for text in texts):  # protobuf gives bytes for what is not UTF-8
+        raise InputError("found a node with text that is not UTF-8, expected an ONNX model")
     if not proto.output or not proto.output[0]:
         raise InputError(f"node {proto.name!r} ({proto.op_type}): found no output")
     op = proto.op_type if proto.domain in ("", "ai.onnx") else f"{proto.domain}.{proto.op_type}"
     attributes = {attribute.name: attribute for attribute in proto.attribute}
-    return OnnxNode(op, proto.name, tuple(proto.input), tuple(proto.output), attributes)
+    node = OnnxNode(op, proto.name, tuple(proto.input), tuple(proto.output), attributes)
+    if len(attributes) < len(proto.attribute):
+        raise node.error("found an attribute twice, expected each once")
+    return node

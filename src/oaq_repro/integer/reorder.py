@@ -32,6 +32,7 @@ from oaq_repro.integer.nodes import (
     Node,
     Requantize,
     Resize,
+    ResizeNearest,
 )
 from oaq_repro.integer.packing import Dense, pack_dense, product_range
 from oaq_repro.integer.routes import InstructionSet, Mode, channel_folds, demand, dense_folds
@@ -78,7 +79,7 @@ class _Orders:
                     pass
                 case Add():
                     self.join(node.name, *node.inputs)
-                case Requantize() | MaxPool() | AvgPool() | GlobalAvgPool() | Resize():
+                case Requantize() | MaxPool() | AvgPool() | GlobalAvgPool() | Resize() | ResizeNearest():
                     self.join(node.name, node.inputs[0])
                 case Conv() if node.groups == len(node.weight) == shapes[node.inputs[0]][0]:
                     self.join(node.name, node.inputs[0])
