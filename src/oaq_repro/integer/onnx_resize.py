@@ -23,6 +23,11 @@ class _Axis:
     after: float
     scale: np.float32
 
+    @property
+    def size(self) -> int:
+        """Whole pixels after."""
+        return int(np.float32(self.before) * self.scale) if self.after != int(self.after) else int(self.after)
+
 
 def resize(values: Values, node: OnnxNode, name: str, x: str) -> ir.Node:
     """The graph's node for a Resize of the value x in height and width; InputError for what has no integer form."""
@@ -36,10 +41,16 @@ def resize(values: Values, node: OnnxNode, name: str, x: str) -> ir.Node:
             known = " or ".join(" with ".join(pair) for pair in NEAREST)
             raise node.error(f"found nearest, {place!r} with {rounding!r}, expected {known}")
         rule = NEAREST[place, rounding]
-        factor = [part for axis in axes for part in _factor(node, axis, rule)]
+        if all(axis.size == axis.before for axis in axes):  # ONNX Runtime copies, whatever the scales are
+            factor = [1, 1, 1, 1]
+        else:
+            factor = [part for axis in axes for part in _factor(node, axis, rule)]
         return ir.ResizeNearest(name, (x,), values.q[x], tuple(factor), rule)  # type: ignore[arg-type]
     if mode != "linear" or place not in LINEAR:
         raise node.error(f"found {mode!r} with {place!r}, expected nearest, or linear with {', '.join(LINEAR)}")
+    if node.input(0) in values.codes:  # ONNX Runtime cuts fractions of codes off, ONNX says nothing
+        raise node.error("found linear on codes, whose rounding ONNX does not define; expected it between "
+                         "DequantizeLinear and QuantizeLinear (QDQ)")  # fmt: skip
     before, size = tuple(axis.before for axis in axes), tuple(axis.after for axis in axes)
     if place == "pytorch_half_pixel" and 1.0 in size and size != before:
         raise node.error("found pytorch_half_pixel and a size of 1, expected half_pixel")
@@ -79,7 +90,7 @@ def _axes(values: Values, node: OnnxNode, x: str) -> tuple[_Axis, _Axis]:
 
 def _factor(node: OnnxNode, axis: _Axis, rule: str) -> tuple[int, int]:
     """The fraction whose exact pixels are those that ONNX Runtime computes in float32 (upsamplebase.h)."""
-    size = int(np.float32(axis.before) * axis.scale) if axis.after != int(axis.after) else int(axis.after)
+    size = axis.size
     if not 1 <= size <= LARGEST_SIZE:
         raise node.error(f"found a size of {size}, expected 1 to {LARGEST_SIZE}")
     i = np.arange(size, dtype=np.float32)
