@@ -20,7 +20,9 @@ def open_regular(path: Path | str, expected: str) -> IO[bytes]:
     except FileNotFoundError as error:
         raise InputError(f"found no such file, expected {expected}") from error
     except (OSError, ValueError) as error:
-        raise InputError(f"cannot be read ({getattr(error, 'strerror', None) or error}), expected {expected}") from error
+        raise InputError(
+            f"cannot be read ({getattr(error, 'strerror', None) or error}), expected {expected}"
+        ) from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise InputError(f"cannot be read (no plain file), expected {expected}")

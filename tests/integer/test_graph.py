@@ -170,7 +170,11 @@ def test_float_values_are_no_inputs():
         ([linear("n", "x", q(), q(), np.ones((2, 3)))], (3, 4, 4), r"expected \[3\]"),
         ([conv("n", "p", q(), q(), np.ones((1, 2, 3, 3)))], (2, 4, 4), "hold the kernel"),
         ([conv("n", "p", q(), q(), np.ones((1, 1, 3, 3)))], (2, 8, 8), "1 channels"),
-        ([conv("n", "p", q(), q(), np.ones((1, 2, 1, 1)), padding=(1 << 20, 1 << 20))], (2, 8, 8), "elements with padding"),
+        (
+            [conv("n", "p", q(), q(), np.ones((1, 2, 1, 1)), padding=(1 << 20, 1 << 20))],
+            (2, 8, 8),
+            "elements with padding",
+        ),
         ([ir.AvgPool("n", ("x",), q(), (5, 5), (1, 1))], (2, 4, 4), "hold the kernel"),
         ([ir.Flatten("f", ("x",), q()), ir.GlobalAvgPool("n", ("f",), q(), True)], (2, 4, 4), "channels, height"),
         ([ir.GlobalAvgPool("n", ("x",), q(), True)], (1, 5000, 5000), "pixels"),

@@ -10,6 +10,7 @@ from integer.onnx_models import quantized_network
 from integer.reference import small_network
 
 from oaq_repro.integer import __main__ as cli
+from oaq_repro.integer.audit import Audit, audit
 from oaq_repro.integer.executor import Executor
 from oaq_repro.integer.graph import Graph
 from oaq_repro.integer.onnx_export import export_onnx
@@ -46,8 +47,8 @@ def test_audit_json_is_the_same_for_both_formats(model, tmp_path, capsys):
     from_graph = json.loads(capsys.readouterr().out)
     cli.main(["audit", str(export_onnx(case.graph, (3, 16, 12), tmp_path / "m.onnx")), "--json"])
     assert json.loads(capsys.readouterr().out) == from_graph
-    assert [row["name"] for row in from_graph] == [layer.name for layer in case.graph.layers()]
-    assert {"kind", "depth", "q_max", "worst_case", "longest_block", "pairs", "narrowest"} < set(from_graph[0])
+    assert [row["name"] for row in from_graph["layers"]] == [layer.name for layer in case.graph.layers()]
+    assert from_graph == Audit(layers=audit(case.graph)).to_dict() and from_graph["total"] == 5
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -3,9 +3,9 @@
 import numpy as np
 import onnx
 import pytest
-from onnxruntime.quantization import QuantType
 from integer.onnx_models import model, node, qcdq_network, quantized_network, small_qdq
 from onnx import helper
+from onnxruntime.quantization import QuantType
 
 from oaq_repro.errors import InputError
 from oaq_repro.integer import graph as ir
@@ -154,7 +154,9 @@ def test_a_bias_behind_a_relu_is_no_bias(path):
 @pytest.mark.parametrize("types", [(QuantType.QUInt8, QuantType.QInt8), (QuantType.QUInt8, QuantType.QUInt8)])
 def test_qoperator_model(tmp_path, types):
     """The network of the QDQ tests, as operators on codes; fused Add and pools round ties otherwise."""
-    path = quantized_network(tmp_path, operators=True, activation_type=types[0], weight_type=types[1], reduce_range=types[1] == types[0])
+    path = quantized_network(
+        tmp_path, operators=True, activation_type=types[0], weight_type=types[1], reduce_range=types[1] == types[0]
+    )
     operators = {n.op_type for n in onnx.load(path).graph.node}
     assert {"QLinearConv", "QLinearAdd", "QGemm", "QLinearConcat", "QLinearGlobalAveragePool"} < operators
     graph = import_onnx(path)
@@ -224,8 +226,15 @@ def test_matrix_products_on_codes(path, form):
         product = node("QLinearMatMul", [*inputs, "sp", "zp"], "p")
     else:
         product = microsoft("QGemm", [*inputs, "c", "sp", "zp"], "p", transB=int(transposed))
-    content = qlinear(pool, node("Flatten", ["g"], "f", axis=-3), product, **constants, )
-    graph = assert_as_onnxruntime(path, content, np.tile(IMAGES, (8, 1, 1, 1)) * np.linspace(0.2, 2, 32).astype(F32).reshape(-1, 1, 1, 1))
+    content = qlinear(
+        pool,
+        node("Flatten", ["g"], "f", axis=-3),
+        product,
+        **constants,
+    )
+    graph = assert_as_onnxruntime(
+        path, content, np.tile(IMAGES, (8, 1, 1, 1)) * np.linspace(0.2, 2, 32).astype(F32).reshape(-1, 1, 1, 1)
+    )
     np.testing.assert_array_equal(graph.layers()[1].weight, weight)
 
 
@@ -364,4 +373,3 @@ def test_every_opset(path, opset):
               node("Relu", ["d"], "r"), node("QuantizeLinear", ["r", "so", "zo"], "rq"),
               node("DequantizeLinear", ["rq", "so", "zo"], "out")]  # fmt: skip
     assert_as_onnxruntime(path, model(nodes, constants, outputs=("out",), opset=opset))
-

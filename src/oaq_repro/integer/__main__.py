@@ -1,7 +1,8 @@
 """Command line of the integer engine: `python -m oaq_repro.integer audit|run|bench|export model`.
 
-A model is an integer graph (.npz, `Graph.save`) or a quantized ONNX model (.onnx, `onnx_import`). Bad input: one line
-on standard error, exit status 2.
+A model is an integer graph (.npz, `Graph.save`) or a quantized ONNX model (.onnx): `audit` reads the layers of any
+(`onnx_audit`), the others those that are such graphs (`onnx_import`). Bad input: one line on standard error, exit
+status 2.
 """
 
 import argparse
@@ -16,7 +17,6 @@ import numpy as np
 
 from oaq_repro.errors import InputError, printable
 from oaq_repro.files import write_atomic
-from oaq_repro.integer.audit import LayerAudit, audit
 from oaq_repro.integer.engine import Engine
 from oaq_repro.integer.graph import Graph
 from oaq_repro.integer.npy import load_array
@@ -50,40 +50,20 @@ def load(path: str) -> tuple[Graph, Shape | None]:
 
 
 def _audit(options: argparse.Namespace) -> None:
-    graph, _ = load(options.model)
-    rows = audit(graph)
-    if options.json:
-        print(json.dumps([row.to_dict() for row in rows], indent=2))
+    from oaq_repro.integer.audit import Audit, audit
+
+    if Path(options.model).suffix == ".onnx":
+        from oaq_repro.integer.onnx_audit import audit_onnx
+
+        found = audit_onnx(options.model)
     else:
-        _print_audit(rows)
+        found = Audit(layers=audit(load(options.model)[0]))
+    if options.json:
+        print(json.dumps(found.to_dict(), indent=2))
+    else:
+        from oaq_repro.integer.audit_table import print_audit
 
-
-def _print_audit(rows: tuple[LayerAudit, ...]) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title="Layers on 16-bit accumulators", box=box.SIMPLE, title_justify="left", padding=(0, 1, 0, 0))
-    table.add_column("layer", overflow="fold")
-    table.add_column("kind", no_wrap=True)
-    for heading in ("K", "q_max", "worst\ncase", "longest\nblock"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("pairs can\nsaturate")
-    table.add_column("narrowest\naccumulator", no_wrap=True)
-    names = {"exact": "never", "depends on pairing": "by order", "possible": "yes"}
-    for row in rows:
-        numbers = (row.depth, row.q_max, f"{row.worst_case:.2f}", row.longest_block)
-        table.add_row(row.name, row.kind, *map(str, numbers), names[row.pairs], row.narrowest.name)
-    console = Console()
-    console.print(table)
-    exact = sum(row.pairs == "exact" for row in rows)
-    whole = sum(row.worst_case <= 1 for row in rows)
-    for line in (
-        f"Whole sums that no input overflows at 16 bits: {whole} of {len(rows)} layers.",
-        f"Layers in which no pair of products can saturate on x86 without VNNI: {exact} of {len(rows)}",
-        "(by order: not in ONNX Runtime's order of products, but in others).",
-    ):
-        console.print(line, highlight=False)
+        print_audit(found)
 
 
 def _run(options: argparse.Namespace) -> None:

@@ -118,9 +118,7 @@ class _Compiler:
 
     def _average(self, x, out, window, source: QParams, output: QParams, counts: Array) -> None:
         multipliers = pool_multiplier(source, output, counts).ravel()
-        self.program.average_pool(
-            x, out, window, source.zero_point, multipliers, output.zero_point, output.q_max
-        )
+        self.program.average_pool(x, out, window, source.zero_point, multipliers, output.zero_point, output.q_max)
 
     def _layer(self, layer: Layer, x, out, source: QParams) -> None:
         demanded = demand(layer, source, self.mode)

@@ -14,8 +14,8 @@ import numpy as np
 
 from oaq_repro.errors import InputError
 from oaq_repro.files import open_regular, write_atomic
-from oaq_repro.integer.npy import read_array
 from oaq_repro.integer.nodes import OPERATORS, Node, QParams
+from oaq_repro.integer.npy import read_array
 from oaq_repro.quant.accumulator import Accumulator
 
 FORMAT = "oaq_repro integer graph 1"

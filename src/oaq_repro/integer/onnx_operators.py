@@ -49,7 +49,9 @@ def _transpose(values: Values, node: OnnxNode) -> None:
     elif weights is not None:
         values.weights[node.outputs[0]] = weights.transposed(node, order_of(node, weights.values.ndim))
     else:
-        raise node.error(f"input {node.input(0)!r}: expected a constant (values of the network are not transposed here)")
+        raise node.error(
+            f"input {node.input(0)!r}: expected a constant (values of the network are not transposed here)"
+        )
 
 
 def _clip(values: Values, node: OnnxNode) -> None:

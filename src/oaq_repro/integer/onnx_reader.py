@@ -1,11 +1,11 @@
 """ONNX files as plain values: nodes in order, constants as arrays. Files may come from anywhere.
 
-Whatever is wrong with a file ends in an InputError. Nothing outside the file is read, and no array is made that is
-larger than the file. Format: onnx.proto and Operators.md of ONNX.
+Whatever is wrong with a file ends in an InputError. Nothing outside the model's folder is read (`onnx_external`), and
+no array is made that is larger than the file it comes from. Format: onnx.proto and Operators.md of ONNX.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -18,6 +18,7 @@ from onnx import AttributeProto, TensorProto, numpy_helper
 
 from oaq_repro.errors import InputError
 from oaq_repro.files import open_regular
+from oaq_repro.integer.onnx_external import external_bytes, is_external
 
 OLDEST_OPSET = 11
 LARGEST_FILE = (1 << 31) - 1  # bytes; protobuf's own limit
@@ -26,10 +27,21 @@ DTYPES: dict[int, Any] = {
     TensorProto.FLOAT: np.float32, TensorProto.UINT8: np.uint8, TensorProto.INT8: np.int8,
     TensorProto.INT32: np.int32, TensorProto.INT64: np.int64,
 }  # fmt: skip
-_FIELDS: dict[int, str] = {
-    TensorProto.FLOAT: "float_data", TensorProto.UINT8: "int32_data", TensorProto.INT8: "int32_data",
-    TensorProto.INT32: "int32_data", TensorProto.INT64: "int64_data",
+CODE_BITS: dict[int, int] = {
+    TensorProto.UINT8: 8, TensorProto.INT8: 8, TensorProto.UINT16: 16, TensorProto.INT16: 16,
+    TensorProto.UINT4: 4, TensorProto.INT4: 4, TensorProto.INT32: 32,
 }  # fmt: skip
+"""The data types that quantized values have, and their widths."""
+_BITS = CODE_BITS | {
+    TensorProto.FLOAT: 32, TensorProto.FLOAT16: 16, TensorProto.BFLOAT16: 16, TensorProto.DOUBLE: 64,
+    TensorProto.INT64: 64,
+}  # fmt: skip
+READABLE = _BITS.keys()
+_FIELDS: dict[int, str] = {
+    TensorProto.FLOAT: "float_data",
+    TensorProto.DOUBLE: "double_data",
+    TensorProto.INT64: "int64_data",
+}  # others: int32_data
 _KINDS = {
     int: (AttributeProto.INT, "i"), float: (AttributeProto.FLOAT, "f"), str: (AttributeProto.STRING, "s"),
     tuple: (AttributeProto.INTS, "ints"),
@@ -122,6 +134,22 @@ class OnnxModel:
 
 def read_model(path: Path | str) -> OnnxModel:
     """Read a file; InputError where it is no ONNX model with one image as input (the caller names the file)."""
+    proto = read_proto(path)
+    left = LARGEST_FILE
+    for tensor in proto.graph.initializer:
+        if is_external(tensor):
+            size = tensor_bytes(tensor.name, tensor)
+            left -= size
+            if left < 0:
+                raise InputError(f"found more than {LARGEST_FILE} bytes of tensors in other files, expected less")
+            tensor.raw_data = external_bytes(tensor.name, tensor, Path(path).parent, size)
+            tensor.ClearField("external_data")
+            tensor.ClearField("data_location")
+    return _model(proto)
+
+
+def read_proto(path: Path | str) -> onnx.ModelProto:
+    """The message of a file, tensors in other files left there; InputError where it is no ONNX model."""
     with open_regular(path, "an ONNX model") as file:
         size = os.fstat(file.fileno()).st_size
         if size > LARGEST_FILE:
@@ -134,45 +162,76 @@ def read_model(path: Path | str) -> OnnxModel:
         raise InputError(f"found a damaged or foreign file ({error}), expected an ONNX model") from error
     if not proto.graph.node or not proto.opset_import:
         raise InputError("found no nodes or no opset, expected an ONNX model")
-    return _model(proto)
+    return proto
+
+
+def opset_of(proto: onnx.ModelProto, oldest: int) -> int:
+    """The version of ONNX's own operators; InputError where there is none, or an older one than `oldest`."""
+    versions = [entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")]
+    if len(versions) != 1 or versions[0] < oldest:
+        raise InputError(f"opset: found {versions}, expected one version of at least {oldest}")
+    return versions[0]
 
 
 def type_name(data_type: int) -> str:
-    """ONNX's name of a data type: INT16."""
-    known = TensorProto.DataType.values()
-    return str(TensorProto.DataType.Name(data_type)) if data_type in known else f"number {data_type}"  # type: ignore
+    """Name of an ONNX data type, as INT16."""
+    try:
+        return TensorProto.DataType.Name(data_type)
+    except ValueError:
+        return f"of number {data_type}"
 
 
-def array(name: str, tensor: TensorProto) -> np.ndarray:
-    """The values of a constant tensor; InputError where type, shape and data do not agree or lie in another file."""
+def tensor_bytes(name: str, tensor: TensorProto) -> int:
+    """Bytes that a tensor's values take, by its shape; InputError where that is no shape, or of no type known here."""
+    shape = tuple(tensor.dims)
+    if tensor.data_type not in READABLE:
+        raise _wrong_type(name, tensor, READABLE)
+    if len(shape) > LARGEST_RANK or any(size < 0 for size in shape):
+        expected = f"expected at most {LARGEST_RANK} sizes of at least 0"
+        raise InputError(f"tensor {name!r}: found the shape {list(shape)}, {expected}")
+    return (prod(shape) * _BITS[tensor.data_type] + 7) // 8
+
+
+def array(
+    name: str, tensor: TensorProto, types: Collection[int] = DTYPES.keys(), folder: Path | None = None
+) -> np.ndarray:
+    """The values of a constant tensor, of one of the ONNX data types `types`.
+
+    InputError where type, shape and data do not agree, or where the data lie in another file and `folder`, the model's,
+    is not given or is not where they lie.
+    """
 
     def error(problem: str) -> InputError:
         return InputError(f"tensor {name!r}: {problem}")
 
-    if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
-        raise error("found data in another file, expected all data in the model")
-    dtype = DTYPES.get(tensor.data_type)
-    if dtype is None:
-        expected = ", ".join(map(type_name, DTYPES))
-        raise error(f"found data type {type_name(tensor.data_type)}, expected {expected}")
-    shape = tuple(tensor.dims)
-    if len(shape) > LARGEST_RANK or any(size < 0 for size in shape):
-        raise error(f"found the shape {list(shape)}, expected at most {LARGEST_RANK} sizes of at least 0")
-    field = _FIELDS[tensor.data_type]
-    found = len(tensor.raw_data) // np.dtype(dtype).itemsize if tensor.raw_data else len(getattr(tensor, field))
-    if found != prod(shape) or len(tensor.raw_data) % np.dtype(dtype).itemsize:
-        raise error(f"found {found} values, expected {prod(shape)} for the shape {list(shape)}")
+    if tensor.data_type not in types:
+        raise _wrong_type(name, tensor, types)
+    size = tensor_bytes(name, tensor)
+    if is_external(tensor):
+        if folder is None:
+            raise error("found data in another file, expected all data in the model")
+        content = external_bytes(name, tensor, folder, size)
+        tensor = TensorProto(data_type=tensor.data_type, dims=tensor.dims, raw_data=content)
+    shape, bits = tuple(tensor.dims), _BITS[tensor.data_type]
+    field = _FIELDS.get(tensor.data_type, "int32_data")
+    wanted = prod(shape) if bits >= 8 else size  # those of 4 bits lie two by two
+    found = len(tensor.raw_data) * 8 // max(bits, 8) if tensor.raw_data else len(getattr(tensor, field))
+    if found != wanted or len(tensor.raw_data) not in (0, size):
+        raise error(f"found {found} values, expected {wanted} for the shape {list(shape)}")
     try:
         return numpy_helper.to_array(tensor)
     except (ValueError, TypeError, OverflowError) as problem:
-        raise error(f"found values that are no {np.dtype(dtype).name} ({problem})") from problem
+        raise error(f"found values that are no {type_name(tensor.data_type)} ({problem})") from problem
+
+
+def _wrong_type(name: str, tensor: TensorProto, types: Collection[int]) -> InputError:
+    expected = ", ".join(type_name(known) for known in types)
+    return InputError(f"tensor {name!r}: found ONNX data type {type_name(tensor.data_type)}, expected {expected}")
 
 
 def _model(proto: onnx.ModelProto) -> OnnxModel:
     graph = proto.graph
-    versions = [entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")]
-    if len(versions) != 1 or versions[0] < OLDEST_OPSET:
-        raise InputError(f"opset: found {versions}, expected one version of at least {OLDEST_OPSET}")
+    opset = opset_of(proto, OLDEST_OPSET)
     if graph.sparse_initializer:
         raise InputError("found sparse initializers, expected dense ones")
     tensors: dict[str, TensorProto] = {}
@@ -204,7 +263,7 @@ def _model(proto: onnx.ModelProto) -> OnnxModel:
     if not outputs or len(set(outputs)) != len(outputs):
         raise InputError(f"outputs: found {list(outputs)}, expected at least one, and unique names")
     metadata = {entry.key: entry.value for entry in proto.metadata_props}
-    return OnnxModel(proto, versions[0], value.name, known, batch, nodes, tensors, outputs, metadata)  # type: ignore
+    return OnnxModel(proto, opset, value.name, known, batch, nodes, tensors, outputs, metadata)  # type: ignore
 
 
 def _node(proto: onnx.NodeProto) -> OnnxNode:
@@ -213,6 +272,11 @@ def _node(proto: onnx.NodeProto) -> OnnxNode:
         raise InputError("found a node with text that is not UTF-8, expected an ONNX model")
     if not proto.output or not proto.output[0]:
         raise InputError(f"node {proto.name!r} ({proto.op_type}): found no output")
+    return node_of(proto)
+
+
+def node_of(proto: onnx.NodeProto) -> OnnxNode:
+    """A node as plain values, unchecked."""
     op = proto.op_type if proto.domain in ("", "ai.onnx") else f"{proto.domain}.{proto.op_type}"
     attributes = {attribute.name: attribute for attribute in proto.attribute}
     node = OnnxNode(op, proto.name, tuple(proto.input), tuple(proto.output), attributes)

@@ -106,4 +106,3 @@ def _factor(node: OnnxNode, axis: _Axis, rule: str) -> tuple[int, int]:
         if axis.before * n // d == size and np.array_equal(nearest_pixels(axis.before, n, d, rule), expected):
             return n, d
     raise node.error(f"found the scale {axis.scale} of {axis.before} pixels, whose places are no exact fractions")
-

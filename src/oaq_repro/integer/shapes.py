@@ -129,7 +129,9 @@ def output_shape(node: Node, inputs: list[Shape]) -> Shape:
         if any(len(shape) != len(source) or shape[1:] != source[1:] for shape in inputs):
             raise fail("shapes that differ in channels only")
         return (sum(shape[0] for shape in inputs), *source[1:])
-    if isinstance(node, Conv | MaxPool | AvgPool | GlobalAvgPool | Resize | ResizeNearest) and any(len(shape) != 3 for shape in inputs):
+    if isinstance(node, Conv | MaxPool | AvgPool | GlobalAvgPool | Resize | ResizeNearest) and any(
+        len(shape) != 3 for shape in inputs
+    ):
         raise fail("[channels, height, width]")
     if isinstance(node, GlobalAvgPool):
         if source[1] * source[2] > LARGEST_AVERAGE:
