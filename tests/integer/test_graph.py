@@ -135,7 +135,9 @@ def test_validate_names_node_and_field(changes, message):
     [
         (around(ir.MaxPool("p", ("x",), q(0.5), (2, 2), (2, 2)), source=q()), "output: found .*expected its input's"),
         (around(ir.MaxPool("p", ("x",), q(), (2, 2), (2, 2), padding=(2, 2)), source=q()), "padding"),
-        (around(ir.AvgPool("p", ("x",), q(), (3, 3), (2, 2), (1, 1), False), source=q()), "count_include_pad"),
+        (around(ir.ResizeNearest("p", ("x",), q(), (2, 1)), source=q()), "factor: found"),
+        (around(ir.ResizeNearest("p", ("x",), q(), (2, 0, 1, 1)), source=q()), "factor: found"),
+        (around(ir.ResizeNearest("p", ("x",), q(), (1, 1, 1, 1), "ceil"), source=q()), "rule: found 'ceil'"),
         (around(ir.AvgPool("p", ("x",), q(), (3, 3), (2, 2), (2, 2)), source=q()), "padding"),
         (around(ir.Concat("j", ("x", "x"), q(), axis=2), source=q()), "axis"),
         (around(ir.Concat("j", (), q()), source=q()), "inputs"),

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from integer.reference import small_network
 from oaq_repro.integer import __main__ as cli
 from oaq_repro.integer.audit import Audit, audit
 from oaq_repro.integer.executor import Executor
-from oaq_repro.integer.graph import Graph
+from oaq_repro.integer.graph import Dequantize, Graph
 from oaq_repro.integer.onnx_export import export_onnx
 from oaq_repro.integer.onnx_import import import_onnx
 from oaq_repro.integer.routes import MODES
@@ -124,6 +125,18 @@ def test_bad_input(model, tmp_path, capsys):
     for name in ("objects.npy", "nowhere.npy", "bad.onnx", "graph.npz"):
         assert name in errors(["run", path, "--input", tmp_path / name, "--output", tmp_path / "o.npz"], capsys)
     assert not (tmp_path / "o.npz").exists() and not (tmp_path / "m.onnx").exists()
+
+
+def test_names_from_models_are_escaped(model, tmp_path, capsys):
+    case, _ = model
+    name, path = "\x1b[2J\nout", tmp_path / "m.npz"
+    graph = replace(case.graph, outputs=(name,), nodes=(*case.graph.nodes[:-2], Dequantize(name, ("classifier",))))
+    graph.save(path)
+    np.save(tmp_path / "i.npy", case.images)
+    arguments = ["run", str(path), "--input", str(tmp_path / "i.npy"), "--output", str(tmp_path / "o.npz")]
+    assert cli.main(arguments) == 0
+    assert capsys.readouterr().out == "\\x1b[2J\\nout: float32 [5, 5]\n"
+    assert r"\x1b" in errors(["bench", tmp_path / "\x1b.npz", "--shape", "3,16,12"], capsys)
 
 
 @pytest.mark.parametrize(

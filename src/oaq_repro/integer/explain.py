@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from oaq_repro import _kernels
+from oaq_repro.errors import printable
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class LayerRoute:
 def table(routes: Sequence[LayerRoute], isa: str, mode: str) -> str:
     """One line per layer, aligned."""
     rows = [("layer", "kind", "products", "q_max", "accumulator", "claim", "why")]
-    rows += [(r.name, r.kind, str(r.depth), str(r.q_max), r.registers, r.claim, r.reason) for r in routes]
+    rows += [(printable(r.name), r.kind, str(r.depth), str(r.q_max), r.registers, r.claim, r.reason) for r in routes]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     legend = "16 bit x n: n products in 16-bit sums (two per output of a dense layer), then added up in 32 bits"

@@ -95,10 +95,10 @@ def _around_zero(node: OnnxNode, found: Weights, axis: int) -> Array:
     return shifted.astype(np.int8)
 
 
-def _bias(values: Values, node: OnnxNode, name: str, scale: Array, after: int = 0) -> Array:
+def _bias(values: Values, node: OnnxNode, name: str, scale: Array, shapes: tuple[tuple[int, ...], ...]) -> Array:
     """int32 bias at float32 `scale` [O] = input scale * weight scale; values at another scale are rounded to it.
 
-    `after`: axes of size 1 that an Add's constant has behind its channels.
+    `shapes`: those that it may have, -1 for O.
     """
     if not name:
         return np.zeros(len(scale), np.int32)
@@ -111,7 +111,8 @@ def _bias(values: Values, node: OnnxNode, name: str, scale: Array, after: int = 
         real = found.real(node) if found.values.size == len(scale) else None
     elif real is not None and real.dtype != np.float32:
         real = None
-    if real is not None and real.ndim > after and real.size == len(scale) == real.shape[-1 - after]:
+    wanted = [tuple(len(scale) if size < 0 else size for size in shape) for shape in shapes]
+    if real is not None and real.shape in wanted:
         with np.errstate(over="ignore"):
             codes = np.rint(real.reshape(-1) / scale.astype(np.float64))
         if (np.abs(codes) <= LARGEST_BIAS).all():  # false for NaN
@@ -120,13 +121,13 @@ def _bias(values: Values, node: OnnxNode, name: str, scale: Array, after: int = 
 
 
 def _layer(
-    values: Values, node: OnnxNode, weight: Array, weight_scale: Array, bias: str, after: int = 0
+    values: Values, node: OnnxNode, weight: Array, weight_scale: Array, bias: str, shapes: tuple[tuple[int, ...], ...]
 ) -> Callable[[ir.QParams], dict[str, Any]]:
     """Everything of a layer but its name and geometry, for the QParams of its output."""
     x = values.value(node, 0)
     with np.errstate(over="ignore", under="ignore"):
         scale = values.q[x].scale * weight_scale
-    codes = _bias(values, node, bias, scale, after)
+    codes = _bias(values, node, bias, scale, shapes)
 
     def constants(output: ir.QParams) -> dict[str, Any]:
         with np.errstate(over="ignore", under="ignore"):
@@ -152,7 +153,8 @@ def conv(values: Values, node: OnnxNode, bias: str = "", added: OnnxNode | None 
         "stride": pair(node, "strides", 1), "padding": padding, "dilation": dilation,
         "groups": node.attribute("group", 1),
     }  # fmt: skip
-    layer = _layer(values, node, weight, scale, bias or node.input(2), 2 if bias else 0)
+    shapes = ((-1, 1, 1), (1, -1, 1, 1)) if bias else ((-1,),)
+    layer = _layer(values, node, weight, scale, bias or node.input(2), shapes)
     made = Pending(node, lambda name, q: ir.Conv(name, **layer(q), **geometry))
     values.real[(added or node).outputs[0]] = Real(made)
 
@@ -171,7 +173,7 @@ def matmul(values: Values, node: OnnxNode, bias: str = "", added: OnnxNode | Non
 
 def _product(values: Values, node: OnnxNode, transposed: bool, bias: str, added: OnnxNode | None) -> None:
     weight, scale = _weight(values, node, 2, 0 if transposed else 1)
-    layer = _layer(values, node, weight if transposed else weight.T, scale, bias)
+    layer = _layer(values, node, weight if transposed else weight.T, scale, bias, ((-1,), (1, -1)))
     made = Pending(node, lambda name, q: ir.Linear(name, **layer(q)))
     values.real[(added or node).outputs[0]] = Real(made)
 

@@ -25,7 +25,7 @@ LARGEST_FILE = (1 << 31) - 1  # bytes; protobuf's own limit
 LARGEST_RANK = 8
 DTYPES: dict[int, Any] = {
     TensorProto.FLOAT: np.float32, TensorProto.UINT8: np.uint8, TensorProto.INT8: np.int8,
-    TensorProto.INT32: np.int32, TensorProto.INT64: np.int64,
+    TensorProto.INT32: np.int32, TensorProto.INT64: np.int64, TensorProto.BOOL: np.bool_,
 }  # fmt: skip
 CODE_BITS: dict[int, int] = {
     TensorProto.UINT8: 8, TensorProto.INT8: 8, TensorProto.UINT16: 16, TensorProto.INT16: 16,
