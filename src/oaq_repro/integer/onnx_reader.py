@@ -34,7 +34,7 @@ CODE_BITS: dict[int, int] = {
 """The data types that quantized values have, and their widths."""
 _BITS = CODE_BITS | {
     TensorProto.FLOAT: 32, TensorProto.FLOAT16: 16, TensorProto.BFLOAT16: 16, TensorProto.DOUBLE: 64,
-    TensorProto.INT64: 64,
+    TensorProto.INT64: 64, TensorProto.BOOL: 8,
 }  # fmt: skip
 READABLE = _BITS.keys()
 _FIELDS: dict[int, str] = {
