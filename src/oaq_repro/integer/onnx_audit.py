@@ -166,7 +166,7 @@ class _Auditor:
             node, place, form.on_codes, 0 if form.kind == "conv" else -1 if left == transposed else -2
         )
         shape = weights.codes.shape
-        if not weights.codes.size or (form.kind != "linear" and len(shape) < 3):
+        if not weights.codes.size or len(shape) < (1 if form.kind == "linear" else 3):
             raise node.error(f"found weights of the shape {list(shape)}")
         arrange: Arrange = conv_rows
         if form.kind != "conv":
