@@ -7,7 +7,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 F32 = np.float32
-Y_SCALE = F32(4000)
+Y_SCALE, ONE, FIRST = F32(4000), F32(1), np.uint8(0)
 
 
 def assemble(nodes, constants, shape, opset=21, x_type=TensorProto.FLOAT) -> onnx.ModelProto:
@@ -31,10 +31,10 @@ def layer_model(
     op: str,
     weight: np.ndarray,
     shape: tuple[int, ...],
-    x_zero: Any = np.uint8(0),
+    x_zero: Any = FIRST,
     w_zero: Any = None,
-    x_scale: Any = F32(1),
-    w_scale: Any = F32(1),
+    x_scale: Any = ONE,
+    w_scale: Any = ONE,
     y_scale: Any = Y_SCALE,
     bounds: tuple[int, int] | None = None,
     requantized: bool = True,

@@ -73,7 +73,8 @@ def quantized_network(folder, seed: int = 0, operators: bool = False, **options)
     source, path = folder / "float.onnx", folder / "quantized.onnx"
     # fractions of codes are cut off in the QOperator form
     onnx.save(float_network(seed, "nearest" if operators else "linear"), source)
-    quantize_static(source, path, Reader(), QuantFormat.QOperator if operators else QuantFormat.QDQ, **options)
+    form = QuantFormat.QOperator if operators else QuantFormat.QDQ
+    quantize_static(source, path, Reader(), **({"quant_format": form} | options))
     return path
 
 
