@@ -1,5 +1,7 @@
 """Routes for kernels that multiply signed codes (csrc/neon.cpp): what is planned, computed by such kernels in NumPy."""
 
+from collections import namedtuple
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -28,15 +30,16 @@ class Program:
 
     dequantize = quantize
 
-    def dense(self, x, out, first, outputs, window, runs, panels, folds, constants):
-        def compute(codes):
-            acc = []
-            for p, (panel, fold) in enumerate(zip(panels, folds, strict=True)):
-                start = constants.start[p * _kernels.PANEL :][: _kernels.PANEL]
-                acc.append(dense_panel(codes, runs, panel, fold, start, constants.code_offset))
-            return wrap(np.concatenate(acc)[:outputs], 32 - constants.wrap_shift)
+    def dense(self, x, out, window, groups):
+        self.layers += [partial(self.group, out.channels // len(groups), group) for group in groups]
 
-        self.layers.append(compute)
+    @staticmethod
+    def group(outputs, group, codes):
+        constants, acc = group.constants, []
+        for p, (panel, fold) in enumerate(zip(group.panels, group.folds, strict=True)):
+            start = constants.start[p * _kernels.PANEL :][: _kernels.PANEL]
+            acc.append(dense_panel(codes, group.runs, panel, fold, start, constants.code_offset))
+        return wrap(np.concatenate(acc)[:outputs], 32 - constants.wrap_shift)
 
     def depthwise(self, x, out, window, taps, weights, folds, constants):
         def compute(codes):
@@ -107,7 +110,8 @@ def random_weights(rng, style, shape):
 @pytest.mark.parametrize("groups", [1, 2, 40])
 @pytest.mark.parametrize("style", ["extreme", "any", "small"])
 def test_planned_sums_are_exact(mode, q_max, groups, style, monkeypatch):
-    monkeypatch.setattr(_kernels, "Requantization", lambda **fields: SimpleNamespace(**fields))
+    monkeypatch.setattr(_kernels, "Requantization", SimpleNamespace)
+    monkeypatch.setattr(_kernels, "DenseGroup", namedtuple("DenseGroup", "runs panels folds constants"))
     rng = np.random.default_rng(q_max)
     channels, outputs, zero_point = 40 if groups == 40 else 10, 40, int(rng.integers(0, q_max + 1))
     weight = random_weights(rng, style, (outputs, channels // groups, SIZE, SIZE)).astype(np.int8)

@@ -2,6 +2,7 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
@@ -49,13 +50,12 @@ oaq::Requantization requantization(const Flat<std::int32_t>& start, const Flat<s
 using Runs = nb::ndarray<const std::int32_t, nb::shape<-1, 3>, nb::c_contig, nb::device::cpu>;
 using Panel = nb::ndarray<const std::int8_t, nb::c_contig, nb::device::cpu>;
 
-oaq::DenseLayer dense_layer(std::int64_t first_channel, std::int64_t outputs, const oaq::Window& window, const Runs& runs,
-                            const std::vector<Panel>& panels, std::vector<int> folds,
-                            oaq::Requantization requantization) {
-    oaq::DenseLayer layer{first_channel, outputs, window, {}, {}, std::move(folds), std::move(requantization)};
-    for (std::size_t i = 0; i < runs.shape(0); ++i) layer.runs.push_back({runs(i, 0), runs(i, 1), runs(i, 2)});
-    for (const Panel& panel : panels) layer.panels.emplace_back(panel.data(), panel.data() + panel.size());
-    return layer;
+oaq::DenseGroup dense_group(const Runs& runs, const std::vector<Panel>& panels, std::vector<int> folds,
+                            const oaq::Requantization& requantization) {
+    oaq::DenseGroup group{{}, {}, std::move(folds), requantization};
+    for (std::size_t i = 0; i < runs.shape(0); ++i) group.runs.push_back({runs(i, 0), runs(i, 1), runs(i, 2)});
+    for (const Panel& panel : panels) group.panels.emplace_back(panel.data(), panel.data() + panel.size());
+    return group;
 }
 
 using Taps = nb::ndarray<const std::int32_t, nb::shape<-1, 2>, nb::c_contig, nb::device::cpu>;
@@ -167,6 +167,11 @@ void bind_program(nb::module_& module) {
             new (self) oaq::Requantization(
                 requantization(start, bias, multiplier, wrap_shift, zero_point, q_max, code_offset));
         }, "start"_a, "bias"_a, "multiplier"_a, "wrap_shift"_a, "zero_point"_a, "q_max"_a, "code_offset"_a);
+    nb::class_<oaq::DenseGroup>(module, "DenseGroup", "Weights and constants of a dense layer's group (csrc/program.hpp).")
+        .def("__init__", [](oaq::DenseGroup* self, const Runs& runs, const std::vector<Panel>& panels, std::vector<int> folds,
+                            const oaq::Requantization& constants) {
+            new (self) oaq::DenseGroup(dense_group(runs, panels, std::move(folds), constants));
+        }, "runs"_a, "panels"_a, "folds"_a, "constants"_a);
 
     nb::class_<Program>(module, "Program", "A compiled integer graph (csrc/program.hpp). Raises ValueError for parts that do not fit.")
         .def("__init__", [](Program* self, std::int64_t arena_bytes, int threads, std::optional<std::string> isa) {
@@ -174,11 +179,8 @@ void bind_program(nb::module_& module) {
         }, "arena_bytes"_a, "threads"_a, "isa"_a = nb::none())
         .def_prop_ro("isa", [](const Program& self) { return self.kernels().name; })
         .def("quantize", &Program::quantize)
-        .def("dense", [](Program& self, const Value& in, const Value& out, std::int64_t first_channel, std::int64_t outputs,
-                         const Window& window, const Runs& runs, const std::vector<Panel>& panels, std::vector<int> folds,
-                         const oaq::Requantization& constants) {
-            self.dense(in, out, dense_layer(first_channel, outputs, window, runs, panels, std::move(folds), constants));
-        })
+        .def("dense", [](Program& self, const Value& in, const Value& out, const Window& window,
+                         std::vector<oaq::DenseGroup> groups) { self.dense(in, out, {window, std::move(groups)}); })
         .def("depthwise", [](Program& self, const Value& in, const Value& out, const Window& window,
                              const std::vector<Taps>& taps, const std::vector<Panel>& weights, const std::vector<int>& folds,
                              const oaq::Requantization& constants) {
@@ -196,8 +198,11 @@ void bind_program(nb::module_& module) {
             self.reference(in, out, geometry, {bits, saturate, lanes, block}, source_zero_point, copy(weight), constants);
         })
         .def("add", &Program::add)
-        .def("lookup", [](Program& self, const Value& in, const Value& out, std::int64_t first_channel,
-                          const Flat<std::uint8_t>& codes) { self.lookup(in, out, first_channel, copy(codes)); })
+        .def("lookup", [](Program& self, const std::vector<std::pair<Value, Flat<std::uint8_t>>>& parts, const Value& out) {
+            std::vector<oaq::LookupPart> copies;
+            for (const auto& [value, table] : parts) copies.push_back({value, copy(table)});
+            self.lookup(std::move(copies), out);
+        })
         .def("max_pool", &Program::max_pool)
         .def("average_pool", [](Program& self, const Value& in, const Value& out, const Window& window,
                                 int source_zero_point, const Flat<float>& multipliers, int zero_point, int q_max) {

@@ -1,10 +1,15 @@
 // Threads that share the tasks of one operator.
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <memory>
 
 namespace oaq {
+
+// How work is handed to threads.
+constexpr std::int64_t kPiece = 8192;            // operations that are worth handing to another thread
+constexpr int kPiecesPerThread = 8;              // at most, as threads are not equally fast
 
 // `run` hands out tasks one by one, to the caller and to whichever workers are awake. It waits for tasks that were
 // taken, never for a worker that was not scheduled: on a busy machine the caller does the work itself.

@@ -91,15 +91,17 @@ void Program::quantize(const Value& out, Quantization q) {
     });
 }
 
-void Program::dequantize(const Value& in, Quantization q, int output) {
+void Program::dequantize(const Value& in, Quantization q, std::vector<int> outputs) {
     check(in);
-    step(nullptr, [this, in, q, output] {
-        float* result = (*outputs_)[static_cast<std::size_t>(output)];
-        split(in.height, in.width * in.channels, [&](std::int64_t first, std::int64_t last) {
-            for (std::int64_t y = first; y < last; ++y)
-                elementwise::dequantize(at(in, y), in.width, in.channels, result + y * in.width, in.height * in.width,
-                                        q.scale, q.zero_point);
-        });
+    step(nullptr, [this, in, q, outputs = std::move(outputs)] {
+        for (const int output : outputs) {
+            float* result = (*outputs_)[static_cast<std::size_t>(output)];
+            split(in.height, in.width * in.channels, [&](std::int64_t first, std::int64_t last) {
+                for (std::int64_t y = first; y < last; ++y)
+                    elementwise::dequantize(at(in, y), in.width, in.channels, result + y * in.width, in.height * in.width,
+                                            q.scale, q.zero_point);
+            });
+        }
     });
 }
 
@@ -114,16 +116,25 @@ void Program::add(const Value& a, const Value& b, const Value& out, Quantization
     });
 }
 
-void Program::lookup(const Value& in, const Value& out, std::int64_t first_channel, std::vector<std::uint8_t> table) {
-    check(in);
+void Program::lookup(std::vector<LookupPart> parts, const Value& out) {
     check(out);
-    require(table.size() == 256 && first_channel + in.channels <= out.channels, "table");
-    // Only the first part of a joined value fills its border; the others would do it again.
-    step(first_channel == 0 ? &out : nullptr, [this, in, out, first_channel, table = std::move(table)] {
-        split(out.height, out.width * in.channels, [&](std::int64_t first, std::int64_t last) {
-            for (std::int64_t y = first; y < last; ++y)
-                elementwise::lookup(at(in, y), in.channels, at(out, y) + first_channel, out.channels, out.width,
-                                    table.data());
+    std::int64_t channels = 0;
+    for (const LookupPart& part : parts) {
+        check(part.in);
+        require(part.table.size() == 256, "table");
+        require(part.in.height == out.height && part.in.width == out.width, "size of a part");
+        channels += part.in.channels;
+    }
+    require(channels == out.channels, "parts");
+    step(&out, [this, out, parts = std::move(parts)] {
+        split(out.height, out.width * out.channels, [&](std::int64_t first, std::int64_t last) {
+            for (std::int64_t y = first; y < last; ++y) {
+                std::uint8_t* result = at(out, y);
+                for (const LookupPart& part : parts) {
+                    elementwise::lookup(at(part.in, y), part.in.channels, result, out.channels, out.width, part.table.data());
+                    result += part.in.channels;
+                }
+            }
         });
     });
 }

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from oaq_repro import _kernels
+from oaq_repro.errors import InputError
 from oaq_repro.integer import operators
 from oaq_repro.integer.explain import LayerRoute
 from oaq_repro.integer.graph import Graph
@@ -70,32 +71,26 @@ class _Compiler:
         self.routes: list[LayerRoute] = []
 
     def add(self, node: Node) -> None:
-        """Append one node."""
-        program, values = self.program, self.values
+        """Append one node, as one operator."""
+        program = self.program
         if isinstance(node, Quantize):
-            program.quantize(values[node.name], _quantization(node.output))
+            program.quantize(self.values[node.name], _quantization(node.output))
             return
-        inputs = [values[name] for name in node.inputs]
+        inputs = [self.values[name] for name in node.inputs]
         sources = [self.qparams[name] for name in node.inputs]
         x, source = inputs[0], sources[0]
         if isinstance(node, Dequantize):
-            for index, name in enumerate(self.graph.outputs):
-                if name == node.name:
-                    program.dequantize(x, _quantization(source), index)
+            outputs = [index for index, name in enumerate(self.graph.outputs) if name == node.name]
+            program.dequantize(x, _quantization(source), outputs)
             return
-        out, q = values[node.name], node.output
+        out, q = self.values[node.name], node.output
         match node:
             case Conv() | Linear():
                 self._layer(node, x, out, source)
             case Add():
                 program.add(x, inputs[1], out, *(_quantization(each) for each in (*sources, q)))
-            case Requantize():
-                program.lookup(x, out, 0, _table(source, q))
-            case Concat():
-                first = 0
-                for part, part_source in zip(inputs, sources, strict=True):
-                    program.lookup(part, out, first, _table(part_source, q))
-                    first += part.channels
+            case Requantize() | Concat():
+                program.lookup([(part, _table(each, q)) for part, each in zip(inputs, sources, strict=True)], out)
             case MaxPool():
                 program.max_pool(x, out, _window(node.kernel, node.stride, node.padding, node.dilation))
             case AvgPool():
@@ -115,6 +110,10 @@ class _Compiler:
                 program.resize_nearest(x, out, *(nearest_pixels(*size, node.rule) for size in sizes))
             case Flatten():
                 program.flatten(x, out)
+            case _:
+                raise InputError(
+                    f"graph node {node.name!r}: found {type(node).__name__}, which the engine does not have"
+                )
 
     def _average(self, x, out, window, source: QParams, output: QParams, counts: Array) -> None:
         multipliers = pool_multiplier(source, output, counts).ravel()
@@ -150,17 +149,16 @@ class _Compiler:
         place = self.placed[layer.inputs[0]]
         outputs, inputs = len(weight) // groups, weight.shape[3]
         folds: list[int] = []
+        operands = []
         for group in range(groups):
-            first = group * outputs
-            part = weight[first : first + outputs]
-            packed = pack_dense(part, place.row, place.channels, group * inputs, dilation)
-            bias = layer.bias[first : first + outputs]
-            chosen = dense_folds(packed, bias, source, demanded, self.mode, self.kernels)
+            part = slice(group * outputs, (group + 1) * outputs)
+            packed = pack_dense(weight[part], place.row, place.channels, group * inputs, dilation)
+            chosen = dense_folds(packed, layer.bias[part], source, demanded, self.mode, self.kernels)
             per_channel = np.repeat(chosen, _kernels.PANEL)
-            constants = self._constants(layer, part, slice(first, first + outputs), source, per_channel, demanded.bits)
-            panels, routes = packed.panels(chosen, self.kernels.pairs)
-            self.program.dense(x, out, first, outputs, window, packed.runs, panels, routes, constants)
+            constants = self._constants(layer, weight[part], part, source, per_channel, demanded.bits)
+            operands.append(_kernels.DenseGroup(packed.runs, *packed.panels(chosen, self.kernels.pairs), constants))
             folds += chosen
+        self.program.dense(x, out, window, operands)
         self._note(layer, "dense", weight, source, tuple(folds), demanded)
 
     def _depthwise(self, layer, x, out, source, weight, window, dilation, demanded: Demand) -> None:
@@ -213,24 +211,6 @@ class _Compiler:
         else:
             reason = "the longest sums that no input can overflow"
         self.routes.append(LayerRoute(layer.name, kind, weight[0].size, source.q_max, folds, demanded.claim, reason))
-
-
-def by_node(graph: Graph, seconds: list[float], repeats: int) -> dict[str, float]:
-    """Mean seconds per run and node, from those of the program's operators."""
-    means: dict[str, float] = {}
-    operators_of = []
-    for node in graph.nodes:
-        count = 1
-        if isinstance(node, Concat):
-            count = len(node.inputs)
-        elif isinstance(node, Dequantize):
-            count = graph.outputs.count(node.name)
-        elif isinstance(node, Conv) and node.groups != len(node.weight):
-            count = node.groups
-        operators_of += [node.name] * count
-    for name, value in zip(operators_of, seconds, strict=True):
-        means[name] = means.get(name, 0.0) + value / repeats
-    return means
 
 
 def _value(place: Placement, zero_point: int):

@@ -104,7 +104,7 @@ class Engine:
             self._finished = False
             seconds = self._program.profile(image, outputs, repeats)
             self._finished = True
-        return compiling.by_node(self.graph, seconds, repeats)
+        return {node.name: value / repeats for node, value in zip(self.graph.nodes, seconds, strict=True)}
 
     def value(self, name: str) -> Array:
         """Codes of a node of the image that was run last, by whatever thread: uint8 [C, H, W] or [K].
