@@ -1,11 +1,10 @@
 """The executor against formulas written out once more, torch's pooling, and ONNX Runtime's QLinearConv."""
 
+import math
 import subprocess
 import sys
 import weakref
 from dataclasses import replace
-
-import math
 from fractions import Fraction
 
 import numpy as np

@@ -170,7 +170,8 @@ def qlinear(*nodes, opset=13, **constants) -> onnx.ModelProto:
     """Image -> codes "q" of [N, 4, 16, 16] by a QLinearConv -> nodes -> codes "p" -> "out"."""
     rng = np.random.default_rng(0)
     known = {
-        "s": F32(0.03), "z": np.uint8(3), "so": F32(0.2), "zo": np.uint8(120), "ws": rng.uniform(0.01, 0.03, 4).astype(F32),
+        "s": F32(0.03), "z": np.uint8(3), "so": F32(0.2), "zo": np.uint8(120), 
+        "ws": rng.uniform(0.01, 0.03, 4).astype(F32),
         "wz": np.zeros(4, np.int8), "w": rng.integers(-127, 128, (4, 3, 3, 3)).astype(np.int8),
         "b": rng.integers(-3000, 3000, 4).astype(np.int32), "sp": F32(0.25), "zp": np.uint8(110),
     }  # fmt: skip
@@ -241,7 +242,10 @@ def test_matrix_products_on_codes(path, form):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (lambda n: n.attribute.append(helper.make_attribute("channels_last", 1)), "QLinearGlobalAveragePool.*channels_last"),
+        (
+            lambda n: n.attribute.append(helper.make_attribute("channels_last", 1)),
+            "QLinearGlobalAveragePool.*channels_last",
+        ),
         (lambda n: n.attribute.append(helper.make_attribute("odd", 1)), "odd: found a value that is not supported"),
         (lambda n: n.input.append("zo"), "'zo': found an input number 6"),
         (lambda n: n.input.pop(), "no scale or zero point of the result"),

@@ -12,7 +12,7 @@ from oaq_repro.integer.compiling import compile_graph
 from oaq_repro.integer.graph import Conv, Dequantize, Graph, QParams, Quantize
 from oaq_repro.integer.packing import pack_dense
 from oaq_repro.integer.plan import place
-from oaq_repro.integer.routes import MODES, Demand, InstructionSet, dense_folds
+from oaq_repro.integer.routes import MODES, Demand, InstructionSet, channel_folds
 from oaq_repro.quant.accumulator import Accumulator
 
 NEON = InstructionSet("neon", 127, False, (1, 2, 4, 8, 16), pairs=False)
@@ -153,7 +153,7 @@ def test_two_products_of_the_smallest_code_and_weight_do_not_fit(weight, fold):
     packed = pack_dense(np.full((16, 1, 1, 64), weight, np.int8), 64, 64, 0, (1, 1))
     for mode in ("certified", "acc32"):
         q, bias = QParams(np.float32(1), 128, 255), np.zeros(16, np.int32)
-        assert dense_folds(packed, bias, q, Demand(32, "certified"), mode, NEON) == (fold,)
+        assert channel_folds(packed, bias, q, Demand(32, "certified"), mode, NEON).panels() == (fold,)
 
 
 def test_codes_of_seven_bits_are_not_shifted():

@@ -35,7 +35,7 @@ def print_audit(found: Audit) -> None:
         f"{audited} of {found.total} layers audited.",
         f"Whole sums that no input overflows at 16 bits: {whole} of {audited} layers.",
         f"Layers in which no pair of products can saturate on x86 without VNNI: {exact} of {audited}",
-        "(by order: not in ONNX Runtime's order of products, but in others, or it has no integer kernel for the layer).",
+        "(by order: not in ONNX Runtime's order of products, but in others, or it has no integer kernel there).",
         *map(printable, found.notes),
     ]
     if found.passed_over:

@@ -7,7 +7,7 @@ import numpy as np
 from oaq_repro import _kernels
 from oaq_repro.errors import InputError
 from oaq_repro.integer import operators
-from oaq_repro.integer.explain import LayerRoute
+from oaq_repro.integer.explain import LayerRoute, reason_of
 from oaq_repro.integer.graph import Graph
 from oaq_repro.integer.nodes import (
     Add,
@@ -34,8 +34,9 @@ from oaq_repro.integer.routes import (
     Demand,
     InstructionSet,
     Mode,
+    Obstacle,
+    channel_folds,
     demand,
-    dense_folds,
     depthwise_codes,
     depthwise_folds,
     scales_within_int32,
@@ -149,27 +150,29 @@ class _Compiler:
         place = self.placed[layer.inputs[0]]
         outputs, inputs = len(weight) // groups, weight.shape[3]
         folds: list[int] = []
-        operands = []
+        operands, obstacles = [], Obstacle(0)
         for group in range(groups):
             part = slice(group * outputs, (group + 1) * outputs)
             packed = pack_dense(weight[part], place.row, place.channels, group * inputs, dilation)
-            chosen = dense_folds(packed, layer.bias[part], source, demanded, self.mode, self.kernels)
+            channels = channel_folds(packed, layer.bias[part], source, demanded, self.mode, self.kernels)
+            chosen = channels.panels()
             per_channel = np.repeat(chosen, _kernels.PANEL)
             constants = self._constants(layer, weight[part], part, source, per_channel, demanded.bits)
             operands.append(_kernels.DenseGroup(packed.runs, *packed.panels(chosen, self.kernels.pairs), constants))
             folds += chosen
+            obstacles |= Obstacle(int(np.bitwise_or.reduce(channels.obstacles)))
         self.program.dense(x, out, window, operands)
-        self._note(layer, "dense", weight, source, tuple(folds), demanded)
+        self._note(layer, "dense", source, tuple(folds), demanded, obstacles)
 
     def _depthwise(self, layer, x, out, source, weight, window, dilation, demanded: Demand) -> None:
         row = self.placed[layer.inputs[0]].row
         blocks = pack_depthwise(weight[..., 0], row, dilation, depthwise_codes(source, self.mode, self.kernels))
-        folds = depthwise_folds(blocks, layer.bias, source, demanded, self.mode, self.kernels)
+        folds, obstacles = depthwise_folds(blocks, layer.bias, source, demanded, self.mode, self.kernels)
         per_channel = np.repeat(folds, _kernels.CHANNEL_BLOCK)
         constants = self._constants(layer, weight, slice(None), source, per_channel, demanded.bits)
         taps, weights = [block.taps for block in blocks], [block.weights for block in blocks]
         self.program.depthwise(x, out, window, taps, weights, list(folds), constants)
-        self._note(layer, "depthwise", weight, source, folds, demanded)
+        self._note(layer, "depthwise", source, folds, demanded, obstacles)
 
     def _reference(self, layer, x, out, source, weight, window, groups: int, policy: Accumulator, reason: str) -> None:
         depth = weight[0].size
@@ -199,18 +202,10 @@ class _Compiler:
             code_offset=self.kernels.code_offset(source),
         )
 
-    def _note(self, layer, kind: str, weight, source: QParams, folds: tuple[int, ...], demanded: Demand) -> None:
-        if demanded.claim == "empirical":
-            reason = f"its accumulator is {layer.accumulator.name}"
-            if any(fold != 0 for fold in folds):
-                reason += "; pairs could saturate, so sums are made wider and then wrapped"
-        elif self.mode in ("acc32", "exact"):
-            reason = f"mode {self.mode}"
-        elif all(fold == 0 for fold in folds):
-            reason = "no input can overflow the whole sum"
-        else:
-            reason = "the longest sums that no input can overflow"
-        self.routes.append(LayerRoute(layer.name, kind, weight[0].size, source.q_max, folds, demanded.claim, reason))
+    def _note(self, layer, kind: str, source: QParams, folds: tuple[int, ...], demanded: Demand, obstacles) -> None:
+        reason = reason_of(folds, demanded, obstacles, layer.accumulator, self.mode)
+        depth = layer.weight[0].size
+        self.routes.append(LayerRoute(layer.name, kind, depth, source.q_max, folds, demanded.claim, reason))
 
 
 def _value(place: Placement, zero_point: int):

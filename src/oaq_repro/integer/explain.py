@@ -6,6 +6,14 @@ from dataclasses import dataclass
 
 from oaq_repro import _kernels
 from oaq_repro.errors import printable
+from oaq_repro.integer.routes import Demand, Mode, Obstacle
+from oaq_repro.quant.accumulator import Accumulator
+
+CAUSES = {
+    Obstacle.REACH: "an input could overflow whole sums",
+    Obstacle.BIAS: "biases are too large for 16-bit sums",
+    Obstacle.PAIRS: "pairs could saturate",
+}
 
 
 @dataclass(frozen=True)
@@ -48,6 +56,24 @@ class LayerRoute:
             return "32 bit"
         products = 2 * fold * (1 if self.kind == "depthwise" else 2)
         return f"16 bit x {min(products, self.depth)}"
+
+
+def reason_of(folds: Sequence[int], demanded: Demand, obstacles: Obstacle, accumulator: Accumulator, mode: Mode) -> str:
+    """Why a layer has these folds, in words; obstacles: those of any of its channels."""
+    if Obstacle.MODE in obstacles:
+        wide = mode == "acc32" and _kernels.EXACT in folds
+        return f"mode {mode}" + ("; pairs that could overflow: 32 bits at once" if wide else "")
+    grounds = f"its accumulator is {accumulator.name}" if demanded.claim == "empirical" else ""
+    if not obstacles:
+        return grounds or "no input can overflow the whole sum"
+    causes = [words for obstacle, words in CAUSES.items() if obstacle in obstacles]
+    if Obstacle.WIDTH in obstacles:
+        causes = [f"no register has {demanded.bits} bits"]  # and so it matters little what else there is
+    where = "where " if 0 in folds else ""
+    remedies = ["parts that no input can overflow"] if any(fold > 0 for fold in folds) else []
+    remedies += ["32 bits at once"] if _kernels.EXACT in folds else []
+    why = f"{where}{' or '.join(causes)}: {' or '.join(remedies)}"
+    return f"{grounds}; {why}, then wrapped" if grounds else why
 
 
 def table(routes: Sequence[LayerRoute], isa: str, mode: str) -> str:

@@ -230,8 +230,8 @@ Node = (
 OPERATORS: dict[str, type[Node]] = {
     operator.__name__: operator
     for operator in (
-        Quantize, Conv, Linear, Add, Concat, Requantize, MaxPool, AvgPool, GlobalAvgPool, Resize, ResizeNearest, Flatten,
-        Dequantize,
+        Quantize, Conv, Linear, Add, Concat, Requantize, MaxPool, AvgPool, GlobalAvgPool, Resize, ResizeNearest,
+        Flatten, Dequantize,
     )
 }  # fmt: skip
 

@@ -105,9 +105,9 @@ def _bias(values: Values, node: OnnxNode, name: str, scale: Array, shapes: tuple
     found, real = values.weights.get(name), values.named_constant(name)
     if found is not None:
         plain = found.values.dtype == np.int32 and not found.zero_point.any()
-        if plain and found.values.shape == scale.shape and found.scale.size in (1, len(scale)):
-            if np.allclose(found.scale, scale, rtol=BIAS_TOLERANCE, atol=0):
-                return found.values
+        plain = plain and found.values.shape == scale.shape and found.scale.size in (1, len(scale))
+        if plain and np.allclose(found.scale, scale, rtol=BIAS_TOLERANCE, atol=0):
+            return found.values
         real = found.real(node) if found.values.size == len(scale) else None
     elif real is not None and real.dtype != np.float32:
         real = None

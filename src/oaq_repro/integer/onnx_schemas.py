@@ -1,6 +1,6 @@
 """Nothing of a node goes unread: what a converter has not asked for has to be what ONNX does without it.
 
-ONNX declares the attributes and the inputs of its operators with their defaults, per opset (`onnx.defs`). So a converter
+ONNX declares the attributes and inputs of its operators with their defaults, per opset (`onnx.defs`). So a converter
 that forgets an attribute, or a new attribute in a new opset, is an InputError and never another result. Operators of
 com.microsoft declare nothing here: all that they have must be read.
 """
@@ -38,7 +38,7 @@ def check_quantized(nodes: Sequence[OnnxNode]) -> None:
 
 
 def check_declared(node: OnnxNode, opset: int) -> None:
-    """Before conversion: an operator of ONNX has the attributes and numbers of inputs and outputs that ONNX gives it."""
+    """Before conversion: an operator of ONNX has the attributes and numbers of inputs and outputs of ONNX."""
     if node.op.startswith(MICROSOFT):
         return
     schema = _schema(node, opset)

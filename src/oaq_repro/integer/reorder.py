@@ -35,7 +35,7 @@ from oaq_repro.integer.nodes import (
     ResizeNearest,
 )
 from oaq_repro.integer.packing import Dense, pack_dense, product_range
-from oaq_repro.integer.routes import InstructionSet, Mode, channel_folds, demand, dense_folds
+from oaq_repro.integer.routes import InstructionSet, Mode, channel_folds, demand
 from oaq_repro.integer.shapes import Shape
 
 Array = np.ndarray[Any, Any]
@@ -187,7 +187,7 @@ class _Search:
         demanded = self.demanded[layer.name]
         assert demanded is not None  # `best` has seen to it
         packed = _packed(_weight(layer)[..., order])
-        return dense_folds(packed, layer.bias, self.q[layer.name], demanded, self.mode, self.kernels)
+        return channel_folds(packed, layer.bias, self.q[layer.name], demanded, self.mode, self.kernels).panels()
 
     def _channel_costs(self, layer: Layer) -> Array:
         """STEP_COST of every output channel alone: float64 [O]."""
@@ -195,8 +195,8 @@ class _Search:
         if demanded is None:  # the scalar reference, whatever the order
             return np.ones(len(layer.weight))
         packed = _packed(_weight(layer))
-        whole, largest = channel_folds(packed, layer.bias, self.q[layer.name], demanded, self.mode, self.kernels)
-        folds = np.where(whole, 0, largest).ravel()[: len(layer.weight)]
+        channels = channel_folds(packed, layer.bias, self.q[layer.name], demanded, self.mode, self.kernels)
+        folds = np.where(channels.obstacles == 0, 0, channels.largest)
         return np.array([STEP_COST[fold] for fold in folds.tolist()])
 
     def _ranks(self, channels: int) -> Array:
