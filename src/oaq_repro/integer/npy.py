@@ -22,7 +22,7 @@ def load_array(path: Path | str, expected: str) -> Array:
             return read_array(file, size)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
-    except (OSError, ValueError, EOFError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
+    except Exception as error:  # NumPy reads the header as Python source, which can fail in any way
         raise InputError(f"{path}: found no readable array ({error}), expected {expected}") from error
 
 
@@ -41,6 +41,6 @@ def read_array(file: IO[bytes], size: int) -> Array:
     if needed != left or min(shape, default=0) < 0:
         raise ValueError(f"a header for {list(shape)} of {dtype}, and {left} bytes")
     values = np.empty(math.prod(shape), dtype)
-    if needed and file.readinto(memoryview(values).cast("B")) != needed:  # type: ignore[attr-defined]
+    if needed and file.readinto(memoryview(values).cast("B")) != needed:  # type: ignore[attr-defined, arg-type]
         raise ValueError("fewer bytes than the file should have")
     return values.reshape(shape, order="F" if fortran else "C")

@@ -282,7 +282,8 @@ class _Writer:
     def write_resizenearest(self, node: ir.ResizeNearest) -> None:
         value, shape = node.inputs[0], self.shapes[node.inputs[0]]
         for axis, part in enumerate(("rows", "columns")):
-            taken = nearest_pixels(shape[1 + axis], *node.factor[2 * axis : 2 * axis + 2], node.rule)
+            numerator, denominator = node.factor[2 * axis], node.factor[2 * axis + 1]
+            taken = nearest_pixels(shape[1 + axis], numerator, denominator, node.rule)
             indices = self._constant(node, f"{part}_index", taken, np.int64)
             output = node.name if axis == 1 else self._part(node, part)
             value = self._add("Gather", [value, indices], output, axis=axis + 2)

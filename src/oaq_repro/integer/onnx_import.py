@@ -2,7 +2,8 @@
 
 An exported model gives back the very graph it was made from, as long as nobody has changed its nodes. Other models are
 read operator by operator (`onnx_operators`): QDQ or QOperator form, uint8 or int8 activations, and weights that int8
-holds around the zero point 0; their layers have 32-bit accumulators. Files may come from anywhere: whatever is wrong with one ends in an InputError.
+holds around the zero point 0; their layers have 32-bit accumulators. Files may come from anywhere: whatever is wrong
+with one ends in an InputError.
 """
 
 import json

@@ -50,12 +50,12 @@ def check_declared(node: OnnxNode, opset: int) -> None:
     for name, attribute in schema.attributes.items():
         if attribute.required and name not in node.attributes:
             raise node.error(f"{name}: missing, expected a value")
-    for what, found, least, most in (
+    for what, count, least, most in (
         ("inputs", len(node.inputs), schema.min_input, schema.max_input),
         ("outputs", len(node.outputs), schema.min_output, schema.max_output),
     ):
-        if not least <= found <= most:
-            raise node.error(f"{what}: found {found}, expected {least if least == most else f'{least} to {most}'}")
+        if not least <= count <= most:
+            raise node.error(f"{what}: found {count}, expected {least if least == most else f'{least} to {most}'}")
 
 
 def check_all_read(node: OnnxNode, opset: int) -> None:

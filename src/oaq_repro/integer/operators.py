@@ -114,7 +114,8 @@ def resize(node: Resize, x: Array, size: tuple[int, int]) -> Array:
 def resize_nearest(node: ResizeNearest, x: Array) -> Array:
     """Pixels of [N, H, W, C], repeated or left out."""
     for axis in (1, 2):
-        x = x.take(nearest_pixels(x.shape[axis], *node.factor[2 * axis - 2 : 2 * axis], node.rule), axis)
+        numerator, denominator = node.factor[2 * axis - 2], node.factor[2 * axis - 1]
+        x = x.take(nearest_pixels(x.shape[axis], numerator, denominator, node.rule), axis)
     return x
 
 
