@@ -77,6 +77,18 @@ def test_bench(model, tmp_path, capsys):
     assert "[3, 8, 8]" in capsys.readouterr().out
 
 
+def test_bench_with_a_profile(model, capsys):
+    case, path = model
+    assert cli.main(["bench", str(path), "--shape", "3,16,12", "--profile", "--threads", "2"]) == 0
+    times, profile = capsys.readouterr().out.split("\n\n")
+    assert times.endswith("runs of one image")
+    lines = profile.splitlines()
+    assert lines[0].split() == ["node", "operator", "ms", "share", "MAC/cycle", "MAC/ns", "route"]
+    assert [line.split()[0] for line in lines[1:-2]] == [node.name for node in case.graph.nodes]
+    assert lines[-2].startswith("all") and "100.0 %" in lines[-2] and "GHz" in lines[-1] and "2 thread(s)" in lines[-1]
+    assert "depthwise, 16 bit" in profile
+
+
 def test_export(model, tmp_path, capsys):
     case, path = model
     out = tmp_path / "m.onnx"

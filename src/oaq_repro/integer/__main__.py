@@ -19,6 +19,8 @@ from oaq_repro.errors import InputError, printable
 from oaq_repro.files import write_atomic
 from oaq_repro.integer.engine import Engine
 from oaq_repro.integer.graph import Graph
+from oaq_repro.integer.node_times import clock_hz, node_times
+from oaq_repro.integer.node_times import table as node_table
 from oaq_repro.integer.npy import load_array
 from oaq_repro.integer.routes import MODES
 
@@ -110,6 +112,9 @@ def _bench(options: argparse.Namespace) -> None:
     low, middle, high = (1e3 * float(value) for value in np.quantile(times, (0.1, 0.5, 0.9)))
     print(f"{options.threads} thread(s), image {list(shape)}: {middle:.3f} ms (10% {low:.3f}, 90% {high:.3f}), "
           f"{len(times)} runs of one image")  # fmt: skip
+    if options.profile:
+        clock = clock_hz()
+        print("\n" + node_table(node_times(engine, image[0], len(times), clock), clock, options.threads))
 
 
 def _export(options: argparse.Namespace) -> None:
@@ -153,6 +158,7 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--threads", type=_threads, default=1)
     made.add_argument("--mode", choices=MODES, default=MODES[0])
     made = command("bench", _bench, "time the model on one image")
+    made.add_argument("--profile", action="store_true", help="print the time of every node as well")
     made.add_argument("--threads", type=_threads, default=1)
     made.add_argument("--mode", choices=MODES, default=MODES[0])
     made.add_argument("--shape", type=_shape, help="C,H,W of the images, where the model does not say it")

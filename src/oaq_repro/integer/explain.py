@@ -80,7 +80,15 @@ def table(routes: Sequence[LayerRoute], isa: str, mode: str) -> str:
     """One line per layer, aligned."""
     rows = [("layer", "kind", "products", "q_max", "accumulator", "claim", "why")]
     rows += [(printable(r.name), r.kind, str(r.depth), str(r.q_max), r.registers, r.claim, r.reason) for r in routes]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     legend = "16 bit x n: n products in 16-bit sums (two per output of a dense layer), then added up in 32 bits"
-    return "\n".join([f"engine: {isa} kernels, mode {mode}", *lines, legend])
+    return "\n".join([f"engine: {isa} kernels, mode {mode}", *aligned(rows), legend])
+
+
+def aligned(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> list[str]:
+    """Lines of cells in columns, the columns of these indices at the right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+
+    def cell(text: str, column: int) -> str:
+        return text.rjust(widths[column]) if column in right else text.ljust(widths[column])
+
+    return ["  ".join(cell(text, column) for column, text in enumerate(row)).rstrip() for row in rows]
