@@ -15,6 +15,7 @@ from oaq_repro.integer.engine import Engine
 from oaq_repro.integer.executor import Executor
 from oaq_repro.integer.graph import Conv, Dequantize, Graph, QParams, Quantize
 from oaq_repro.integer.plan import place
+from oaq_repro.integer.reorder import Ordered
 from oaq_repro.integer.routes import MODES, InstructionSet
 from oaq_repro.quant.accumulator import NAMED, Accumulator
 
@@ -308,7 +309,7 @@ def test_an_operator_that_the_engine_does_not_have_is_an_error():
     placed, arena = place(graph, shapes, share=True)
     program = _kernels.Program(arena, 1)
     with pytest.raises(InputError, match="graph node 'new': found Softmax, which the engine does not have"):
-        compile_graph(program, graph, placed, shapes, "fast", InstructionSet.selected())
+        compile_graph(program, Ordered(graph, {}, {}), placed, shapes, "fast", InstructionSet.selected())
 
 
 def test_a_value_that_nobody_reads_does_no_harm():

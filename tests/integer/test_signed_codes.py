@@ -12,6 +12,7 @@ from oaq_repro.integer.compiling import compile_graph
 from oaq_repro.integer.graph import Conv, Dequantize, Graph, QParams, Quantize
 from oaq_repro.integer.packing import pack_dense
 from oaq_repro.integer.plan import place
+from oaq_repro.integer.reorder import as_given
 from oaq_repro.integer.routes import MODES, Demand, InstructionSet, channel_folds
 from oaq_repro.quant.accumulator import Accumulator
 
@@ -125,7 +126,7 @@ def test_planned_sums_are_exact(mode, q_max, groups, style, monkeypatch):
     graph = Graph("image", nodes, ("y",))
     shapes = graph.shapes((channels, SIZE, SIZE))
     program = Program()
-    compile_graph(program, graph, place(graph, shapes, share=True)[0], shapes, mode, NEON)
+    compile_graph(program, as_given(graph, mode), place(graph, shapes, share=True)[0], shapes, mode, NEON)
 
     def check(codes):
         """codes: [channels, SIZE, SIZE]"""

@@ -8,7 +8,6 @@ from oaq_repro import _kernels
 from oaq_repro.errors import InputError
 from oaq_repro.integer import operators
 from oaq_repro.integer.explain import LayerRoute, reason_of
-from oaq_repro.integer.graph import Graph
 from oaq_repro.integer.nodes import (
     Add,
     AvgPool,
@@ -30,13 +29,13 @@ from oaq_repro.integer.nodes import (
 )
 from oaq_repro.integer.packing import pack_dense, pack_depthwise
 from oaq_repro.integer.plan import Placement
+from oaq_repro.integer.reorder import Ordered
 from oaq_repro.integer.routes import (
     Demand,
     InstructionSet,
     Mode,
     Obstacle,
     channel_folds,
-    demand,
     depthwise_codes,
     depthwise_folds,
     scales_within_int32,
@@ -50,22 +49,24 @@ MOST_GROUPS = 1024  # that are packed one by one
 
 def compile_graph(
     program: Any,
-    graph: Graph,
+    ordered: Ordered,
     placed: dict[str, Placement],
     shapes: dict[str, Shape],
     mode: Mode,
     kernels: InstructionSet,
 ) -> tuple[dict[str, Any], tuple[LayerRoute, ...]]:
     """Append every node to the program; returns the values by name and the routes of the layers."""
-    compiler = _Compiler(program, graph, placed, shapes, mode, kernels)
-    for node in graph.nodes:
+    compiler = _Compiler(program, ordered, placed, shapes, mode, kernels)
+    for node in ordered.graph.nodes:
         compiler.add(node)
     return compiler.values, tuple(compiler.routes)
 
 
 class _Compiler:
-    def __init__(self, program, graph, placed, shapes, mode, kernels) -> None:
+    def __init__(self, program, ordered: Ordered, placed, shapes, mode, kernels) -> None:
+        graph = ordered.graph
         self.program, self.graph, self.placed, self.shapes = program, graph, placed, shapes
+        self.demands, self.folds = ordered.demands, ordered.folds
         self.mode, self.kernels = mode, kernels
         self.qparams = {node.name: node.output for node in graph.nodes if not isinstance(node, Dequantize)}
         self.values = {name: _value(place, self.qparams[name].zero_point) for name, place in placed.items()}
@@ -121,7 +122,7 @@ class _Compiler:
         self.program.average_pool(x, out, window, source.zero_point, multipliers, output.zero_point, output.q_max)
 
     def _layer(self, layer: Layer, x, out, source: QParams) -> None:
-        demanded = demand(layer, source, self.mode)
+        demanded = self.demands[layer.name]
         if isinstance(layer, Conv):
             weight = np.ascontiguousarray(layer.weight.transpose(0, 2, 3, 1))
             window = _window(weight.shape[1:3], layer.stride, layer.padding, layer.dilation)
@@ -154,7 +155,9 @@ class _Compiler:
         for group in range(groups):
             part = slice(group * outputs, (group + 1) * outputs)
             packed = pack_dense(weight[part], place.row, place.channels, group * inputs, dilation)
-            channels = channel_folds(packed, layer.bias[part], source, demanded, self.mode, self.kernels)
+            channels = self.folds.get(layer.name) if groups == 1 else None
+            if channels is None:
+                channels = channel_folds(packed, layer.bias[part], source, demanded, self.mode, self.kernels)
             chosen = channels.panels()
             per_channel = np.repeat(chosen, _kernels.PANEL)
             constants = self._constants(layer, weight[part], part, source, per_channel, demanded.bits)

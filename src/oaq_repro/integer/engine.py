@@ -23,7 +23,7 @@ from oaq_repro.integer import compiling
 from oaq_repro.integer.explain import table
 from oaq_repro.integer.graph import Graph
 from oaq_repro.integer.plan import place
-from oaq_repro.integer.reorder import reorder
+from oaq_repro.integer.reorder import as_given, reorder
 from oaq_repro.integer.routes import InstructionSet, Mode, check_mode
 
 Array = np.ndarray[Any, Any]
@@ -59,9 +59,8 @@ class Engine:
         self._shapes = graph.shapes(self.input_shape)
         kernels = InstructionSet.selected(isa)
         self.isa = kernels.isa
-        if not trace:
-            graph = reorder(graph, self._shapes, mode, kernels)
-        placed, arena = place(graph, self._shapes, share=not trace)
+        ordered = as_given(graph, mode) if trace else reorder(graph, self._shapes, mode, kernels)
+        placed, arena = place(ordered.graph, self._shapes, share=not trace)
         if arena > LARGEST_ARENA:
             raise InputError(
                 f"input_shape: found {list(input_shape)}, which takes {arena} bytes; expected at most 2^33"
@@ -70,7 +69,7 @@ class Engine:
             self._program = _kernels.Program(arena, threads, self.isa)
         except RuntimeError as error:  # the limit of a user or a container
             raise InputError(f"threads: found {threads}, expected as many as the system starts ({error})") from error
-        self._values, self.routes = compiling.compile_graph(self._program, graph, placed, self._shapes, mode, kernels)
+        self._values, self.routes = compiling.compile_graph(self._program, ordered, placed, self._shapes, mode, kernels)
         self._traced = trace
         self._finished = False  # whether the arena holds the values of one image
         self._lock = threading.RLock()  # a signal's handler may run the engine that it interrupts between two images

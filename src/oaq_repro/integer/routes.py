@@ -100,6 +100,10 @@ class ChannelFolds:
     largest: Array
     obstacles: Array
 
+    def permuted(self, order: Array) -> "ChannelFolds":
+        """Of the channels in that order."""
+        return ChannelFolds(self.largest[order], self.obstacles[order])
+
     def panels(self) -> tuple[int, ...]:
         """The fold of every panel, which is that of its unluckiest channel: 0, S or EXACT."""
         firsts = np.arange(0, len(self.largest), _kernels.PANEL)
