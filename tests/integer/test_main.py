@@ -104,7 +104,8 @@ def test_foreign_models_are_audited_and_exported(tmp_path, capsys):
     path = quantized_network(tmp_path)
     assert cli.main(["audit", str(path)]) == 0
     assert cli.main(["export", str(path), str(tmp_path / "again.onnx")]) == 0
-    assert "c2.Conv" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "c2.Conv" in out and "5 of 5 layers audited." in out
     assert isinstance(import_onnx(tmp_path / "again.onnx"), Graph)
 
 
@@ -122,6 +123,7 @@ def test_bad_input(model, tmp_path, capsys):
     assert "expected .onnx or .npz" in errors(["audit", tmp_path / "model.pt"], capsys)
     (tmp_path / "bad.onnx").write_bytes(b"\x00\x01\x02")
     assert "bad.onnx" in errors(["audit", tmp_path / "bad.onnx"], capsys)
+    assert "\\x1b[31mnone\\n.onnx" in errors(["audit", tmp_path / "\x1b[31mnone\n.onnx"], capsys)
     assert "--shape C,H,W" in errors(["bench", path], capsys)
     assert "--shape C,H,W" in errors(["export", path, tmp_path / "m.onnx"], capsys)
     assert "3 channels" in errors(["export", path, tmp_path / "m.onnx", "--shape", "1,8,8"], capsys)

@@ -489,6 +489,47 @@ def test_external_data(tmp_path):
     assert "'weights.bin'" in passed.reason
 
 
+def test_data_types_have_names(path):
+    model = layer_model("MatMul", np.ones((4, 3), np.int8), (1, 4), axis=1)
+    model.graph.initializer[2].data_type = TensorProto.STRING
+    (passed,) = audited(path, model).passed_over
+    assert "found ONNX data type STRING, expected UINT8, INT8, UINT16" in passed.reason
+
+
+def test_damaged_files(path):
+    """Bytes and fields changed at random: rows, or one message that names the file, never anything else."""
+    random = np.random.default_rng(0)
+    weight = RNG.integers(-128, 128, (4, 2, 3, 3)).astype(np.int8)
+    whole = [
+        layer_model("Conv", weight, (1, 4, 5, 5), group=2, bounds=(3, 200)),
+        layer_model("ConvTranspose", weight, (1, 4, 5, 5), strides=[2, 2]),
+        layer_model("QLinearConv", weight, (1, 2, 5, 5), w_scale=np.ones(4, F32)),
+        layer_model("Gemm", weight.reshape(4, 18), (1, 18), transB=1),
+    ]
+    answered = 0
+    for at in range(400):
+        model = onnx.ModelProto()
+        model.CopyFrom(whole[at % 4])
+        tensor = model.graph.initializer[random.integers(len(model.graph.initializer))]
+        changed = model.graph.node[random.integers(len(model.graph.node))]
+        kind = random.integers(4)
+        if kind == 0:
+            tensor.data_type = int(random.integers(30))
+        elif kind == 1:
+            tensor.dims[:] = [[], [0], [3], [-1], [1 << 40], [1] * 9][random.integers(6)]
+        elif kind == 2:
+            changed.op_type = ["Clip", "Reshape", "Cast", "MatMulInteger", "Concat", "Split"][random.integers(6)]
+        content = bytearray(model.SerializeToString())
+        for place in random.integers(len(content), size=3) if kind == 3 else ():
+            content[place] = random.integers(256)
+        path.write_bytes(content)
+        try:
+            answered += audit_onnx(path).total > 0
+        except InputError as error:
+            assert str(error).startswith(f"{path}: ")
+    assert 100 < answered < 400
+
+
 # ---- generators
 
 

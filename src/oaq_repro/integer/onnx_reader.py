@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import DecodeError, Message
 from onnx import AttributeProto, TensorProto, numpy_helper
 
 from oaq_repro.errors import InputError
@@ -162,7 +163,23 @@ def read_proto(path: Path | str) -> onnx.ModelProto:
         raise InputError(f"found a damaged or foreign file ({error}), expected an ONNX model") from error
     if not proto.graph.node or not proto.opset_import:
         raise InputError("found no nodes or no opset, expected an ONNX model")
+    if not _is_text(proto):
+        raise InputError("found text that is not UTF-8, expected an ONNX model")
     return proto
+
+
+def _is_text(message: Message) -> bool:
+    """Whether every string is one; protobuf gives others as bytes, or raises UnicodeDecodeError."""
+    if isinstance(message, TensorProto):  # without a copy of its values
+        texts = [message.name, *(text for entry in message.external_data for text in (entry.key, entry.value))]
+        return all(isinstance(text, str) for text in texts)
+    for declared, value in message.ListFields():
+        values = [value] if isinstance(value, str | bytes | Message) else value
+        if declared.type == FieldDescriptor.TYPE_STRING and not all(isinstance(text, str) for text in values):
+            return False
+        if declared.type == FieldDescriptor.TYPE_MESSAGE and not all(map(_is_text, values)):
+            return False
+    return True
 
 
 def opset_of(proto: onnx.ModelProto, oldest: int) -> int:
