@@ -24,10 +24,9 @@ from oaq_repro.integer.onnx_external import external_bytes, is_external
 OLDEST_OPSET = 11
 LARGEST_FILE = (1 << 31) - 1  # bytes; protobuf's own limit
 LARGEST_RANK = 8
-DTYPES: dict[int, Any] = {
-    TensorProto.FLOAT: np.float32, TensorProto.UINT8: np.uint8, TensorProto.INT8: np.int8,
-    TensorProto.INT32: np.int32, TensorProto.INT64: np.int64, TensorProto.BOOL: np.bool_,
-}  # fmt: skip
+IMPORTED = (
+    TensorProto.FLOAT, TensorProto.UINT8, TensorProto.INT8, TensorProto.INT32, TensorProto.INT64, TensorProto.BOOL,
+)  # fmt: skip
 CODE_BITS: dict[int, int] = {
     TensorProto.UINT8: 8, TensorProto.INT8: 8, TensorProto.UINT16: 16, TensorProto.INT16: 16,
     TensorProto.UINT4: 4, TensorProto.INT4: 4, TensorProto.INT32: 32,
@@ -209,9 +208,7 @@ def tensor_bytes(name: str, tensor: TensorProto) -> int:
     return (prod(shape) * _BITS[tensor.data_type] + 7) // 8
 
 
-def array(
-    name: str, tensor: TensorProto, types: Collection[int] = DTYPES.keys(), folder: Path | None = None
-) -> np.ndarray:
+def array(name: str, tensor: TensorProto, types: Collection[int] = IMPORTED, folder: Path | None = None) -> np.ndarray:
     """The values of a constant tensor, of one of the ONNX data types `types`.
 
     InputError where type, shape and data do not agree, or where the data lie in another file and `folder`, the model's,
