@@ -3,14 +3,10 @@
 import os
 import sys
 
-from oaq_repro import signals
+import hydra
+from omegaconf import DictConfig
 
-signals.install()  # before the imports below and theirs, which take a while
-
-import hydra  # noqa: E402
-from omegaconf import DictConfig  # noqa: E402
-
-from oaq_repro.configuration import config_folder  # noqa: E402
+from oaq_repro.configuration import config_folder
 
 failures: list[str] = []
 
@@ -27,9 +23,6 @@ def main(config: DictConfig) -> float | None:
     try:
         return _run_or_show(config)
     except Exception as error:
-        stopped = signals.interruption(error)
-        if stopped is not None:
-            raise stopped from None
         if multirun.in_sweep():
             multirun.note(error)
             return None

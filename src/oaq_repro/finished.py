@@ -10,8 +10,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from oaq_repro.files import write_atomic
 from oaq_repro.results.record import Record
-from oaq_repro.results.store import find_record, run_hash, short_hash, write_shared
+from oaq_repro.results.store import find_record, run_hash, short_hash
 
 FINGERPRINT_DIGITS = 64
 READERS = Path(__file__).resolve().parent / "data"
@@ -34,7 +35,9 @@ def finished_record(settings: Mapping[str, Any]) -> Record | None:
 
 def remember(settings: Mapping[str, Any], fingerprint: str) -> None:
     """Keep a fingerprint that was computed from the data themselves."""
-    write_shared(_place(settings), fingerprint)
+    place = _place(settings)
+    if not place.exists():
+        write_atomic(place, fingerprint)
 
 
 def _place(settings: Mapping[str, Any]) -> Path:

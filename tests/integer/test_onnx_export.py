@@ -262,6 +262,7 @@ def test_errors(tmp_path):
         export_onnx(around(node, source=q()), (1, 2, 2), tmp_path / "m.onnx")
     with pytest.raises(InputError, match="UTF-8"):
         export_onnx(around(ir.Requantize("\ud800", ("x",), q()), source=q()), (1, 2, 2), tmp_path / "m.onnx")
+    pool = ir.AvgPool("p", ("x",), q(), (500, 500), (1, 1), (250, 250))
     with pytest.raises(InputError, match="bytes of constants"):
-        build_model(case.graph, (3, 16, 12), largest=1000)
+        export_onnx(around(pool, source=q()), (9000, 1, 1), tmp_path / "m.onnx")
     assert list(tmp_path.iterdir()) == []
