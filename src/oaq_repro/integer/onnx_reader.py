@@ -24,9 +24,11 @@ from oaq_repro.integer.onnx_external import external_bytes, is_external
 OLDEST_OPSET = 11
 LARGEST_FILE = (1 << 31) - 1  # bytes; protobuf's own limit
 LARGEST_RANK = 8
-IMPORTED = (
-    TensorProto.FLOAT, TensorProto.UINT8, TensorProto.INT8, TensorProto.INT32, TensorProto.INT64, TensorProto.BOOL,
-)  # fmt: skip
+DTYPES: dict[int, Any] = {
+    TensorProto.FLOAT: np.float32, TensorProto.UINT8: np.uint8, TensorProto.INT8: np.int8,
+    TensorProto.INT32: np.int32, TensorProto.INT64: np.int64, TensorProto.BOOL: np.bool_,
+}  # fmt: skip
+IMPORTED = DTYPES.keys()
 CODE_BITS: dict[int, int] = {
     TensorProto.UINT8: 8, TensorProto.INT8: 8, TensorProto.UINT16: 16, TensorProto.INT16: 16,
     TensorProto.UINT4: 4, TensorProto.INT4: 4, TensorProto.INT32: 32,
