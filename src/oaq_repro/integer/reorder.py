@@ -263,15 +263,18 @@ class _Search:
             [position[(rank_at == rank) & (half == h)].tolist() for h in range(halves)]
             for rank in range(int(rank_at[-1]) + 1)
         ]
+        full = np.array([[not left for left in places] for places in free])  # [ranks, halves]
         sums = np.zeros((halves, reach.shape[1]), np.float32)
         order = np.empty(channels, np.int64)
         for channel in np.argsort(-reach.max(1), kind="stable").tolist():
-            places = free[ranks[channel]]
+            rank = ranks[channel]
             worst = (sums + reach[channel]).max(1)
-            worst[[not left for left in places]] = np.inf
+            worst[full[rank]] = np.inf
             chosen = int(worst.argmin())
             sums[chosen] += reach[channel]
-            order[places[chosen].pop(0)] = channel
+            places = free[rank][chosen]
+            order[places.pop(0)] = channel
+            full[rank, chosen] = not places
         return order
 
 
