@@ -14,8 +14,7 @@ from oaq_repro.integer.npy import load_array, read_array
 @pytest.mark.parametrize(
     "values",
     [np.arange(24, dtype=np.float32).reshape(2, 3, 4), np.float64(3), np.zeros((0, 5), np.int8),
-     np.array([True, False]),
-     np.asfortranarray(np.arange(6, dtype=">i4").reshape(2, 3)), np.array(["a", "bc"])],
+     np.array([True, False]), np.asfortranarray(np.arange(6, dtype=">i4").reshape(2, 3)), np.array(["a", "bc"])],
 )  # fmt: skip
 def test_what_numpy_wrote(tmp_path, values):
     np.save(tmp_path / "a.npy", values)

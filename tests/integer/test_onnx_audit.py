@@ -493,7 +493,7 @@ def test_data_types_have_names(path):
     model = layer_model("MatMul", np.ones((4, 3), np.int8), (1, 4), axis=1)
     model.graph.initializer[2].data_type = TensorProto.STRING
     (passed,) = audited(path, model).passed_over
-    assert "found ONNX data type STRING, expected UINT8, INT8, UINT16" in passed.reason
+    assert "found data type STRING, expected UINT8, INT8, UINT16" in passed.reason
 
 
 def test_damaged_files(path):

@@ -132,6 +132,15 @@ def test_constants_that_are_added_to_layers_are_their_bias(path):
         assert graph.layers()[0].bias.any() and len(graph.nodes) == 3
 
 
+def test_a_constant_along_the_width_is_no_bias(path):
+    nodes, constants = small_qdq(k=np.zeros(4, np.int32), b=None, bs=None)
+    nodes[3] = node("DequantizeLinear", ["k", "s"], "bd")
+    nodes[4] = node("Conv", ["xd", "wd"], "raw")
+    nodes.insert(5, node("Add", ["raw", "bd"], "c"))
+    with pytest.raises(InputError, match="bias 'bd': expected 4 constants"):
+        imported(path, model(nodes, constants))
+
+
 def test_a_constant_operand_is_named(path):
     content = after_conv(node("Add", ["y", "k"], "p"), k=np.ones((1, 4, 1, 1), F32))
     with pytest.raises(InputError, match=r"p\.Add.*input 'k': found a constant operand"):
@@ -170,9 +179,9 @@ def qlinear(*nodes, opset=13, **constants) -> onnx.ModelProto:
     """Image -> codes "q" of [N, 4, 16, 16] by a QLinearConv -> nodes -> codes "p" -> "out"."""
     rng = np.random.default_rng(0)
     known = {
-        "s": F32(0.03), "z": np.uint8(3), "so": F32(0.2), "zo": np.uint8(120), 
-        "ws": rng.uniform(0.01, 0.03, 4).astype(F32),
-        "wz": np.zeros(4, np.int8), "w": rng.integers(-127, 128, (4, 3, 3, 3)).astype(np.int8),
+        "s": F32(0.03), "z": np.uint8(3), "so": F32(0.2), "zo": np.uint8(120),
+        "ws": rng.uniform(0.01, 0.03, 4).astype(F32), "wz": np.zeros(4, np.int8),
+        "w": rng.integers(-127, 128, (4, 3, 3, 3)).astype(np.int8),
         "b": rng.integers(-3000, 3000, 4).astype(np.int32), "sp": F32(0.25), "zp": np.uint8(110),
     }  # fmt: skip
     conv = node("QLinearConv", ["x.q", "s", "z", "w", "ws", "wz", "so", "zo", "b"], "q", pads=[1] * 4)
@@ -242,10 +251,7 @@ def test_matrix_products_on_codes(path, form):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (
-            lambda n: n.attribute.append(helper.make_attribute("channels_last", 1)),
-            "QLinearGlobalAveragePool.*channels_last",
-        ),
+        (lambda n: n.attribute.append(helper.make_attribute("channels_last", 1)), "QLinearGlobal.*channels_last"),
         (lambda n: n.attribute.append(helper.make_attribute("odd", 1)), "odd: found a value that is not supported"),
         (lambda n: n.input.append("zo"), "'zo': found an input number 6"),
         (lambda n: n.input.pop(), "no scale or zero point of the result"),

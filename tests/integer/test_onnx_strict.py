@@ -65,9 +65,8 @@ UNREAD = {
     "unknown": (node("MaxPool", ["y"], "p", kernel_shape=[2, 2], odd=1), "odd: found an attribute that the operator"),
     "too new": (node("QuantizeLinear", ["y", "so", "zo"], "aq", precision=1), "precision: found an attribute .* 19"),
     "required": (node("MaxPool", ["y"], "p"), "kernel_shape: missing"),
-    "flag": (
-        node("AveragePool", ["y"], "p", kernel_shape=[2, 2], pads=[1] * 4, count_include_pad=2), "expected 0 or 1"
-    ),
+    "flag": (node("AveragePool", ["y"], "p", kernel_shape=[2, 2], pads=[1] * 4, count_include_pad=2),
+             "expected 0 or 1"),
     "noop": (node("ReduceMean", ["y", "hw"], "p", noop_with_empty_axes=1), "noop_with_empty_axes"),
     "inputs": (node("Relu", ["y", "y"], "p"), "inputs: found 2, expected 1"),
 }  # fmt: skip
@@ -79,8 +78,7 @@ def test_what_is_not_read_is_refused(path, name):
     after = [] if made.output[0] == "p" else [node("DequantizeLinear", [made.output[0], "so", "zo"], "p")]
     constants = {
         "half": F32(0.5), "one": F32(1), "nan": F32(np.nan), "deep": np.zeros((1, 1, 1, 1, 1), F32),
-        "five": np.int64(5),
-        "sizes": np.array([1, 4, 32, 24]), "scales": np.array([2, 2], F32), "true": np.bool_(True),
+        "five": np.int64(5), "sizes": np.array([1, 4, 32, 24]), "scales": np.array([2, 2], F32), "true": np.bool_(True),
         "swapped": np.array([1, 2, 2, 1], F32), "hw": np.array([2, 3]),
     }  # fmt: skip
     refused(path, after_conv(made, *after, **constants), message)

@@ -37,8 +37,8 @@ from oaq_repro.quant.accumulator import Accumulator
 
 __all__ = [
     "OPERATORS", "Add", "AvgPool", "Concat", "Conv", "Dequantize", "Flatten", "GlobalAvgPool", "Graph", "Layer",
-    "Linear", "MaxPool", "Node", "QParams", "Quantize", "Requantize", "Resize", "ResizeNearest",
-    "pool_multiplier", "resize_taps",
+    "Linear", "MaxPool", "Node", "QParams", "Quantize", "Requantize", "Resize", "ResizeNearest", "pool_multiplier",
+    "resize_taps",
 ]  # fmt: skip
 
 MULTIPLIER_TOLERANCE = 1e-5  # float32 products may be taken in any order, no more

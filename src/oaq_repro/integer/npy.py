@@ -22,7 +22,7 @@ def load_array(path: Path | str, expected: str) -> Array:
             return read_array(file, size)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
-    except Exception as error:  # NumPy reads the header as Python source, which can fail in any way
+    except (OSError, ValueError, MemoryError) as error:
         raise InputError(f"{path}: found no readable array ({error}), expected {expected}") from error
 
 
@@ -34,13 +34,16 @@ def read_array(file: IO[bytes], size: int) -> Array:
     version = np.lib.format.read_magic(file)
     if version not in READ_HEADER:
         raise ValueError(f"version {version} of the .npy format")
-    shape, fortran, dtype = READ_HEADER[version](file)
+    try:
+        shape, fortran, dtype = READ_HEADER[version](file)
+    except Exception as error:  # numpy hands on whatever its parsers of literals and types raise
+        raise ValueError(f"a damaged header: {type(error).__name__}") from error
     if dtype.hasobject:
         raise ValueError("Python objects, which are never read")
     needed, left = math.prod(shape) * dtype.itemsize, size - file.tell()
     if needed != left or min(shape, default=0) < 0:
         raise ValueError(f"a header for {list(shape)} of {dtype}, and {left} bytes")
     values = np.empty(math.prod(shape), dtype)
-    if needed and file.readinto(memoryview(values).cast("B")) != needed:  # type: ignore[attr-defined, arg-type]
+    if needed and file.readinto(values.data.cast("B")) != needed:  # type: ignore[attr-defined]
         raise ValueError("fewer bytes than the file should have")
     return values.reshape(shape, order="F" if fortran else "C")

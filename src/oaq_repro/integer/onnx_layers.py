@@ -103,16 +103,13 @@ def _bias(values: Values, node: OnnxNode, name: str, scale: Array, shapes: tuple
     if not name:
         return np.zeros(len(scale), np.int32)
     found, real = values.weights.get(name), values.named_constant(name)
-    if found is not None:
-        plain = found.values.dtype == np.int32 and not found.zero_point.any()
-        plain = plain and found.values.shape == scale.shape and found.scale.size in (1, len(scale))
-        if plain and np.allclose(found.scale, scale, rtol=BIAS_TOLERANCE, atol=0):
-            return found.values
-        real = found.real(node) if found.values.size == len(scale) else None
-    elif real is not None and real.dtype != np.float32:
-        real = None
     wanted = [tuple(len(scale) if size < 0 else size for size in shape) for shape in shapes]
-    if real is not None and real.shape in wanted:
+    if found is not None and found.values.shape in wanted:
+        plain = found.values.dtype == np.int32 and not found.zero_point.any() and found.scale.size in (1, len(scale))
+        if plain and np.allclose(found.scale, scale, rtol=BIAS_TOLERANCE, atol=0):
+            return found.values.reshape(-1)
+        real = found.real(node)
+    if real is not None and real.shape in wanted and real.dtype.kind == "f":
         with np.errstate(over="ignore"):
             codes = np.rint(real.reshape(-1) / scale.astype(np.float64))
         if (np.abs(codes) <= LARGEST_BIAS).all():  # false for NaN

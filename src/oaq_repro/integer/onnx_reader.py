@@ -242,7 +242,7 @@ def array(name: str, tensor: TensorProto, types: Collection[int] = IMPORTED, fol
 
 def _wrong_type(name: str, tensor: TensorProto, types: Collection[int]) -> InputError:
     expected = ", ".join(type_name(known) for known in types)
-    return InputError(f"tensor {name!r}: found ONNX data type {type_name(tensor.data_type)}, expected {expected}")
+    return InputError(f"tensor {name!r}: found data type {type_name(tensor.data_type)}, expected {expected}")
 
 
 def _model(proto: onnx.ModelProto) -> OnnxModel:

@@ -1,8 +1,8 @@
 """Nothing of a node goes unread: what a converter has not asked for has to be what ONNX does without it.
 
-ONNX declares the attributes and inputs of its operators with their defaults, per opset (`onnx.defs`). So a converter
-that forgets an attribute, or a new attribute in a new opset, is an InputError and never another result. Operators of
-com.microsoft declare nothing here: all that they have must be read.
+ONNX declares the attributes and the inputs of its operators with their defaults, per opset (`onnx.defs`). So a
+converter that forgets an attribute, or a new attribute in a new opset, is an InputError and never another result.
+Operators of com.microsoft declare nothing here: all that they have must be read.
 """
 
 from collections.abc import Sequence
@@ -38,7 +38,7 @@ def check_quantized(nodes: Sequence[OnnxNode]) -> None:
 
 
 def check_declared(node: OnnxNode, opset: int) -> None:
-    """Before conversion: an operator of ONNX has the attributes and numbers of inputs and outputs of ONNX."""
+    """Before conversion: an operator of ONNX has the attributes, and as many inputs and outputs, as ONNX says."""
     if node.op.startswith(MICROSOFT):
         return
     schema = _schema(node, opset)
@@ -47,8 +47,8 @@ def check_declared(node: OnnxNode, opset: int) -> None:
             raise node.error(f"{name}: found an attribute that the operator does not have in opset {opset}")
         if found.ref_attr_name:
             raise node.error(f"{name}: found a reference to another attribute, expected a value")
-    for name, attribute in schema.attributes.items():
-        if attribute.required and name not in node.attributes:
+    for name, declared in schema.attributes.items():
+        if declared.required and name not in node.attributes:
             raise node.error(f"{name}: missing, expected a value")
     for what, count, least, most in (
         ("inputs", len(node.inputs), schema.min_input, schema.max_input),
