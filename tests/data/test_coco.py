@@ -62,6 +62,8 @@ def _set(place: str, index: int, key: str, value: Any) -> Callable[[Any], Any]:
             _set("annotations", 0, "bbox", [42, 2, 20, 4]),
             r"annotation 0: bbox: found box .*; expected it inside .*40x30",
         ),
+        (_set("annotations", 0, "bbox", [40.5, 2, 20, 4]), r"annotation 0: bbox: found box .*; expected it inside"),
+        (_set("annotations", 0, "bbox", [-9, 2, 9, 4]), r"annotation 0: bbox: found box .*; expected it inside"),
         (_set("annotations", 0, "bbox", [30, 2, -5, 4]), r"annotation 0: bbox: found box .*; expected finite"),
         (_set("annotations", 0, "iscrowd", 2), r"annotation 0: iscrowd: found 2; expected 0 or 1"),
         (_set("annotations", 0, "area", "big"), r"annotation 0: area: found 'big'; expected a finite number"),
@@ -85,7 +87,7 @@ def _set(place: str, index: int, key: str, value: Any) -> Callable[[Any], Any]:
         (lambda c: c.update(images=[], annotations=[]), r"images: found an empty list"),
         (lambda c: c.update(annotations=[]), r"found no training image with a box"),
         (lambda c: c["categories"][0].update(name="wolf"), r"categories: found other ids or names"),
-        (lambda c: c.update(annotations=[7]), r"annotation '\?': image_id: found None; expected an integer"),
+        (lambda c: c.update(annotations=[7]), r"annotation without id: image_id: found None; expected an integer"),
     ],
 )
 def test_defects(

@@ -37,7 +37,7 @@ class CocoObject:
     @property
     def place(self) -> str:
         """What messages call it."""
-        return f"annotation {shown(self.entry.get('id', '?'))}"
+        return f"annotation {shown(self.entry['id']) if 'id' in self.entry else 'without id'}"
 
     def box(self) -> tuple[float, float, float, float]:
         """Corners (x0, y0, x1, y1), half-open; InputError where `bbox` is none."""

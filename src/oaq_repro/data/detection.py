@@ -70,9 +70,9 @@ class BoxCollector:
         where, found = f"{self.where}: {field}", f"box ({x0:g}, {y0:g}, {x1:g}, {y1:g})"
         if not np.isfinite(box).all() or x1 < x0 or y1 < y0:
             raise unexpected(where, found, "finite numbers with the smaller corner first")
-        if x1 < -BORDER or y1 < -BORDER or x0 > width + BORDER or y0 > height + BORDER:
-            raise unexpected(where, found, f"it inside the image of {width}x{height} pixels")
         outside = min(x0, y0) < -BORDER or x1 > width + BORDER or y1 > height + BORDER
+        if outside and (x1 <= 0 or y1 <= 0 or x0 >= width or y0 >= height):
+            raise unexpected(where, found, f"it inside the image of {width}x{height} pixels")
         x0, y0, x1, y1 = max(x0, 0.0), max(y0, 0.0), min(x1, float(width)), min(y1, float(height))
         if x1 <= x0 or y1 <= y0:
             self.repairs.count(EMPTY, place)

@@ -85,4 +85,5 @@ def _labelled(root: Path, names: tuple[str, ...]) -> tuple[tuple[str, ...], File
     if odd:
         some = ", ".join(odd[:3]) + (", ..." if len(odd) > 3 else "")
         raise unexpected(folder, f"{len(odd)} classes that are in val only: {some}", f"those of the {len(names)} known")
-    return names, [(path, names.index(val_names[label])) for path, label in val]
+    positions = [names.index(name) for name in val_names]
+    return names, [(path, positions[label]) for path, label in val]

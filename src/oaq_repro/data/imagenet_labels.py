@@ -61,12 +61,12 @@ def _by_index(path: Path, classes: tuple[str, ...]) -> tuple[dict[str, int], tup
     classes = classes or tuple(str(index) for index in range(CLASSES))
     names, labels = [], []
     for line in read_lines(path, 'a line "name index" per image'):
-        name, _, text = line.rpartition(" ")
+        name, text = line.rsplit(None, 1) if len(line.split()) > 1 else ("", line)
         label = integer(text, f"{path}: {shown(line)}")
         if not name or not 0 <= label < len(classes):
             known = f"a name and an index of {len(classes)} classes (those of train, or of all in {SYNSETS})"
             raise unexpected(path, shown(line), known)
-        names.append(Path(name.strip()).name)
+        names.append(Path(name).name)
         labels.append(label)
     require_unique(path, names, "every image once")
     return dict(zip(names, labels, strict=True)), classes
