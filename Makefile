@@ -31,7 +31,7 @@ slow: $(STAMP) ## slow tests
 	$(BIN)/python -m pytest --hypothesis-profile=ci -m slow $(PYTEST)
 
 test-avx2: $(STAMP) ## all tests with ONNX Runtime and torch restricted to AVX2, as on a CPU without VNNI
-	OAQ_TEST_ISA=avx2 $(BIN)/python -m pytest -p no:faulthandler --hypothesis-profile=ci $(PYTEST)
+	OAQ_TEST_ISA=avx2 $(BIN)/python -m pytest --hypothesis-profile=ci $(PYTEST)
 
 test-kernels: ## the C++ kernels, without Python
 	$(call build_kernels,kernels)
