@@ -17,12 +17,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from oaq_repro.checkpoints import LAST, plugins
 from oaq_repro.data.base import DataModule
 from oaq_repro.errors import InputError
 from oaq_repro.tasks.base import Task
 from oaq_repro.tasks.schedule import Schedule
 
-LAST = "last.ckpt"
 HINTS = (
     ".*does not have many workers.*",
     ".*GPU available but not used.*",
@@ -175,7 +175,13 @@ def _progress_bar(trainer_config: Mapping[str, Any], description: str) -> list[p
 
 def _trainer(trainer_config: Mapping[str, Any], **fields: Any) -> pl.Trainer:
     quiet()
-    return pl.Trainer(**{**trainer_config, **fields}, enable_model_summary=False, num_sanity_val_steps=0)
+    fixed = {
+        "plugins": [*(trainer_config.get("plugins") or ()), *plugins()],
+        "default_root_dir": os.devnull,  # no folder: Lightning would load any hpc_ckpt_1.ckpt that it finds there
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+    }
+    return pl.Trainer(**{**trainer_config, **fields, **fixed})
 
 
 def quiet() -> None:

@@ -1,0 +1,73 @@
+"""What ends a run from outside: Ctrl-C, SIGTERM, and SIGUSR1, by which clusters announce the end of a job's time.
+
+Each becomes one line on stderr and one exception, `Interrupted`, raised in the main thread wherever it is. Every file
+is put in place whole, so what was done so far stays and the same command goes on from there. As a SystemExit the
+exception carries the exit status and needs no one to catch it: not Hydra, nor an import that it cuts short.
+"""
+
+import os
+import signal
+import sys
+import time
+from types import FrameType
+from typing import Any
+
+STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 143}
+IMPATIENCE_S = 1.0
+"""From then on a second signal ends the process at once; senders like `timeout` repeat theirs before."""
+AGAIN_S = 0.05
+
+
+class Interrupted(SystemExit):
+    """The process was told to stop; `code` is its exit status, the text says which signal it was."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = signal.Signals(number)
+        self.code = STATUS[self.number]
+
+    def __str__(self) -> str:
+        return f"stopped by {self.number.name}"
+
+
+def install() -> None:
+    """From now on the signals of `STATUS` stop this process; its forks (workers that load data) meet them as ever."""
+    handler = _Handler()
+    before = {number: signal.signal(number, handler) for number in (*STATUS, signal.SIGALRM)}
+    os.register_at_fork(after_in_child=lambda: [signal.signal(*each) for each in before.items()])
+    sys.unraisablehook = handler.lost
+
+
+def interruption(error: BaseException | None) -> BaseException | None:
+    """The interruption that `error` is or was made from: libraries turn some into exceptions of their own."""
+    while error is not None and not isinstance(error, Interrupted | KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+class _Handler:
+    def __init__(self) -> None:
+        self.raised: Interrupted | None = None
+        self.since = 0.0
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGALRM:
+            assert self.raised is not None
+            raise self.raised
+        if self.raised is None:
+            self.raised, self.since = Interrupted(number), time.monotonic()
+            _say(f"{self.raised}; the same command goes on from here")
+            raise self.raised
+        if time.monotonic() - self.since > IMPATIENCE_S:
+            os._exit(STATUS[signal.Signals(number)])
+
+    def lost(self, unraisable: Any) -> None:
+        """Raise again what met a place where Python cannot pass it on, such as `__del__`."""
+        if interruption(unraisable.exc_value) is not None and self.raised is not None:
+            signal.setitimer(signal.ITIMER_REAL, AGAIN_S)
+        else:
+            sys.__unraisablehook__(unraisable)
+
+
+def _say(line: str) -> None:
+    os.write(2, f"\n{line}\n".encode())  # print() must not be entered twice, and a progress bar may stand on the line
