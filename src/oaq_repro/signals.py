@@ -40,9 +40,13 @@ def install() -> None:
 
 def interruption(error: BaseException | None) -> BaseException | None:
     """The interruption that `error` is or was made from: libraries turn some into exceptions of their own."""
-    while error is not None and not isinstance(error, Interrupted | KeyboardInterrupt):
+    seen: list[BaseException] = []  # an error that is raised again while its own is handled makes a circle
+    while error is not None and error not in seen:
+        if isinstance(error, Interrupted | KeyboardInterrupt):
+            return error
+        seen.append(error)
         error = error.__cause__ or error.__context__
-    return error
+    return None
 
 
 class _Handler:

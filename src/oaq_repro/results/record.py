@@ -163,7 +163,7 @@ class Record(_Section):
     left_float: list[str] = Field(default_factory=list, description="modules of the dense part that stayed in float")
     provenance: Provenance
     checksum: str | None = Field(
-        default=None, description="sha256 of the other fields; null in records of early versions and where not saved"
+        default=None, description="sha256 of the other fields, in files only; null in those of early versions"
     )
 
     @model_validator(mode="after")
@@ -197,15 +197,12 @@ class Record(_Section):
 
 
 def save_record(record: Record, path: Path | str) -> Path:
-    """Write a record atomically as JSON; InputError when it is not valid (any more) or the disk refuses.
-
-    `record` gets the checksum of what is written.
-    """
+    """Write a record atomically as JSON; InputError when it is not valid (any more) or the disk refuses."""
     try:
         checked = Record.model_validate(record.model_dump(warnings=False))
     except ValidationError as error:
         raise InputError(_explain(error, Path(path))) from error
-    record.checksum = checked.checksum = json_checksum(json.loads(checked.model_dump_json()))
+    checked.checksum = json_checksum(json.loads(checked.model_dump_json()))
     return write_atomic(path, checked.model_dump_json(indent=1) + "\n")
 
 
@@ -226,6 +223,7 @@ def load_record(path: Path | str) -> Record:
         raise InputError(_explain(error, path)) from error
     if record.checksum not in (json_checksum(json.loads(text)), None):
         raise InputError(f"{path}: field checksum: is not that of the other fields, expected a record as it was saved")
+    record.checksum = None
     return record
 
 
