@@ -20,6 +20,7 @@ PLACES = {
         "Deaf()\n"
         "while True: time.sleep(0.01)"
     ),
+    "swallowing": "try: time.sleep(60)\nexcept BaseException: pass\nwhile True: time.sleep(0.01)",
 }  # fmt: skip
 PREFIX = "import sys, time\nfrom oaq_repro import signals\nsignals.install()\nprint('ready', flush=True)\n"
 
@@ -46,13 +47,13 @@ def test_a_signal_is_one_line_and_an_exit_status(place, number):
 
 
 def test_a_second_signal_ends_what_takes_too_long():
-    code = "try: time.sleep(60)\nfinally: time.sleep(60)"
+    code = "try: time.sleep(60)\nfinally:\n    signals.arrived()\n    time.sleep(60)"
     status, error = stopped(code, signal.SIGTERM, signal.SIGINT, signal.SIGINT, pause=1.2)
     assert status == 130 and error.count("\n") == 2
 
 
 def test_a_signal_that_is_repeated_at_once_does_not_cut_off_the_end():
-    code = "try: time.sleep(60)\nfinally:\n    time.sleep(0.5)\n    sys.stderr.write('recorded')"
+    code = "try: time.sleep(60)\nfinally:\n    signals.arrived()\n    time.sleep(0.7)\n    sys.stderr.write('recorded')"
     status, error = stopped(code, signal.SIGTERM, signal.SIGTERM)
     assert status == 143 and error.endswith("recorded")
 
@@ -60,8 +61,12 @@ def test_a_signal_that_is_repeated_at_once_does_not_cut_off_the_end():
 def test_forks_meet_signals_as_ever():
     code = (
         "import os, signal\n"
+        "reader, writer = os.pipe()\n"
         "pid = os.fork()\n"
-        "if not pid: time.sleep(60)\n"
+        "if not pid:\n"
+        "    os.write(writer, b'!')\n"
+        "    time.sleep(60)\n"
+        "os.read(reader, 1)\n"
         "os.kill(pid, signal.SIGTERM)\n"
         "assert os.waitpid(pid, 0)[1] == signal.SIGTERM\n"
     )

@@ -40,7 +40,7 @@ from oaq_repro.results.figures import write_figures
 from oaq_repro.results.provenance import provenance, utc_now
 from oaq_repro.results.record import RECORD_NAME, Record, Status, save_record
 from oaq_repro.results.store import LONG_S, find_record, is_worker, lock_run, run_folder, run_hash
-from oaq_repro.signals import interruption
+from oaq_repro.signals import arrived, interruption
 from oaq_repro.tasks.base import Task
 from oaq_repro.training import evaluate, images_of, torch_threads
 
@@ -125,6 +125,7 @@ def _recorded(
         save_record(record, folder / RECORD_NAME)  # last: it says all is there
     except BaseException as error:
         cause = interruption(error) or error
+        arrived()
         status: Status = "failed" if isinstance(cause, Exception) else "interrupted"
         with suppress(InputError):  # a full disk must not hide the first error
             save_record(record_as(status, str(cause) or type(cause).__name__), folder / RECORD_NAME)

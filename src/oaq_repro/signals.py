@@ -2,9 +2,11 @@
 
 Each becomes one line on stderr and one exception, `Interrupted`, raised in the main thread wherever it is. Every file
 is put in place whole, so what was done so far stays and the same command goes on from there. As a SystemExit the
-exception carries the exit status and needs no one to catch it: not Hydra, nor an import that it cuts short.
+exception carries the exit status and needs no one to catch it: not Hydra, nor an import that it cuts short. Where a
+library swallows it (torch goes on without NumPy when its import of NumPy fails), it comes again.
 """
 
+import atexit
 import os
 import signal
 import sys
@@ -15,7 +17,8 @@ from typing import Any
 STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 143}
 IMPATIENCE_S = 1.0
 """From then on a second signal ends the process at once; senders like `timeout` repeat theirs before."""
-AGAIN_S = 0.05
+AGAIN_S = 0.5
+"""The exception is raised again after this time, until it has `arrived`."""
 
 
 class Interrupted(SystemExit):
@@ -35,7 +38,13 @@ def install() -> None:
     handler = _Handler()
     before = {number: signal.signal(number, handler) for number in (*STATUS, signal.SIGALRM)}
     os.register_at_fork(after_in_child=lambda: [signal.signal(*each) for each in before.items()])
-    sys.unraisablehook = handler.lost
+    sys.unraisablehook = _without_ours
+    atexit.register(arrived)
+
+
+def arrived() -> None:
+    """The interruption is where it is dealt with; it is not raised again."""
+    signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def interruption(error: BaseException | None) -> BaseException | None:
@@ -55,22 +64,21 @@ class _Handler:
         self.since = 0.0
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGALRM:
-            assert self.raised is not None
-            raise self.raised
+        if number == signal.SIGALRM and self.raised is not None:
+            raise Interrupted(self.raised.number)
         if self.raised is None:
             self.raised, self.since = Interrupted(number), time.monotonic()
             _say(f"{self.raised}; the same command goes on from here")
+            signal.setitimer(signal.ITIMER_REAL, AGAIN_S, AGAIN_S)
             raise self.raised
         if time.monotonic() - self.since > IMPATIENCE_S:
             os._exit(STATUS[signal.Signals(number)])
 
-    def lost(self, unraisable: Any) -> None:
-        """Raise again what met a place where Python cannot pass it on, such as `__del__`."""
-        if interruption(unraisable.exc_value) is not None and self.raised is not None:
-            signal.setitimer(signal.ITIMER_REAL, AGAIN_S)
-        else:
-            sys.__unraisablehook__(unraisable)
+
+def _without_ours(unraisable: Any) -> None:
+    """Nothing is printed of an interruption in `__del__` and other places from which Python cannot pass it on."""
+    if interruption(unraisable.exc_value) is None:
+        sys.__unraisablehook__(unraisable)
 
 
 def _say(line: str) -> None:
