@@ -7,7 +7,7 @@ BUILD ?= build
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test unit slow test-kernels test-neon sanitize lint tables check-tables clean
+.PHONY: help install demo test unit slow faults test-kernels test-neon sanitize lint tables check-tables clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -29,6 +29,9 @@ unit: $(STAMP) ## fast tests
 
 slow: $(STAMP) ## slow tests
 	$(BIN)/python -m pytest --hypothesis-profile=ci -m slow $(PYTEST)
+
+faults: $(STAMP) ## kills, signals, full disks and damaged files, beside `make test`: 15 minutes
+	$(BIN)/python -m pytest -o python_files="fault_*.py" tests/faults $(PYTEST)
 
 test-kernels: ## the C++ kernels, without Python
 	$(call build_kernels,kernels)

@@ -1,10 +1,12 @@
 """`python -m oaq_repro`: one run, or a sweep with `-m`. Heavy packages are imported only when a run starts."""
 
+import os
 import sys
 
 from oaq_repro import signals
 
-signals.install()  # before the imports below and theirs, which take a while
+# before the imports below and theirs, which take a while; of the processes of a training the first one speaks
+signals.install(quiet=os.environ.get("LOCAL_RANK", "0") != "0")
 
 import hydra  # noqa: E402
 from omegaconf import DictConfig  # noqa: E402

@@ -10,6 +10,7 @@ import atexit
 import os
 import signal
 import sys
+import threading
 import time
 from types import FrameType
 from typing import Any
@@ -33,13 +34,24 @@ class Interrupted(SystemExit):
         return f"stopped by {self.number.name}"
 
 
-def install() -> None:
-    """From now on the signals of `STATUS` stop this process; its forks (workers that load data) meet them as ever."""
-    handler = _Handler()
-    before = {number: signal.signal(number, handler) for number in (*STATUS, signal.SIGALRM)}
+def install(quiet: bool = False) -> None:
+    """From now on the signals of `STATUS` stop this process; its forks (workers that load data) meet them as ever.
+
+    quiet: without the line, for processes beside a first one that says it.
+    """
+    global _handler
+    _handler = _Handler(quiet)
+    before = {number: signal.signal(number, _handler) for number in (*STATUS, signal.SIGALRM)}
     os.register_at_fork(after_in_child=lambda: [signal.signal(*each) for each in before.items()])
     sys.unraisablehook = _without_ours
     atexit.register(arrived)
+
+
+def reinstall() -> None:
+    """Take the signals back from a library that put handlers of its own before ours."""
+    if _handler is not None and threading.current_thread() is threading.main_thread():
+        for number in STATUS:
+            signal.signal(number, _handler)
 
 
 def arrived() -> None:
@@ -59,7 +71,8 @@ def interruption(error: BaseException | None) -> BaseException | None:
 
 
 class _Handler:
-    def __init__(self) -> None:
+    def __init__(self, quiet: bool) -> None:
+        self.quiet = quiet
         self.raised: Interrupted | None = None
         self.since = 0.0
 
@@ -68,11 +81,15 @@ class _Handler:
             raise Interrupted(self.raised.number)
         if self.raised is None:
             self.raised, self.since = Interrupted(number), time.monotonic()
-            _say(f"{self.raised}; the same command goes on from here")
+            if not self.quiet:
+                _say(f"{self.raised}; the same command goes on from here")
             signal.setitimer(signal.ITIMER_REAL, AGAIN_S, AGAIN_S)
             raise self.raised
         if time.monotonic() - self.since > IMPATIENCE_S:
             os._exit(STATUS[signal.Signals(number)])
+
+
+_handler: _Handler | None = None
 
 
 def _without_ours(unraisable: Any) -> None:

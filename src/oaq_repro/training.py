@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from oaq_repro import signals
 from oaq_repro.checkpoints import LAST, plugins
 from oaq_repro.data.base import DataModule
 from oaq_repro.errors import InputError
@@ -85,6 +87,23 @@ class SeedEpochs(pl.Callback):
         batches.update(dict.fromkeys(batches, 0))
 
 
+class OneEnd(pl.Callback):
+    """A training in several processes ends in all of them when it ends in the first, and by our signals only.
+
+    Lightning would answer SIGTERM with a broadcast from inside its handler, and leave the other processes alone with
+    a connection that is lost.
+    """
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Lightning has put its handlers before ours."""
+        signals.reinstall()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """The other processes write nothing that could be lost."""
+        if trainer.strategy.launcher is not None:
+            trainer.strategy.launcher.kill(signal.SIGKILL)
+
+
 def fit(
     task: Task,
     schedule: Schedule,
@@ -115,7 +134,7 @@ def fit(
     trainer = _trainer(
         trainer_config,
         logger=loggers,
-        callbacks=[checkpoint, SeedEpochs(seed), *_progress_bar(trainer_config, description), *callbacks],
+        callbacks=[checkpoint, SeedEpochs(seed), OneEnd(), *_progress_bar(trainer_config, description), *callbacks],
         **schedule.trainer_fields(batches // trainer_config.get("accumulate_grad_batches", 1)),
     )
     trainer.fit(

@@ -11,6 +11,9 @@ from oaq_repro.errors import InputError
 from oaq_repro.experiment import run
 
 
+SMALL = [*RUNS, "data.subset=64", "schedule.float.epochs=3", "schedule.finetune.epochs=1"]
+
+
 def flipped(content, generator, count):
     """That many bits, anywhere."""
     changed = bytearray(content)
@@ -35,7 +38,7 @@ OWN = ["record.json", "graph.npz", "quantized.ckpt", "alpha.png", "finetune/metr
 
 def made(results, method):
     """The record of one run, in this process."""
-    return comparable(run(composed(*RUNS, f"method={method}", f"results={results}")))
+    return comparable(run(composed(*SMALL, f"method={method}", f"results={results}")))
 
 
 def one(paths):
@@ -54,7 +57,7 @@ def whole(tmp_path_factory):
 def halted(tmp_path_factory):
     """Results of a run that was killed while it trained the float parent."""
     results = tmp_path_factory.mktemp("halted") / "results"
-    assert call(results, *RUNS, f"method={METHODS[0]}", fault="SIGKILL:os.rename:weights.safetensors")[0] == -9
+    assert call(results, *SMALL, f"method={METHODS[0]}", fault="SIGKILL:os.rename:weights.safetensors")[0] == -9
     return results
 
 

@@ -1,9 +1,12 @@
 """SIGTERM, SIGUSR1 under Slurm and Ctrl-C: one line, the exit status, a state that the next start goes on from."""
 
+import os
 import shutil
+import signal
+import time
 
 import pytest
-from faults.sweeping import RUNS, SLURM, assert_undisturbed, call, leftovers, records
+from faults.sweeping import RUNS, SLURM, assert_undisturbed, call, finish, leftovers, records, start
 
 SIGNALS = {"SIGINT": 130, "SIGTERM": 143, "SIGUSR1": 143}
 IMPORTS = ["hydra", "omegaconf", "numpy", "torch", "torch.distributed", "pytorch_lightning", "torchvision",
@@ -35,6 +38,21 @@ def test_signals_while_importing(results, name):
         status, error = call(results, *RUNS, fault=f"{name}:import:{module}")
         assert status == SIGNALS[name] and len(said(error, name)) == 1, (module, error)
         assert "  File" not in error
+
+
+@pytest.mark.parametrize("send", [os.kill, os.killpg])
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_trainings_in_several_processes_end_together(results, name, send):
+    distributed = ["trainer.accelerator=cpu", "trainer.devices=2", "trainer.strategy=ddp"]
+    process = start(results, *RUNS, "schedule.float.epochs=1000", *distributed)
+    while not list(results.glob("parents/*/0/last.ckpt")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    send(process.pid, signal.Signals[name])
+    status, error = finish(process)
+    assert status == SIGNALS[name] and len(said(error, name)) == 1
+    (record,) = records(results).values()
+    assert (record["status"], record["provenance"]["error"]) == ("interrupted", f"stopped by {name}")
 
 
 def test_a_checkpoint_of_lightnings_in_the_working_folder_is_not_loaded(results, reference, tmp_path):

@@ -2,7 +2,6 @@
 
 import os
 import re
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -62,7 +61,7 @@ def start(results: Path, *arguments: str, fault: str | None = None, cwd: Path | 
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables, **({"FAULT": fault} if fault else {})}
     return subprocess.Popen(
         [sys.executable, *program, *(arguments or SWEEP), f"results={results}"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=cwd, env=environment,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=cwd, env=environment, start_new_session=True,
     )  # fmt: skip
 
 
@@ -115,8 +114,3 @@ def assert_undisturbed(results: Path, reference: Path) -> None:
     assert leftovers(results) == []
     for folder in results.glob("runs/*/0"):
         assert {"alpha.png", "overflow.png", "graph.npz", "quantized.ckpt"} <= {path.name for path in folder.iterdir()}
-
-
-def went_by(process, number: signal.Signals) -> bool:
-    """Whether that signal killed the process outright."""
-    return process.returncode == -number
