@@ -10,7 +10,6 @@ from faults.sweeping import METHODS, RUNS, call, comparable, records
 from oaq_repro.errors import InputError
 from oaq_repro.experiment import run
 
-
 SMALL = [*RUNS, "data.subset=64", "schedule.float.epochs=3", "schedule.finetune.epochs=1"]
 
 
