@@ -34,7 +34,7 @@ def finished_sweep(config: DictConfig) -> list[Record] | None:
         try:
             content = json.loads(_place(config.results, job, source).read_text(encoding="utf-8"))
             sound = content["checksum"] == json_checksum(content)
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
         record = finished_record(content["settings"]) if sound else None
         if record is None:

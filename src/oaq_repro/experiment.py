@@ -127,7 +127,7 @@ def _recorded(
         cause = interruption(error) or error
         arrived()
         status: Status = "failed" if isinstance(cause, Exception) else "interrupted"
-        with suppress(InputError):  # a full disk must not hide the first error
+        with suppress(InputError, ValueError):  # a full disk must not hide the first error
             save_record(record_as(status, str(cause) or type(cause).__name__), folder / RECORD_NAME)
         raise
     log_record(settings, record, folder)

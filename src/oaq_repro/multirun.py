@@ -68,7 +68,7 @@ def failures(sweep: Path) -> list[str]:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             run, error, busy = content["run"], content["error"], content["busy"]
-        except (OSError, ValueError, KeyError, TypeError) as unreadable:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as unreadable:
             run, error, busy = path, f"cannot be read ({unreadable!r})", None
         if busy is not None:
             error = _after_others(Path(busy))

@@ -41,7 +41,8 @@ def install(quiet: bool = False) -> None:
     """
     global _handler
     _handler = _Handler(quiet)
-    before = {number: signal.signal(number, _handler) for number in (*STATUS, signal.SIGALRM)}
+    before = {number: signal.signal(number, _handler) for number in STATUS}
+    before[signal.SIGALRM] = signal.signal(signal.SIGALRM, _handler.again)
     os.register_at_fork(after_in_child=lambda: [signal.signal(*each) for each in before.items()])
     sys.unraisablehook = _without_ours
     atexit.register(arrived)
@@ -77,8 +78,6 @@ class _Handler:
         self.since = 0.0
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGALRM and self.raised is not None:
-            raise Interrupted(self.raised.number)
         if self.raised is None:
             self.raised, self.since = Interrupted(number), time.monotonic()
             if not self.quiet:
@@ -87,6 +86,10 @@ class _Handler:
             raise self.raised
         if time.monotonic() - self.since > IMPATIENCE_S:
             os._exit(STATUS[signal.Signals(number)])
+
+    def again(self, number: int, frame: FrameType | None) -> None:
+        if self.raised is not None:
+            raise Interrupted(self.raised.number)
 
 
 _handler: _Handler | None = None

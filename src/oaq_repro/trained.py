@@ -81,5 +81,5 @@ def _read_metrics(path: Path) -> tuple[dict[str, float], str | None]:
                 raise ValueError("the checksum does not fit")
             return content["metrics"], content["weights"]
         return content, None
-    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
+    except (OSError, ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read as metrics ({error!r}); {REMEDY}") from error

@@ -88,7 +88,7 @@ class SeedEpochs(pl.Callback):
 
 
 class OneEnd(pl.Callback):
-    """A training in several processes ends in all of them when it ends in the first, and by our signals only.
+    """Work in several processes ends in all of them when it ends in the first, and by our signals only.
 
     Lightning would answer SIGTERM with a broadcast from inside its handler, and leave the other processes alone with
     a connection that is lost.
@@ -97,6 +97,8 @@ class OneEnd(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Lightning has put its handlers before ours."""
         signals.reinstall()
+
+    on_validation_start = on_train_start
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """The other processes write nothing that could be lost."""
@@ -134,7 +136,7 @@ def fit(
     trainer = _trainer(
         trainer_config,
         logger=loggers,
-        callbacks=[checkpoint, SeedEpochs(seed), OneEnd(), *_progress_bar(trainer_config, description), *callbacks],
+        callbacks=[checkpoint, SeedEpochs(seed), *_progress_bar(trainer_config, description), *callbacks],
         **schedule.trainer_fields(batches // trainer_config.get("accumulate_grad_batches", 1)),
     )
     trainer.fit(
@@ -195,6 +197,7 @@ def _progress_bar(trainer_config: Mapping[str, Any], description: str) -> list[p
 def _trainer(trainer_config: Mapping[str, Any], **fields: Any) -> pl.Trainer:
     quiet()
     fixed = {
+        "callbacks": [*fields.get("callbacks", ()), OneEnd()],
         "plugins": [*(trainer_config.get("plugins") or ()), *plugins()],
         "default_root_dir": os.devnull,  # no folder: Lightning would load any hpc_ckpt_1.ckpt that it finds there
         "enable_model_summary": False,
