@@ -2,10 +2,8 @@
 
 The sums of a block are certified by its worst case, so a block is only as long as its unluckiest sum allows, and a
 panel's blocks only as long as those of its unluckiest channel; and a single pair of products that could saturate takes
-a panel to the exact route, whatever the mode. Where the channels of a value stand is free as long as all who write or
-read it agree: the producers' output channels and the consumers' input channels are permuted once, offline, and nothing
-is moved at run time. Values that depthwise layers, sums, pools and resizes connect share one order; the image, outputs,
-joined values and grouped layers keep theirs, and so does what layers read whose result depends on the order.
+a panel to the exact route, whatever the mode. Where channels may stand elsewhere (channel_orders.py) they
+are moved once, offline, and nothing at run time; what layers read whose result depends on the order keeps its own.
 
 Method (our choice): for the heaviest reader of an order, channels are dealt to the halves of blocks of S steps, the
 largest first, each to the half whose worst sum stays smallest. S is what the layer has now and twice as much. Then they
@@ -14,32 +12,19 @@ The order is kept for which all its readers and writers together are cheapest.
 """
 
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from oaq_repro import _kernels
+from oaq_repro.integer.channel_orders import ChannelOrders, is_dense
 from oaq_repro.integer.graph import Graph
-from oaq_repro.integer.nodes import (
-    Add,
-    AvgPool,
-    Conv,
-    Flatten,
-    GlobalAvgPool,
-    Layer,
-    Linear,
-    MaxPool,
-    Node,
-    Requantize,
-    Resize,
-    ResizeNearest,
-)
+from oaq_repro.integer.nodes import Conv, Layer
 from oaq_repro.integer.packing import Dense, pack_dense, product_range
 from oaq_repro.integer.routes import ChannelFolds, Demand, InstructionSet, Mode, channel_folds, demand
 from oaq_repro.integer.shapes import Shape
 
 Array = np.ndarray[Any, Any]
-AnyNode = TypeVar("AnyNode", bound=Node)
 # Time of a layer by fold, as a multiple of fold 0: medians over the convolutions of MobileNets and ResNets that
 # `scripts/benchmark.py kernels` times (AVX2). Only their order and rough size matter.
 STEP_COST = {0: 1.0, 16: 1.06, 8: 1.09, 4: 1.15, 2: 1.29, 1: 1.5, _kernels.EXACT: 1.97}
@@ -71,11 +56,11 @@ def reorder(graph: Graph, shapes: dict[str, Shape], mode: Mode, kernels: Instruc
     given = as_given(graph, mode)
     if mode == "exact":
         return given
-    orders = _Orders(graph, shapes)
+    orders = ChannelOrders(graph, shapes)
     permutations: dict[str, Array] = {}
     folds: dict[str, ChannelFolds] = {}
     for order in orders.free():
-        layers = [layer for layer in graph.layers() if _is_dense(layer)]
+        layers = [layer for layer in graph.layers() if is_dense(layer)]
         readers = [orders.permuted(x, permutations) for x in layers if orders.find(x.inputs[0]) == order]
         writers = [orders.permuted(x, permutations) for x in layers if orders.find(x.name) == order]
         search = _Search(readers, writers, Ordered(graph, given.demands, folds), shapes, mode, kernels)
@@ -90,66 +75,6 @@ def reorder(graph: Graph, shapes: dict[str, Shape], mode: Mode, kernels: Instruc
     dilated = {node.name for node in nodes if isinstance(node, Conv) and node.dilation != (1, 1)}
     known = {name: channels for name, channels in folds.items() if name not in dilated}
     return Ordered(replace(graph, nodes=nodes), given.demands, known)
-
-
-class _Orders:
-    """Which values share an order of channels: a union-find over names; `FIXED` is the order that nobody may change."""
-
-    FIXED = "\0fixed"
-
-    def __init__(self, graph: Graph, shapes: dict[str, Shape]) -> None:
-        self.graph = graph
-        self.parent = {name: name for name in (self.FIXED, graph.input_name, *(node.name for node in graph.nodes))}
-        for node in graph.nodes:
-            match node:
-                case Conv() if node.groups == 1:
-                    pass
-                case Linear():
-                    pass
-                case Add():
-                    self.join(node.name, *node.inputs)
-                case Requantize() | MaxPool() | AvgPool() | GlobalAvgPool() | Resize() | ResizeNearest():
-                    self.join(node.name, node.inputs[0])
-                case Conv() if node.groups == len(node.weight) == shapes[node.inputs[0]][0]:
-                    self.join(node.name, node.inputs[0])
-                case Flatten() if int(np.prod(shapes[node.inputs[0]][1:])) == 1:
-                    self.join(node.name, node.inputs[0])
-                case _:
-                    self.join(self.FIXED, node.name, *node.inputs)
-
-    def find(self, name: str) -> str:
-        """The representative of a value's order."""
-        while self.parent[name] != name:
-            name = self.parent[name]
-        return name
-
-    def join(self, first: str, *others: str) -> None:
-        """Give all the same order."""
-        for other in others:
-            self.parent[self.find(other)] = self.find(first)
-
-    def free(self) -> list[str]:
-        """The orders of dense layers' inputs that may change, in the direction of the graph."""
-        inputs = [self.find(layer.inputs[0]) for layer in self.graph.layers() if _is_dense(layer)]
-        return [order for order in dict.fromkeys(inputs) if order != self.find(self.FIXED)]
-
-    def permuted(self, node: AnyNode, permutations: dict[str, Array]) -> AnyNode:
-        """A layer with its constants in the new orders; other nodes as they are."""
-        if not isinstance(node, Conv | Linear):
-            return node
-        before, after = (permutations.get(self.find(name)) for name in (node.inputs[0], node.name))
-        weight = node.weight
-        if before is not None and _is_dense(node):
-            weight = weight[:, before]
-        if after is None:
-            return replace(node, weight=np.ascontiguousarray(weight))
-        return replace(
-            node,
-            weight=np.ascontiguousarray(weight[after]),
-            bias=node.bias[after],
-            weight_scale=node.weight_scale[after],
-            multiplier=node.multiplier[after],
-        )
 
 
 class _Search:
@@ -276,10 +201,6 @@ class _Search:
             order[places.pop(0)] = channel
             full[rank, chosen] = not places
         return order
-
-
-def _is_dense(layer: Layer) -> bool:
-    return isinstance(layer, Linear) or layer.groups == 1
 
 
 def _weight(layer: Layer) -> Array:
