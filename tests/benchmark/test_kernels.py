@@ -14,8 +14,8 @@ from oaq_repro.benchmark.kernels import (
     shapes_of,
     single_layer,
 )
-from oaq_repro.integer.executor import Executor
-from oaq_repro.integer.node_times import layer_macs
+from oaq_repro.integer.engine.node_times import layer_macs
+from oaq_repro.integer.reference import Reference
 from oaq_repro.quant.accumulator import NAMED
 
 DENSE = ConvShape(64, 7, 6, 32, (1, 1), (1, 1), (0, 0), (1, 1), 1)
@@ -35,7 +35,7 @@ def test_the_engine_takes_the_wanted_route(shape, route):
     assert set(engine.routes[0].folds) == {int(route.split()[1]) if fold is None else fold}
     rng = np.random.default_rng(0)
     image = rng.integers(0, 3, (1, shape.channels, shape.height, shape.width)).astype(np.float32)
-    reference = Executor(engine.graph.with_accumulator(NAMED["int32"])).run(image).outputs[0]
+    reference = Reference(engine.graph.with_accumulator(NAMED["int32"])).run(image).outputs[0]
     np.testing.assert_array_equal(engine.run(image)[0], reference)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from oaq_repro.integer.audit import audit
 from oaq_repro.integer.graph import Graph
-from oaq_repro.integer.nodes import Conv, Linear
+from oaq_repro.integer.graph.nodes import Conv, Linear
 from oaq_repro.quant.accumulator import NAMED
 
 Array = np.ndarray[Any, Any]

@@ -13,9 +13,9 @@ from torch import nn
 from oaq_repro.benchmark.agreement import with_saturating_pairs
 from oaq_repro.benchmark.networks import ARCHITECTURES, float_network, images, integer_graph
 from oaq_repro.files import write_atomic
-from oaq_repro.integer.executor import Executor
+from oaq_repro.integer.engine.node_times import layer_macs
 from oaq_repro.integer.graph import Graph
-from oaq_repro.integer.node_times import layer_macs
+from oaq_repro.integer.reference import Reference
 from oaq_repro.quant.accumulator import NAMED
 
 Array = np.ndarray[Any, Any]
@@ -57,7 +57,7 @@ class Case:
         if sums not in self._expected:
             graph = (self.oaq if sums == "oaq" else self.int8).with_accumulator(NAMED["int32"])
             graph = with_saturating_pairs(graph) if sums == "pairs" else graph
-            self._expected[sums] = Executor(graph).run(self.image).outputs
+            self._expected[sums] = Reference(graph).run(self.image).outputs
         return self._expected[sums]
 
     @cached_property

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from oaq_repro import _kernels
-from oaq_repro.integer.node_times import clock_hz
+from oaq_repro.integer.engine.node_times import clock_hz
 from oaq_repro.results.provenance import hardware, utc_now
 
 Isa = Literal["avx2", "native"]

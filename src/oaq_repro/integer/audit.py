@@ -12,7 +12,7 @@ to fit (`quant.accumulator`). A weight's zero point is folded into the weights, 
 weight's width (8 or 16 bits, signed); otherwise the codes themselves are multiplied, unsigned ones less half their
 range, and the correction z_w * sum(a - z_a), which depends on the input, is added outside the register.
 
-Where ONNX Runtime's products saturate (versions 1.17 to 1.32; tried on 1.32 with AVX2 alone): `onnx_audit`.
+Where ONNX Runtime's products saturate (versions 1.17 to 1.32; tried on 1.32 with AVX2 alone): `onnx.audit`.
 Depthwise convolutions with one output per channel are called exact: ONNX Runtime computes them with full 16 x 16 bit
 products and 32-bit sums (`MlasConvDepthwiseKernelAvx2` in mlas/lib/intrinsics/avx2/qdwconv_avx2.cpp).
 """
@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, computed_field, field_seriali
 
 from oaq_repro.integer.certificate import certify_matrix, reach_of_matrix
 from oaq_repro.integer.graph import Graph
-from oaq_repro.integer.nodes import Conv, Layer, QParams
+from oaq_repro.integer.graph.nodes import Conv, Layer, QParams
 from oaq_repro.quant.accumulator import NAMED, Accumulator
 
 Array = np.ndarray[Any, Any]
@@ -161,7 +161,7 @@ def audit_layer(found: Operands) -> LayerAudit:
 
 
 def _operands(layer: Layer, q: QParams) -> Operands:
-    """A layer of a graph: int8 weights, run by ONNX Runtime as `onnx_export` writes it."""
+    """A layer of a graph: int8 weights, run by ONNX Runtime as `onnx.exporter` writes it."""
     depthwise = isinstance(layer, Conv) and layer.weight.shape[1] == 1 and layer.groups == len(layer.weight)
     kind: Kind = "depthwise" if depthwise else "conv" if isinstance(layer, Conv) else "linear"
     matrix, products = layer.matrix, "exact" if depthwise else "neighbours"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from oaq_repro.errors import InputError
-from oaq_repro.integer.nodes import Conv, Layer, Linear, QParams
+from oaq_repro.integer.graph.nodes import Conv, Layer, Linear, QParams
 from oaq_repro.quant.accumulator import Accumulator
 
 DEFAULT_BLOCK_BITS = 16  # the register that a 32-bit layer's blocks are asked for

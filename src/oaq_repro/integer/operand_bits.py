@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from oaq_repro.errors import InputError
-from oaq_repro.integer.executor import Executor
 from oaq_repro.integer.graph import Graph
-from oaq_repro.integer.nodes import Layer, QParams
-from oaq_repro.integer.operators import accumulate
+from oaq_repro.integer.graph.nodes import Layer, QParams
+from oaq_repro.integer.reference import Reference
+from oaq_repro.integer.reference.operators import accumulate
 from oaq_repro.quant.accumulator import NAMED, Accumulator
 
 Array = np.ndarray[Any, Any]
@@ -61,7 +61,7 @@ def operand_overflow(
         )
     counts = {(width, layer.name): Count(width, layer.name) for width in bits for layer in layers}
     totals = {width: Count(width, TOGETHER) for width in bits}
-    executor = Executor(graph.with_accumulator(NAMED["int32"]))
+    executor = Reference(graph.with_accumulator(NAMED["int32"]))
     for images in batches:
         values = executor.run(images, trace=True).values
         for width in bits:
