@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from omegaconf import OmegaConf
 
+from oaq_repro.accumulator import NAMED
 from oaq_repro.configuration import build
 from oaq_repro.errors import InputError
 from oaq_repro.files import write_atomic
@@ -25,7 +26,6 @@ from oaq_repro.integer.certificate import product_range, reach
 from oaq_repro.integer.graph import Conv, Graph
 from oaq_repro.integer.reference import Reference
 from oaq_repro.integer.reference.operators import accumulate
-from oaq_repro.quant.accumulator import NAMED
 from oaq_repro.results.record import load_record
 
 LIMIT = NAMED["int16"].maximum

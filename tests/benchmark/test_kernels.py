@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from oaq_repro import _kernels
+from oaq_repro.accumulator import NAMED
 from oaq_repro.benchmark.kernels import (
     ROUTES,
     ConvShape,
@@ -16,7 +17,6 @@ from oaq_repro.benchmark.kernels import (
 )
 from oaq_repro.integer.engine.node_times import layer_macs
 from oaq_repro.integer.reference import Reference
-from oaq_repro.quant.accumulator import NAMED
 
 DENSE = ConvShape(64, 7, 6, 32, (1, 1), (1, 1), (0, 0), (1, 1), 1)
 WIDE = ConvShape(16, 9, 9, 20, (3, 3), (2, 2), (1, 1), (1, 1), 1)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from oracles.reference import small_network
 
+from oaq_repro.accumulator import NAMED
 from oaq_repro.benchmark import models, suite
 from oaq_repro.benchmark.agreement import compare
 from oaq_repro.benchmark.case import Case, macs
@@ -17,7 +18,6 @@ from oaq_repro.benchmark.plain_onnx import build_plain_model
 from oaq_repro.errors import InputError
 from oaq_repro.integer.onnx.session import run_onnx
 from oaq_repro.integer.reference import Reference
-from oaq_repro.quant.accumulator import NAMED
 
 MODES = ["fast", "certified", "acc32", "exact"]
 QUICK = tuple(peer for peer in PEERS if peer.name.startswith(("onnxruntime", "ncnn")))

@@ -16,7 +16,7 @@ from oaq_repro.benchmark.agreement import with_saturating_pairs
 from oaq_repro.integer.reference import Reference
 from oaq_repro.integer.onnx.exporter import build_model
 from oaq_repro.integer.onnx.session import run_onnx
-from oaq_repro.quant.accumulator import NAMED
+from oaq_repro.accumulator import NAMED
 rng = np.random.default_rng(0)
 weight = rng.integers(-128, 128, (32, 64, 1, 1))
 layer = conv("layer", "x", q(), q(4000.0, 128), weight, accumulator=NAMED["int32"])

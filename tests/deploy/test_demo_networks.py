@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from composing import composed
 
+from oaq_repro.accumulator import NAMED
 from oaq_repro.configuration import build
 from oaq_repro.experiment import run
 from oaq_repro.integer.engine import Engine
@@ -13,7 +14,6 @@ from oaq_repro.integer.onnx.exporter import export_onnx
 from oaq_repro.integer.onnx.importer import import_onnx
 from oaq_repro.integer.onnx.session import run_onnx
 from oaq_repro.integer.reference import Reference
-from oaq_repro.quant.accumulator import NAMED
 from oaq_repro.results.store import run_folder
 
 pytestmark = pytest.mark.slow

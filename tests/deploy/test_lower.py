@@ -6,12 +6,12 @@ from hypothesis import strategies as st
 from quant.networks import Classifier, Pyramid, images, quantized, trained
 from torch import nn
 
+from oaq_repro.accumulator import NAMED, Accumulator
 from oaq_repro.deploy.checked_engine import CheckedEngine
 from oaq_repro.deploy.lower import lower
 from oaq_repro.errors import InputError
 from oaq_repro.integer.graph import Graph
 from oaq_repro.integer.reference import Reference
-from oaq_repro.quant.accumulator import NAMED, Accumulator
 from oaq_repro.quant.calibrate import SettleConfig, count_overflow, settle
 from oaq_repro.quant.config import Override
 from oaq_repro.quant.network import layers

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from oracles import reference
 from oracles.reference import around, conv, linear, q
 
+from oaq_repro.accumulator import NAMED, Accumulator
 from oaq_repro.errors import InputError
 from oaq_repro.integer.certificate import certify
 from oaq_repro.integer.graph import Add
 from oaq_repro.integer.reference import Reference
-from oaq_repro.quant.accumulator import NAMED, Accumulator
 
 BITS, OVERFLOW = st.integers(8, 17), st.sampled_from(["wrap", "saturate"])
 POLICIES = st.one_of(

@@ -10,6 +10,7 @@ import pytest
 from oracles.onnx_models import quantized_network
 from oracles.reference import small_network
 
+from oaq_repro.accumulator import NAMED
 from oaq_repro.integer import __main__ as cli
 from oaq_repro.integer.audit import Audit, audit
 from oaq_repro.integer.engine.routes import MODES
@@ -17,7 +18,6 @@ from oaq_repro.integer.graph import Dequantize, Graph
 from oaq_repro.integer.onnx.exporter import export_onnx
 from oaq_repro.integer.onnx.importer import import_onnx
 from oaq_repro.integer.reference import Reference
-from oaq_repro.quant.accumulator import NAMED
 
 
 @pytest.fixture

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from oracles.reference import around, conv, conv2d, q, small_network
 
+from oaq_repro.accumulator import Accumulator
 from oaq_repro.errors import InputError
 from oaq_repro.integer.graph import Conv
 from oaq_repro.integer.operand_bits import TOGETHER, operand_overflow
 from oaq_repro.integer.reference import Reference
-from oaq_repro.quant.accumulator import Accumulator
 
 
 def rounded(values, top, full):

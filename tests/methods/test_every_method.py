@@ -10,6 +10,7 @@ from composing import composed
 from quant.networks import Classifier, Pyramid, images, quantized, trained
 from tasks.suite import Once
 
+from oaq_repro.accumulator import NAMED
 from oaq_repro.configuration import build, config_folder
 from oaq_repro.deploy.lower import lower
 from oaq_repro.experiment import make_task
@@ -17,7 +18,6 @@ from oaq_repro.hints import quiet
 from oaq_repro.integer.certificate import certify
 from oaq_repro.integer.reference import Reference
 from oaq_repro.models.network import Network
-from oaq_repro.quant.accumulator import NAMED
 from oaq_repro.quant.calibrate import calibrate, freeze
 from oaq_repro.quant.convert import quantize_network
 from oaq_repro.quant.network import layers

@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import numpy as np
 
+from oaq_repro.accumulator import NAMED, Accumulator
 from oaq_repro.integer import graph as ir
 from oaq_repro.integer.graph.shapes import output_shape
-from oaq_repro.quant.accumulator import NAMED, Accumulator
 
 CHANNELS = (1, 2, 3, 4, 5, 7, 8, 9, 16, 17, 33)
 SIZES = (1, 2, 3, 5, 6, 7, 8, 9, 11)

@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from oaq_repro.accumulator import Accumulator
 from oaq_repro.integer.graph import Conv, Dequantize, Graph, Linear, QParams, Quantize
-from oaq_repro.quant.accumulator import Accumulator
 
 
 def split(products: list[int], policy: Accumulator) -> list[int]:

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles.reference import conv2d
 
-from oaq_repro.quant.accumulator import NAMED, Accumulator
+from oaq_repro.accumulator import NAMED, Accumulator
 from oaq_repro.quant.overflow import Geometry, OverflowMeter, simulate
 
 accumulators = st.one_of(

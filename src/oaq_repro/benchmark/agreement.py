@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from oaq_repro.accumulator import NAMED
 from oaq_repro.integer.audit import audit
 from oaq_repro.integer.graph import Graph
 from oaq_repro.integer.graph.nodes import Conv, Linear
-from oaq_repro.quant.accumulator import NAMED
 
 Array = np.ndarray[Any, Any]
 

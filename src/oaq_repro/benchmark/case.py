@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import nn
 
+from oaq_repro.accumulator import NAMED
 from oaq_repro.benchmark.agreement import with_saturating_pairs
 from oaq_repro.benchmark.networks import ARCHITECTURES, float_network, images, integer_graph
 from oaq_repro.files import write_atomic
 from oaq_repro.integer.engine.node_times import layer_macs
 from oaq_repro.integer.graph import Graph
 from oaq_repro.integer.reference import Reference
-from oaq_repro.quant.accumulator import NAMED
 
 Array = np.ndarray[Any, Any]
 ONNX_OPSET = 17

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from oaq_repro import _kernels
+from oaq_repro.accumulator import NAMED
 from oaq_repro.benchmark.agreement import Array
 from oaq_repro.benchmark.networks import ARCHITECTURES, integer_graph
 from oaq_repro.benchmark.timing import Row, Variant, alternate, rows
@@ -19,7 +20,6 @@ from oaq_repro.integer import graph as ir
 from oaq_repro.integer.engine import Engine
 from oaq_repro.integer.engine.node_times import layer_macs
 from oaq_repro.integer.engine.routes import Mode
-from oaq_repro.quant.accumulator import NAMED
 
 BASE = "16 bit"
 FOLDS = (16, 8, 4, 2, 1)

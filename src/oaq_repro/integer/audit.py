@@ -8,7 +8,7 @@ it reorders weights OIHW to HWIO and unfolds images in NHWC (qlinearconv.cc); ot
 
 What is multiplied, and what the register holds. Corrections for zero points are no products: one that is known
 beforehand, of the activation (z_a * sum(w)), is where a wrapping register starts, so that the sum of (a - z_a) * w has
-to fit (`quant.accumulator`). A weight's zero point is folded into the weights, w - z_w, where these fit into the
+to fit (`accumulator`). A weight's zero point is folded into the weights, w - z_w, where these fit into the
 weight's width (8 or 16 bits, signed); otherwise the codes themselves are multiplied, unsigned ones less half their
 range, and the correction z_w * sum(a - z_a), which depends on the input, is added outside the register.
 
@@ -23,10 +23,10 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, computed_field, field_serializer
 
+from oaq_repro.accumulator import NAMED, Accumulator
 from oaq_repro.integer.certificate import certify_matrix, reach_of_matrix
 from oaq_repro.integer.graph import Graph
 from oaq_repro.integer.graph.nodes import Conv, Layer, QParams
-from oaq_repro.quant.accumulator import NAMED, Accumulator
 
 Array = np.ndarray[Any, Any]
 Kind = Literal["conv", "depthwise", "transposed", "linear"]

@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from oaq_repro.accumulator import NAMED, Accumulator
 from oaq_repro.errors import InputError
 from oaq_repro.integer.graph import Graph
 from oaq_repro.integer.graph.nodes import Layer, QParams
 from oaq_repro.integer.reference import Reference
 from oaq_repro.integer.reference.operators import accumulate
-from oaq_repro.quant.accumulator import NAMED, Accumulator
 
 Array = np.ndarray[Any, Any]
 BITS = (4, 5, 6, 7, 8)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from oracles.random_graphs import random_graph, random_images
 
 from oaq_repro import _kernels
+from oaq_repro.accumulator import NAMED, Accumulator
 from oaq_repro.errors import InputError
 from oaq_repro.integer.engine import Engine
 from oaq_repro.integer.engine.compiling import compile_graph
@@ -17,7 +18,6 @@ from oaq_repro.integer.engine.reorder import Ordered
 from oaq_repro.integer.engine.routes import MODES, InstructionSet
 from oaq_repro.integer.graph import Conv, Dequantize, Graph, QParams, Quantize
 from oaq_repro.integer.reference import Reference
-from oaq_repro.quant.accumulator import NAMED, Accumulator
 
 ISAS = [row["isa"] for row in _kernels.table() if row["available"]]
 INT32 = NAMED["int32"]

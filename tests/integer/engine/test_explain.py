@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from integer.engine.test_engine import ISAS, single
 
 from oaq_repro import _kernels
+from oaq_repro.accumulator import NAMED, Accumulator
 from oaq_repro.integer.engine import Engine
 from oaq_repro.integer.engine.routes import MODES
-from oaq_repro.quant.accumulator import NAMED, Accumulator
 
 SATURATES = {row["isa"]: row["saturates"] for row in _kernels.table()}
 HUGE = _kernels.LARGEST_BIAS + 1

@@ -5,13 +5,13 @@ import pytest
 from oracles.random_graphs import random_graph, random_images
 from oracles.reference import around, conv
 
+from oaq_repro.accumulator import NAMED
 from oaq_repro.integer.certificate import certify
 from oaq_repro.integer.engine import Engine
 from oaq_repro.integer.engine.reorder import reorder
 from oaq_repro.integer.engine.routes import MODES, InstructionSet
 from oaq_repro.integer.graph import Conv, Dequantize, Flatten, GlobalAvgPool, Graph, Linear, QParams, Quantize
 from oaq_repro.integer.reference import Reference
-from oaq_repro.quant.accumulator import NAMED
 
 INT32 = NAMED["int32"]
 ONE = np.float32(1)

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from oaq_repro import _kernels
+from oaq_repro.accumulator import Accumulator
 from oaq_repro.integer.engine.compiling import compile_graph
 from oaq_repro.integer.engine.packing import pack_dense
 from oaq_repro.integer.engine.plan import place
 from oaq_repro.integer.engine.reorder import as_given
 from oaq_repro.integer.engine.routes import MODES, Demand, InstructionSet, channel_folds
 from oaq_repro.integer.graph import Conv, Dequantize, Graph, QParams, Quantize
-from oaq_repro.quant.accumulator import Accumulator
 
 NEON = InstructionSet("neon", 127, False, (1, 2, 4, 8, 16), pairs=False)
 SIZE = 3  # of the kernel and of the image: one output pixel

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from oracles.reference import around, conv, linear, q, small_network
 
+from oaq_repro.accumulator import NAMED, Accumulator
 from oaq_repro.errors import InputError
 from oaq_repro.integer import graph as ir
-from oaq_repro.quant.accumulator import NAMED, Accumulator
 
 
 def one_conv(**changes) -> ir.Graph:

@@ -12,12 +12,12 @@ from oracles.onnx_models import float_network, quantized_network, small_qdq
 from oracles.onnx_models import model as qdq_model
 from restricted import NEEDS, RESTRICTABLE, run_restricted
 
+from oaq_repro.accumulator import NAMED
 from oaq_repro.errors import InputError
 from oaq_repro.integer.audit import audit
 from oaq_repro.integer.onnx.audit import NEWEST_OPSET, OLDEST_OPSET, audit_onnx
 from oaq_repro.integer.onnx.importer import import_onnx
 from oaq_repro.integer.onnx.session import run_onnx
-from oaq_repro.quant.accumulator import NAMED
 
 F32 = np.float32
 RNG = np.random.default_rng(5)

@@ -9,12 +9,12 @@ import pytest
 from oracles.random_graphs import random_graph, random_images
 from oracles.reference import around, conv, linear, q, small_network
 
+from oaq_repro.accumulator import NAMED
 from oaq_repro.errors import InputError
 from oaq_repro.integer import graph as ir
 from oaq_repro.integer.onnx.exporter import IR_VERSION, OPSET, build_model, export_onnx
 from oaq_repro.integer.onnx.session import run_onnx
 from oaq_repro.integer.reference import Reference
-from oaq_repro.quant.accumulator import NAMED
 
 F32 = np.float32
 

@@ -13,6 +13,7 @@ from oracles.onnx_models import model, node, quantized_network, small_qdq
 from oracles.random_graphs import random_graph, random_images
 from oracles.reference import around, conv, q, small_network
 
+from oaq_repro.accumulator import NAMED
 from oaq_repro.errors import InputError
 from oaq_repro.integer import graph as ir
 from oaq_repro.integer.graph.file import to_header
@@ -20,7 +21,6 @@ from oaq_repro.integer.onnx.exporter import METADATA_KEY, build_model, export_on
 from oaq_repro.integer.onnx.importer import import_onnx, import_with_shape
 from oaq_repro.integer.onnx.session import run_onnx
 from oaq_repro.integer.reference import Reference
-from oaq_repro.quant.accumulator import NAMED
 
 F32 = np.float32
 IMAGES = (np.random.default_rng(3).normal(size=(4, 3, 16, 16)) * 1.5).astype(F32)

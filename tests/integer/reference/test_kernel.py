@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from oracles.reference import conv2d as reference
 
 from oaq_repro._kernels import conv2d
-from oaq_repro.quant.accumulator import NAMED, Accumulator
+from oaq_repro.accumulator import NAMED, Accumulator
 
 
 def fields(policy: Accumulator) -> dict:

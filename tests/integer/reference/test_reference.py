@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from oracles import reference
 from oracles.reference import around, conv, linear, q, small_network
 
+from oaq_repro.accumulator import NAMED, Accumulator
 from oaq_repro.errors import InputError
 from oaq_repro.integer import graph as ir
 from oaq_repro.integer.onnx.session import run_onnx
 from oaq_repro.integer.reference import Reference
 from oaq_repro.integer.reference.operators import requantize
-from oaq_repro.quant.accumulator import NAMED, Accumulator
 
 F32 = np.float32
 
@@ -432,7 +432,7 @@ import numpy as np
 from oaq_repro.integer.certificate import certify
 from oaq_repro.integer.reference import Reference
 from oaq_repro.integer.graph import Conv, Dequantize, Graph, QParams, Quantize
-from oaq_repro.quant.accumulator import Accumulator
+from oaq_repro.accumulator import Accumulator
 q = QParams(np.float32(0.5), 1, 255)
 one = np.ones(1, np.float32)
 weight, bias = np.full((1, 1, 1, 1), 2, np.int8), np.zeros(1, np.int32)

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from oaq_repro import _kernels
+from oaq_repro.accumulator import Accumulator
 from oaq_repro.errors import InputError
 from oaq_repro.integer.engine.explain import LayerRoute, reason_of
 from oaq_repro.integer.engine.packing import pack_dense, pack_depthwise
@@ -41,7 +42,6 @@ from oaq_repro.integer.graph.nodes import (
 )
 from oaq_repro.integer.graph.shapes import Shape, nearest_pixels, pooled_pixels, resize_taps
 from oaq_repro.integer.reference import operators
-from oaq_repro.quant.accumulator import Accumulator
 
 Array = np.ndarray[Any, Any]
 MOST_GROUPS = 1024  # that are packed one by one
@@ -180,10 +180,10 @@ class _Compiler:
     def _reference(self, layer, x, out, source, weight, window, groups: int, policy: Accumulator, reason: str) -> None:
         depth = weight[0].size
         constants = self._constants(layer, weight, slice(None), source, np.zeros(len(weight), np.int64), 32)
-        block = 0 if policy.block is None else min(policy.block, depth)
+        policy = policy.within(depth)
         self.program.reference(
             x, out, list(weight.shape), window, groups, policy.bits, policy.overflow == "saturate",
-            min(policy.lanes, depth), block, source.zero_point, weight.ravel(), constants,
+            policy.lanes, policy.block or 0, source.zero_point, weight.ravel(), constants,
         )  # fmt: skip
         self.routes.append(LayerRoute(layer.name, "reference", depth, source.q_max, (), "emulated", reason))
 

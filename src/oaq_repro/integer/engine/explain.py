@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from oaq_repro import _kernels
+from oaq_repro.accumulator import Accumulator
 from oaq_repro.errors import printable
 from oaq_repro.integer.engine.routes import Demand, Mode, Obstacle
-from oaq_repro.quant.accumulator import Accumulator
 
 CAUSES = {
     Obstacle.REACH: "an input could overflow whole sums",

@@ -14,11 +14,11 @@ from typing import Any, Literal
 import numpy as np
 
 from oaq_repro import _kernels
+from oaq_repro.accumulator import Accumulator
 from oaq_repro.errors import InputError
 from oaq_repro.integer.certificate import reach
 from oaq_repro.integer.engine.packing import Array, Dense, Depthwise, product_range
 from oaq_repro.integer.graph.nodes import Layer, QParams
-from oaq_repro.quant.accumulator import Accumulator
 
 Mode = Literal["certified", "fast", "acc32", "exact"]
 MODES: tuple[Mode, ...] = ("certified", "fast", "acc32", "exact")

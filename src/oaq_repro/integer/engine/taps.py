@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from oaq_repro.quant.accumulator import NAMED
+from oaq_repro.accumulator import NAMED
 
 Array = np.ndarray[Any, Any]
 Pair = tuple[int, int]

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from oaq_repro.accumulator import Accumulator
 from oaq_repro.errors import InputError
 from oaq_repro.integer.graph.nodes import (
     OPERATORS,
@@ -20,7 +21,6 @@ from oaq_repro.integer.graph.nodes import (
     QParams,
     ResizeNearest,
 )
-from oaq_repro.quant.accumulator import Accumulator
 
 Expect = Callable[[bool, str, str], None]  # (what has to hold, field, what is expected)
 LARGEST_PARAMETER = 1 << 20  # of strides, padding, dilation and kernels; the kernel has the same limit

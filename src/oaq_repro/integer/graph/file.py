@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from oaq_repro.accumulator import Accumulator
 from oaq_repro.errors import InputError
 from oaq_repro.files import open_regular, write_atomic
 from oaq_repro.integer.graph.nodes import OPERATORS, Node, QParams
 from oaq_repro.integer.graph.npy import read_array
-from oaq_repro.quant.accumulator import Accumulator
 
 FORMAT = "oaq_repro integer graph 1"
 ARRAYS = ("weight", "bias", "weight_scale", "multiplier")

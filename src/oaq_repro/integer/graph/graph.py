@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from oaq_repro.accumulator import Accumulator
 from oaq_repro.errors import InputError
 from oaq_repro.integer.graph import file as graph_file
 from oaq_repro.integer.graph.checks import check_node
@@ -26,7 +27,6 @@ from oaq_repro.integer.graph.nodes import (
     ResizeNearest,
 )
 from oaq_repro.integer.graph.shapes import Shape, all_shapes
-from oaq_repro.quant.accumulator import Accumulator
 
 MULTIPLIER_TOLERANCE = 1e-5  # float32 products may be taken in any order, no more
 

@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from oaq_repro.quant.accumulator import Accumulator
+from oaq_repro.accumulator import Accumulator
 
 Pair = tuple[int, int]
 

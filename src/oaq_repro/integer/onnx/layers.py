@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 
+from oaq_repro.accumulator import NAMED
 from oaq_repro.integer.graph import nodes as ir
 from oaq_repro.integer.graph.checks import LARGEST_PARAMETER
 from oaq_repro.integer.onnx.constants import Array, Weights, along
 from oaq_repro.integer.onnx.qdq import Pending, Real, Values
 from oaq_repro.integer.onnx.reader import OnnxNode
-from oaq_repro.quant.accumulator import NAMED
 
 BIAS_TOLERANCE = 1e-4  # relative, between the scale of a bias and input scale * weight scale
 LARGEST_BIAS = float(2**31 - 1)

@@ -1,6 +1,6 @@
 """Weights of ONNX layers as matrices [outputs, K]: every product that meets in one sum, in the order of k.
 
-The order is that of `quant.accumulator`: (kernel row, kernel column, channel of the group). Any number of dimensions.
+The order is that of `accumulator`: (kernel row, kernel column, channel of the group). Any number of dimensions.
 """
 
 from collections.abc import Callable

@@ -27,12 +27,9 @@ def accumulate(layer: Layer, x: Array, source: QParams) -> tuple[Array, Array, i
 
     Returns (acc int32, events uint8, lowest, highest partial sum): acc and events [N, H', W', O] or [N, O].
     """
-    policy = layer.accumulator
     depth = layer.weight[0].size
-    # More lanes or longer blocks than there are products change nothing, and need not fit the kernel's integers.
-    lanes = min(policy.lanes, depth)
-    block = None if policy.block is None else min(policy.block, depth)
-    bits, saturate = policy.bits, policy.overflow == "saturate"
+    policy = layer.accumulator.within(depth)  # what has no products need not fit the kernel's integers
+    bits, saturate, lanes, block = policy.bits, policy.overflow == "saturate", policy.lanes, policy.block
     x = np.ascontiguousarray(x)
     if isinstance(layer, Conv):
         weight = np.ascontiguousarray(layer.weight.transpose(0, 2, 3, 1))
