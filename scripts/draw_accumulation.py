@@ -25,7 +25,6 @@ from oaq_repro.files import write_atomic
 from oaq_repro.integer.certificate import product_range, reach
 from oaq_repro.integer.graph import Conv, Graph
 from oaq_repro.integer.reference import Reference
-from oaq_repro.integer.reference.operators import accumulate
 from oaq_repro.results.record import load_record
 
 LIMIT = NAMED["int16"].maximum
@@ -155,7 +154,7 @@ def exact_sums(folder: Path, layer: str, count: int) -> np.ndarray:
     graph = Graph.load(folder / "graph.npz").with_accumulator(NAMED["int32"])
     node = _node(graph, layer)
     codes = Reference(graph).run(np.concatenate(batches)[:count], trace=True).values[node.inputs[0]]
-    sums, *_ = accumulate(node, codes.transpose(0, 2, 3, 1), graph.qparams(node.inputs[0]))
+    sums, *_ = node.accumulate(codes.transpose(0, 2, 3, 1), graph.qparams(node.inputs[0]))
     return sums.ravel()
 
 

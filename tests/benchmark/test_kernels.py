@@ -15,7 +15,6 @@ from oaq_repro.benchmark.kernels import (
     shapes_of,
     single_layer,
 )
-from oaq_repro.integer.engine.node_times import layer_macs
 from oaq_repro.integer.reference import Reference
 
 DENSE = ConvShape(64, 7, 6, 32, (1, 1), (1, 1), (0, 0), (1, 1), 1)
@@ -48,7 +47,7 @@ def test_shapes_are_found_again_and_named(shape):
 
 def test_products():
     graph = single_layer(DEPTHWISE, 1)
-    assert layer_macs(graph.layers()[0], (40, 9, 8)) == 40 * 9 * 9 * 8
+    assert graph.layers()[0].products((40, 9, 8)) == 40 * 9 * 9 * 8
 
 
 def test_rows(tiny, tmp_path):

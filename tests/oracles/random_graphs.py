@@ -9,7 +9,6 @@ import numpy as np
 
 from oaq_repro.accumulator import NAMED, Accumulator
 from oaq_repro.integer import graph as ir
-from oaq_repro.integer.graph.shapes import output_shape
 
 CHANNELS = (1, 2, 3, 4, 5, 7, 8, 9, 16, 17, 33)
 SIZES = (1, 2, 3, 5, 6, 7, 8, 9, 11)
@@ -70,7 +69,7 @@ class _Builder:
     def _append(self, node: ir.Node) -> None:
         self.nodes.append(node)
         self.q[node.name] = node.output
-        self.shapes[node.name] = output_shape(node, [self.shapes[name] for name in node.inputs])
+        self.shapes[node.name] = node.output_shape([self.shapes[name] for name in node.inputs])
 
     def _source(self, rank: int | None) -> str | None:
         """A value of that rank, late ones more often."""

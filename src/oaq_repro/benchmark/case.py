@@ -14,7 +14,6 @@ from oaq_repro.accumulator import NAMED
 from oaq_repro.benchmark.agreement import with_saturating_pairs
 from oaq_repro.benchmark.networks import ARCHITECTURES, float_network, images, integer_graph
 from oaq_repro.files import write_atomic
-from oaq_repro.integer.engine.node_times import layer_macs
 from oaq_repro.integer.graph import Graph
 from oaq_repro.integer.reference import Reference
 
@@ -92,4 +91,4 @@ class Case:
 def macs(graph: Graph, input_shape: Sequence[int]) -> int:
     """Products of all layers, one image."""
     shapes = graph.shapes(input_shape)
-    return sum(layer_macs(layer, shapes[layer.name]) for layer in graph.layers())
+    return sum(layer.products(shapes[layer.name]) for layer in graph.layers())

@@ -13,8 +13,8 @@ from onnx import NodeProto, helper, numpy_helper
 
 from oaq_repro.integer.graph import Graph
 from oaq_repro.integer.graph import nodes as ir
-from oaq_repro.integer.graph.shapes import Shape
-from oaq_repro.integer.onnx.exporter import build_model, separator
+from oaq_repro.integer.onnx.exporter import build_model
+from oaq_repro.integer.onnx.writer import separator
 
 REWRITTEN = ir.Add | ir.AvgPool | ir.Concat | ir.GlobalAvgPool | ir.Requantize | ir.Resize
 
@@ -54,7 +54,7 @@ def _replace(field, values) -> None:
 class _Plain:
     """The ONNX nodes and constants of one node of the graph."""
 
-    def __init__(self, graph: Graph, shapes: dict[str, Shape], slash: str) -> None:
+    def __init__(self, graph: Graph, shapes: dict[str, ir.Shape], slash: str) -> None:
         self.graph, self.shapes, self.slash = graph, shapes, slash
         self.constants: list[onnx.TensorProto] = []
 

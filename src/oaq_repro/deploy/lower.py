@@ -44,7 +44,7 @@ def lower(model: QuantizedNetwork) -> ir.Graph:
                 lowered = _lower_module(name, module, tuple(names[x] for x in tensor_inputs(node)), parameters)
                 nodes.append(lowered)
                 names[node] = lowered.name
-                if not isinstance(lowered, ir.Dequantize):
+                if isinstance(lowered, ir.CodeNode):
                     parameters[lowered.name] = lowered.output
     graph = ir.Graph(input_name, tuple(nodes), outputs)
     graph.validate()

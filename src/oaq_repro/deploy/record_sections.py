@@ -67,6 +67,6 @@ def layer_rows(fast: CheckedEngine, certified: CheckedEngine, input_shape: Seque
 def _kind(layer: Layer) -> str:
     if not isinstance(layer, Conv):
         return "linear"
-    if layer.groups > 1 and layer.weight.shape[1] == 1:
+    if layer.depthwise:
         return "depthwise"
     return "pointwise" if layer.weight.shape[2:] == (1, 1) else "conv"

@@ -162,9 +162,8 @@ def audit_layer(found: Operands) -> LayerAudit:
 
 def _operands(layer: Layer, q: QParams) -> Operands:
     """A layer of a graph: int8 weights, run by ONNX Runtime as `onnx.exporter` writes it."""
-    depthwise = isinstance(layer, Conv) and layer.weight.shape[1] == 1 and layer.groups == len(layer.weight)
-    kind: Kind = "depthwise" if depthwise else "conv" if isinstance(layer, Conv) else "linear"
-    matrix, products = layer.matrix, "exact" if depthwise else "neighbours"
+    kind: Kind = "depthwise" if layer.depthwise else "conv" if isinstance(layer, Conv) else "linear"
+    matrix, products = layer.matrix, "exact" if layer.depthwise else "neighbours"
     return Operands(layer.name, kind, matrix, q, matrix, q.q_max, products)  # type: ignore[arg-type]
 
 

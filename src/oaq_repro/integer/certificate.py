@@ -13,7 +13,7 @@ import numpy as np
 
 from oaq_repro.accumulator import Accumulator
 from oaq_repro.errors import InputError
-from oaq_repro.integer.graph.nodes import Conv, Layer, Linear, QParams
+from oaq_repro.integer.graph.nodes import Layer, QParams
 
 DEFAULT_BLOCK_BITS = 16  # the register that a 32-bit layer's blocks are asked for
 
@@ -45,7 +45,7 @@ def certify(layer: Layer, q: QParams, accumulator: Accumulator | None = None) ->
 
     Blocks are asked for the accumulator's bits, or for 16 where it has 32.
     """
-    if not isinstance(layer, Conv | Linear):
+    if not isinstance(layer, Layer):
         raise InputError(f"certificate: found {type(layer).__name__}, expected a Conv or Linear node")
     return certify_matrix(layer.name, layer.matrix, q, layer.accumulator if accumulator is None else accumulator)
 

@@ -19,7 +19,6 @@ from oaq_repro.errors import InputError
 from oaq_repro.integer.graph import Graph
 from oaq_repro.integer.graph.nodes import Layer, QParams
 from oaq_repro.integer.reference import Reference
-from oaq_repro.integer.reference.operators import accumulate
 
 Array = np.ndarray[Any, Any]
 BITS = (4, 5, 6, 7, 8)
@@ -87,5 +86,5 @@ def _events(layer: Layer, codes: Array, source: QParams, bits: int, accumulator:
     x = np.ascontiguousarray(np.moveaxis(x, 1, -1)) if x.ndim == 4 else x
     zero_point = int(np.rint(source.zero_point * steps))
     narrow = replace(layer, weight=weight, accumulator=accumulator)
-    _, events, _, _ = accumulate(narrow, x, replace(source, zero_point=zero_point))
-    return (events != 0).reshape(len(codes), -1).astype(np.int64)
+    sums = narrow.accumulate(x, replace(source, zero_point=zero_point))
+    return (sums.events != 0).reshape(len(codes), -1).astype(np.int64)

@@ -16,7 +16,7 @@ from oaq_repro.integer.engine.compiling import compile_graph
 from oaq_repro.integer.engine.plan import place
 from oaq_repro.integer.engine.reorder import Ordered
 from oaq_repro.integer.engine.routes import MODES, InstructionSet
-from oaq_repro.integer.graph import Conv, Dequantize, Graph, QParams, Quantize
+from oaq_repro.integer.graph import CodeNode, Conv, Dequantize, Graph, QParams, Quantize
 from oaq_repro.integer.reference import Reference
 
 ISAS = [row["isa"] for row in _kernels.table() if row["available"]]
@@ -296,11 +296,10 @@ def test_an_output_that_is_asked_for_twice_and_one_that_is_not():
 def test_an_operator_that_the_engine_does_not_have_is_an_error():
     """As one that has been added to the graph, and not yet to the compiler."""
 
-    @dataclass
-    class Softmax:
-        name: str
-        inputs: tuple[str, ...]
-        output: QParams
+    @dataclass(frozen=True, eq=False)
+    class Softmax(CodeNode):
+        def reference(self, inputs, sources):
+            return inputs[0]
 
     graph, sizes = single(np.full((3, 8, 1, 1), 64)), (8, 2, 2)
     new = Softmax("new", ("x",), graph.qparams("x"))
@@ -309,7 +308,7 @@ def test_an_operator_that_the_engine_does_not_have_is_an_error():
     placed, arena = place(graph, shapes, share=True)
     program = _kernels.Program(arena, 1)
     with pytest.raises(InputError, match="graph node 'new': found Softmax, which the engine does not have"):
-        compile_graph(program, Ordered(graph, {}, {}), placed, shapes, "fast", InstructionSet.selected())
+        compile_graph(program, Ordered(graph, {}, {}), placed, "fast", InstructionSet.selected())
 
 
 def test_a_value_that_nobody_reads_does_no_harm():

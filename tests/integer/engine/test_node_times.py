@@ -8,7 +8,7 @@ from oracles.reference import small_network
 from oaq_repro import _kernels
 from oaq_repro.errors import InputError
 from oaq_repro.integer.engine import Engine
-from oaq_repro.integer.engine.node_times import clock_hz, layer_macs, node_times, table
+from oaq_repro.integer.engine.node_times import clock_hz, node_times, table
 from oaq_repro.integer.engine.routes import MODES
 from oaq_repro.integer.graph.nodes import Layer
 
@@ -44,7 +44,7 @@ def test_every_graph_has_times_of_every_node():
 
 def test_products_are_counted_with_the_kernel():
     graph, shapes = small_network().graph, small_network().graph.shapes((3, 16, 12))
-    found = {node.name: layer_macs(node, shapes[node.name]) for node in graph.nodes if isinstance(node, Layer)}
+    found = {node.name: node.products(shapes[node.name]) for node in graph.nodes if isinstance(node, Layer)}
     assert found["stem"] == 8 * 3 * 9 * 8 * 6 and found["depthwise"] == 8 * 9 * 8 * 6 and found["classifier"] == 110
 
 

@@ -41,7 +41,7 @@ def uneven(hidden: int = 64, readers: int = 32) -> Graph:
         conv("project", "depthwise", weight),
         GlobalAvgPool("pool", ("project",), q, True),
         Flatten("flat", ("pool",), q),
-        Linear("head", ("flat",), q, head, np.zeros(10, np.int32), scale, scale, INT32),
+        Linear("head", ("flat",), q, head, np.zeros(10, np.int32), scale, scale, accumulator=INT32),
         Dequantize("y", ("head",)),
     )
     return Graph("image", nodes, ("y",))

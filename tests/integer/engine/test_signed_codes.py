@@ -126,7 +126,7 @@ def test_planned_sums_are_exact(mode, q_max, groups, style, monkeypatch):
     graph = Graph("image", nodes, ("y",))
     shapes = graph.shapes((channels, SIZE, SIZE))
     program = Program()
-    compile_graph(program, as_given(graph, mode), place(graph, shapes, share=True)[0], shapes, mode, NEON)
+    compile_graph(program, as_given(graph, mode), place(graph, shapes, share=True)[0], mode, NEON)
 
     def check(codes):
         """codes: [channels, SIZE, SIZE]"""

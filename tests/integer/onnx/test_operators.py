@@ -337,7 +337,7 @@ def test_linear_resizes_of_codes_are_refused(path):
 def test_nearest_pixels_are_those_of_torch():
     import torch
 
-    from oaq_repro.integer.graph.shapes import nearest_pixels
+    from oaq_repro.resampling import nearest_pixels
 
     for before in range(1, 40):
         for factor in (1, 2, 3, 4, 7):

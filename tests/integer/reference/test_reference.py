@@ -17,9 +17,9 @@ from oracles.reference import around, conv, linear, q, small_network
 from oaq_repro.accumulator import NAMED, Accumulator
 from oaq_repro.errors import InputError
 from oaq_repro.integer import graph as ir
+from oaq_repro.integer.graph.arithmetic import requantize
 from oaq_repro.integer.onnx.session import run_onnx
 from oaq_repro.integer.reference import Reference
-from oaq_repro.integer.reference.operators import requantize
 
 F32 = np.float32
 
@@ -367,12 +367,12 @@ def test_traced_values_and_outputs():
 
 def test_values_are_freed_after_their_last_use(monkeypatch):
     """While a chain runs, the value of the node before the last is gone."""
-    from oaq_repro.integer.reference import operators
+    from oaq_repro.integer.graph import arithmetic
 
     source = q(0.1)
     chain = [ir.Requantize(f"r{i}", (f"r{i - 1}" if i else "x",), q(0.1 + 0.01 * i, 1)) for i in range(6)]
     alive, most = [], []
-    original = operators.rescale
+    original = arithmetic.rescale
 
     def watched(codes, a, b):
         result = original(codes, a, b)
@@ -380,7 +380,7 @@ def test_values_are_freed_after_their_last_use(monkeypatch):
         most.append(sum(r() is not None for r in alive))
         return result
 
-    monkeypatch.setattr(operators, "rescale", watched)
+    monkeypatch.setattr(arithmetic, "rescale", watched)
     Reference(around(*chain, source=source)).run(np.zeros((1, 1, 4, 4), F32))
     assert max(most) == 2
 
@@ -436,7 +436,7 @@ from oaq_repro.accumulator import Accumulator
 q = QParams(np.float32(0.5), 1, 255)
 one = np.ones(1, np.float32)
 weight, bias = np.full((1, 1, 1, 1), 2, np.int8), np.zeros(1, np.int32)
-layer = Conv("c", ("x",), q, weight, bias, one, one, (1, 1), (0, 0), (1, 1), 1, Accumulator(bits=16))
+layer = Conv("c", ("x",), q, weight, bias, one, one, (1, 1), (0, 0), (1, 1), 1, accumulator=Accumulator(bits=16))
 graph = Graph("i", (Quantize("x", ("i",), q), layer, Dequantize("y", ("c",))), ("y",))
 execution = Reference(graph, threads=2).run(np.full((2, 1, 1, 1), 3, np.float32))
 print(execution.outputs[0].ravel().tolist(), certify(layer, q).certified)

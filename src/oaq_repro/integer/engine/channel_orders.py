@@ -5,27 +5,12 @@ and the consumers' input channels are permuted. Values that depthwise layers, su
 order; the image, outputs, joined values and grouped layers keep theirs.
 """
 
-from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
 
 from oaq_repro.integer.graph import Graph
-from oaq_repro.integer.graph.nodes import (
-    Add,
-    AvgPool,
-    Conv,
-    Flatten,
-    GlobalAvgPool,
-    Layer,
-    Linear,
-    MaxPool,
-    Node,
-    Requantize,
-    Resize,
-    ResizeNearest,
-)
-from oaq_repro.integer.graph.shapes import Shape
+from oaq_repro.integer.graph.nodes import Layer, Node, Shape
 
 Array = np.ndarray[Any, Any]
 AnyNode = TypeVar("AnyNode", bound=Node)
@@ -40,21 +25,11 @@ class ChannelOrders:
         self.graph = graph
         self.parent = {name: name for name in (self.FIXED, graph.input_name, *(node.name for node in graph.nodes))}
         for node in graph.nodes:
-            match node:
-                case Conv() if node.groups == 1:
-                    pass
-                case Linear():
-                    pass
-                case Add():
-                    self.join(node.name, *node.inputs)
-                case Requantize() | MaxPool() | AvgPool() | GlobalAvgPool() | Resize() | ResizeNearest():
-                    self.join(node.name, node.inputs[0])
-                case Conv() if node.groups == len(node.weight) == shapes[node.inputs[0]][0]:
-                    self.join(node.name, node.inputs[0])
-                case Flatten() if int(np.prod(shapes[node.inputs[0]][1:])) == 1:
-                    self.join(node.name, node.inputs[0])
-                case _:
-                    self.join(self.FIXED, node.name, *node.inputs)
+            shared = node.channel_sources([shapes[name] for name in node.inputs])
+            if shared is None:
+                self.join(self.FIXED, node.name, *node.inputs)
+            else:
+                self.join(node.name, *shared)
 
     def find(self, name: str) -> str:
         """The representative of a value's order."""
@@ -73,24 +48,11 @@ class ChannelOrders:
         return [order for order in dict.fromkeys(inputs) if order != self.find(self.FIXED)]
 
     def permuted(self, node: AnyNode, permutations: dict[str, Array]) -> AnyNode:
-        """A layer with its constants in the new orders; other nodes as they are."""
-        if not isinstance(node, Conv | Linear):
-            return node
+        """A node with its constants in the new orders."""
         before, after = (permutations.get(self.find(name)) for name in (node.inputs[0], node.name))
-        weight = node.weight
-        if before is not None and is_dense(node):
-            weight = weight[:, before]
-        if after is None:
-            return replace(node, weight=np.ascontiguousarray(weight))
-        return replace(
-            node,
-            weight=np.ascontiguousarray(weight[after]),
-            bias=node.bias[after],
-            weight_scale=node.weight_scale[after],
-            multiplier=node.multiplier[after],
-        )
+        return node.permuted(before, after)
 
 
 def is_dense(layer: Layer) -> bool:
     """Whether every output reads all input channels."""
-    return isinstance(layer, Linear) or layer.groups == 1
+    return layer.channel_groups == 1

@@ -19,7 +19,7 @@ import numpy as np
 
 from oaq_repro import _kernels
 from oaq_repro.errors import InputError
-from oaq_repro.integer.engine import compiling
+from oaq_repro.integer.engine.compiling import compile_graph
 from oaq_repro.integer.engine.explain import table
 from oaq_repro.integer.engine.plan import place
 from oaq_repro.integer.engine.reorder import as_given, reorder
@@ -69,7 +69,7 @@ class Engine:
             self._program = _kernels.Program(arena, threads, self.isa)
         except RuntimeError as error:  # the limit of a user or a container
             raise InputError(f"threads: found {threads}, expected as many as the system starts ({error})") from error
-        self._values, self.routes = compiling.compile_graph(self._program, ordered, placed, self._shapes, mode, kernels)
+        self._values, self.routes = compile_graph(self._program, ordered, placed, mode, kernels)
         self._traced = trace
         self._finished = False  # whether the arena holds the values of one image
         self._lock = threading.RLock()  # a signal's handler may run the engine that it interrupts between two images

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from oaq_repro import _kernels
 from oaq_repro.integer.engine.engine import Array, Engine
 from oaq_repro.integer.engine.explain import aligned
-from oaq_repro.integer.graph.nodes import Conv, Layer
+from oaq_repro.integer.graph.nodes import Layer
 
 CLOCK_TRIALS = 10  # a trial that the system interrupts finds a slower clock, none a faster one
 
@@ -48,7 +48,7 @@ def node_times(engine: Engine, image: Array, repeats: int, clock: float) -> tupl
     times = []
     for node in engine.graph.nodes:
         taken = seconds[node.name]
-        macs = layer_macs(node, shapes[node.name]) if isinstance(node, Layer) else 0
+        macs = node.products(shapes[node.name]) if isinstance(node, Layer) else 0
         rate = macs / taken if taken > 0 else 0.0
         times.append(
             NodeTime(
@@ -63,11 +63,6 @@ def node_times(engine: Engine, image: Array, repeats: int, clock: float) -> tupl
             )
         )
     return tuple(times)
-
-
-def layer_macs(layer: Layer, output_shape: Sequence[int]) -> int:
-    """Products of one layer whose output is [O, H, W] or [O], padding included."""
-    return layer.weight.size * (output_shape[1] * output_shape[2] if isinstance(layer, Conv) else 1)
 
 
 def table(times: Sequence[NodeTime], clock: float, threads: int) -> str:

@@ -4,8 +4,7 @@ from dataclasses import dataclass
 
 from oaq_repro import _kernels
 from oaq_repro.integer.graph import Graph
-from oaq_repro.integer.graph.nodes import AvgPool, Conv, Dequantize
-from oaq_repro.integer.graph.shapes import Shape
+from oaq_repro.integer.graph.nodes import CodeNode, Shape
 
 ALIGNMENT = 64
 
@@ -48,7 +47,7 @@ def place(graph: Graph, shapes: dict[str, Shape], share: bool) -> tuple[dict[str
     lives: dict[str, tuple[int, int]] = {}
     unplaced = []
     for index, node in enumerate(graph.nodes):
-        if not isinstance(node, Dequantize):
+        if isinstance(node, CodeNode):
             shape = shapes[node.name]
             channels, height, width = (*shape, 1, 1)[:3]
             border = borders.get(node.name, (0, 0))
@@ -78,7 +77,6 @@ def _borders(graph: Graph) -> dict[str, tuple[int, int]]:
     """The widest padding that readers of a value ask for."""
     borders: dict[str, tuple[int, int]] = {}
     for node in graph.nodes:
-        if isinstance(node, Conv | AvgPool):
-            before = borders.get(node.inputs[0], (0, 0))
-            borders[node.inputs[0]] = (max(before[0], node.padding[0]), max(before[1], node.padding[1]))
+        before = borders.get(node.inputs[0], (0, 0))
+        borders[node.inputs[0]] = (max(before[0], node.border[0]), max(before[1], node.border[1]))
     return borders

@@ -21,8 +21,7 @@ from oaq_repro.integer.engine.channel_orders import ChannelOrders, is_dense
 from oaq_repro.integer.engine.packing import Dense, pack_dense, product_range
 from oaq_repro.integer.engine.routes import ChannelFolds, Demand, InstructionSet, Mode, channel_folds, demand
 from oaq_repro.integer.graph import Graph
-from oaq_repro.integer.graph.nodes import Conv, Layer
-from oaq_repro.integer.graph.shapes import Shape
+from oaq_repro.integer.graph.nodes import Layer, Shape
 
 Array = np.ndarray[Any, Any]
 # Time of a layer by fold, as a multiple of fold 0: medians over the convolutions of MobileNets and ResNets that
@@ -72,7 +71,7 @@ def reorder(graph: Graph, shapes: dict[str, Shape], mode: Mode, kernels: Instruc
             folds |= {layer.name: folds[layer.name].permuted(found) for layer in writers if layer.name in folds}
     nodes = tuple(orders.permuted(node, permutations) for node in graph.nodes)
     # Runs of dilated layers are other ones than were looked at.
-    dilated = {node.name for node in nodes if isinstance(node, Conv) and node.dilation != (1, 1)}
+    dilated = {node.name for node in nodes if isinstance(node, Layer) and node.window.dilation != (1, 1)}
     known = {name: channels for name, channels in folds.items() if name not in dilated}
     return Ordered(replace(graph, nodes=nodes), given.demands, known)
 
@@ -103,7 +102,7 @@ class _Search:
         """A permutation, positions to channels; None where none that is tried is better than the order as it is."""
         if any(self.demands[layer.name] is None for layer in self.readers):
             return None
-        now = np.arange(_weight(self.reader).shape[3])
+        now = np.arange(self.reader.weight.shape[1])
         least = self._cost(now)
         if least <= STEP_COST[1 if self.mode == "acc32" else 0] * sum(self.work.values()):
             return None  # nothing can be better
@@ -141,12 +140,12 @@ class _Search:
         """What the channels of a reader allow when its inputs are in that order, as `routes` finds it."""
         key = layer.name, order.tobytes()
         if key not in self.found:
-            self.found[key] = self._channel_folds(layer, _weight(layer)[..., order])
+            self.found[key] = self._channel_folds(layer, layer.kernel_weight[..., order])
         return self.found[key]
 
     def known_in(self, order: Array | None) -> dict[str, ChannelFolds]:
         """The readers' folds in an order, None: as it is, as far as they have been looked at."""
-        key = (np.arange(_weight(self.reader).shape[3]) if order is None else order).tobytes()
+        key = (np.arange(self.reader.weight.shape[1]) if order is None else order).tobytes()
         return {name: channels for (name, tried), channels in self.found.items() if tried == key}
 
     def _channel_folds(self, layer: Layer, weight: Array) -> ChannelFolds:
@@ -159,7 +158,7 @@ class _Search:
         if self.demands[layer.name] is None:  # the scalar reference, whatever the order
             return np.ones(len(layer.weight))
         if layer.name not in self.known:
-            self.known[layer.name] = self._channel_folds(layer, _weight(layer))
+            self.known[layer.name] = self._channel_folds(layer, layer.kernel_weight)
         channels = self.known[layer.name]
         folds = np.where(channels.obstacles == 0, 0, channels.largest)
         return np.array([STEP_COST[fold] for fold in folds.tolist()])
@@ -176,7 +175,7 @@ class _Search:
 
         Channels of a lower rank stand before those of a higher one.
         """
-        weight, q = _weight(self.reader), self.q[self.reader.name]
+        weight, q = self.reader.kernel_weight, self.q[self.reader.name]
         channels, offset = weight.shape[3], self.kernels.code_offset(q)
         low, high = product_range(weight.transpose(3, 0, 1, 2).reshape(channels, -1), -offset, q.q_max - offset)
         reach = np.concatenate([high, -low], axis=1).astype(np.float32)  # [I, both signs of every output and tap]
@@ -201,11 +200,6 @@ class _Search:
             order[places.pop(0)] = channel
             full[rank, chosen] = not places
         return order
-
-
-def _weight(layer: Layer) -> Array:
-    """int8 [O, kh, kw, I]."""
-    return layer.weight.transpose(0, 2, 3, 1) if isinstance(layer, Conv) else layer.weight[:, None, None, :]
 
 
 def _packed(weight: Array) -> Dense:

@@ -5,6 +5,7 @@ from oaq_repro.integer.graph.nodes import (
     OPERATORS,
     Add,
     AvgPool,
+    CodeNode,
     Concat,
     Conv,
     Dequantize,
@@ -21,10 +22,9 @@ from oaq_repro.integer.graph.nodes import (
     ResizeNearest,
     pool_multiplier,
 )
-from oaq_repro.integer.graph.shapes import resize_taps
 
 __all__ = [
-    "OPERATORS", "Add", "AvgPool", "Concat", "Conv", "Dequantize", "Flatten", "GlobalAvgPool", "Graph", "Layer",
-    "Linear", "MaxPool", "Node", "QParams", "Quantize", "Requantize", "Resize", "ResizeNearest", "pool_multiplier",
-    "resize_taps",
+    "OPERATORS", "Add", "AvgPool", "CodeNode", "Concat", "Conv", "Dequantize", "Flatten", "GlobalAvgPool", "Graph",
+    "Layer", "Linear", "MaxPool", "Node", "QParams", "Quantize", "Requantize", "Resize", "ResizeNearest",
+    "pool_multiplier",
 ]  # fmt: skip

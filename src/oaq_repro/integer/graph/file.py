@@ -19,7 +19,6 @@ from oaq_repro.integer.graph.nodes import OPERATORS, Node, QParams
 from oaq_repro.integer.graph.npy import read_array
 
 FORMAT = "oaq_repro integer graph 1"
-ARRAYS = ("weight", "bias", "weight_scale", "multiplier")
 
 
 def to_header(
@@ -32,7 +31,7 @@ def to_header(
         entry: dict[str, Any] = {"op": type(node).__name__}
         for field in fields(node):
             value = getattr(node, field.name)
-            if field.name in ARRAYS:
+            if field.type is np.ndarray:
                 arrays[f"{index}.{field.name}"] = value
             else:
                 entry[field.name] = _to_json(value)
@@ -127,8 +126,8 @@ def _node(index: int, entry: Any, arrays: dict[str, np.ndarray]) -> Node:
         raise InputError(f"{label}: op: found {entry['op']!r}, expected one of {', '.join(OPERATORS)}")
     known = {field.name: field for field in fields(operator)}
     values = {key: _from_json(label, key, value) for key, value in entry.items() if key != "op"}
-    for key in ARRAYS:
-        if key in known:
+    for key, field in known.items():
+        if field.type is np.ndarray:
             if f"{index}.{key}" not in arrays:
                 raise InputError(f"{label}: {key}: found no array {index}.{key}")
             values[key] = arrays.pop(f"{index}.{key}")

@@ -7,28 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
 from oaq_repro.accumulator import Accumulator
 from oaq_repro.errors import InputError
 from oaq_repro.integer.graph import file as graph_file
-from oaq_repro.integer.graph.checks import check_node
-from oaq_repro.integer.graph.nodes import (
-    Conv,
-    Dequantize,
-    Flatten,
-    Layer,
-    Linear,
-    MaxPool,
-    Node,
-    QParams,
-    Quantize,
-    Resize,
-    ResizeNearest,
-)
-from oaq_repro.integer.graph.shapes import Shape, all_shapes
-
-MULTIPLIER_TOLERANCE = 1e-5  # float32 products may be taken in any order, no more
+from oaq_repro.integer.graph.nodes import OPERATORS, CodeNode, Dequantize, Layer, Node, QParams, Quantize, Shape
+from oaq_repro.integer.graph.shapes import all_shapes
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,12 +33,15 @@ class Graph:
             raise InputError("graph: nodes and outputs: expected tuples")
         known: dict[str, Node] = {}
         for node in self.nodes:
-            check_node(node)
+            if type(node) not in OPERATORS.values():
+                expected = f"one of {', '.join(OPERATORS)}"
+                raise InputError(f"graph: found a node of type {type(node).__name__}, expected {expected}")
+            node.check()
             if node.name in known or node.name == self.input_name:
                 raise InputError(f"graph node {node.name!r}: name: found twice, expected unique names")
             for name in node.inputs:
                 self._check_input(node, name, known)
-            _check_scales(node, known)
+            node.check_sources([x.output for name in node.inputs if isinstance(x := known.get(name), CodeNode)])
             known[node.name] = node
         if not self.outputs:
             raise InputError("graph: outputs: found none, expected at least one")
@@ -75,7 +61,7 @@ class Graph:
 
     def layers(self) -> tuple[Layer, ...]:
         """The nodes that accumulate products, in order."""
-        return tuple(node for node in self.nodes if isinstance(node, Conv | Linear))
+        return tuple(node for node in self.nodes if isinstance(node, Layer))
 
     def node(self, name: str) -> Node:
         """The node of that name; InputError where there is none."""
@@ -87,14 +73,14 @@ class Graph:
     def qparams(self, name: str) -> QParams:
         """QParams of a value of codes (of a layer's input: `graph.qparams(layer.inputs[0])`)."""
         node = self.node(name)
-        if isinstance(node, Dequantize):
+        if not isinstance(node, CodeNode):
             raise InputError(f"graph node {name!r}: a float value, expected codes")
         return node.output
 
     def with_accumulator(self, accumulator: Accumulator) -> "Graph":
         """A copy in which every layer has that accumulator and no reason; constants are shared."""
         nodes = tuple(
-            replace(node, accumulator=accumulator, accumulator_reason="") if isinstance(node, Conv | Linear) else node
+            replace(node, accumulator=accumulator, accumulator_reason="") if isinstance(node, Layer) else node
             for node in self.nodes
         )
         return replace(self, nodes=nodes)
@@ -117,17 +103,3 @@ class Graph:
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
         return graph
-
-
-def _check_scales(node: Node, known: dict[str, Node]) -> None:
-    """Constants that have to agree with the input's QParams (inputs are known to be values of codes)."""
-    if isinstance(node, Quantize | Dequantize):
-        return
-    source = known[node.inputs[0]].output  # type: ignore[union-attr]
-    if isinstance(node, Conv | Linear):
-        wanted = node.weight_scale.astype(np.float64) * float(source.scale) / float(node.output.scale)
-        if not np.allclose(node.multiplier, wanted, rtol=MULTIPLIER_TOLERANCE, atol=1e-37):
-            expected = "scale of the input * weight_scale / scale of the output"
-            raise InputError(f"graph node {node.name!r}: multiplier: found another value than {expected}")
-    elif isinstance(node, MaxPool | Resize | ResizeNearest | Flatten) and node.output != source:
-        raise InputError(f"graph node {node.name!r}: output: found {node.output}, expected its input's, {source}")

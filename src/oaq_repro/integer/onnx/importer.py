@@ -15,11 +15,12 @@ from oaq_repro.errors import InputError
 from oaq_repro.integer.graph import Graph
 from oaq_repro.integer.graph import file as graph_file
 from oaq_repro.integer.graph import nodes as ir
-from oaq_repro.integer.onnx.exporter import METADATA_KEY, build_model, separator
+from oaq_repro.integer.onnx.exporter import METADATA_KEY, build_model
 from oaq_repro.integer.onnx.operators import CONVERTERS
 from oaq_repro.integer.onnx.qdq import Codes, Pending, Values
 from oaq_repro.integer.onnx.reader import OnnxModel, array, read_model
 from oaq_repro.integer.onnx.schemas import check_all_read, check_declared, check_opset, check_quantized
+from oaq_repro.integer.onnx.writer import separator
 
 LARGEST_MODEL = 10_000  # nodes
 

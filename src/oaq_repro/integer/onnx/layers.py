@@ -7,7 +7,7 @@ import numpy as np
 
 from oaq_repro.accumulator import NAMED
 from oaq_repro.integer.graph import nodes as ir
-from oaq_repro.integer.graph.checks import LARGEST_PARAMETER
+from oaq_repro.integer.graph.nodes.base import LARGEST_PARAMETER
 from oaq_repro.integer.onnx.constants import Array, Weights, along
 from oaq_repro.integer.onnx.qdq import Pending, Real, Values
 from oaq_repro.integer.onnx.reader import OnnxNode

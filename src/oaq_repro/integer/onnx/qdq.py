@@ -15,8 +15,6 @@ from onnx import TensorProto
 
 from oaq_repro.errors import InputError
 from oaq_repro.integer.graph import nodes as ir
-from oaq_repro.integer.graph.checks import check_node
-from oaq_repro.integer.graph.shapes import Shape, output_shape
 from oaq_repro.integer.onnx.constants import Array, Weights, quantized
 from oaq_repro.integer.onnx.reader import DTYPES, OnnxModel, OnnxNode, array, type_name
 
@@ -58,7 +56,7 @@ class Values:
         self.model = model
         self.nodes: dict[str, ir.Node] = {}
         self.q: dict[str, ir.QParams] = {}
-        self.shapes: dict[str, Shape] = {} if model.input_shape is None else {model.input_name: model.input_shape}
+        self.shapes: dict[str, ir.Shape] = {} if model.input_shape is None else {model.input_name: model.input_shape}
         self.last_of_size: dict[tuple[float, ...], str] = {}  # values by height and width
         self.codes: dict[str, Codes] = {}
         self.real: dict[str, Real] = {}
@@ -105,7 +103,7 @@ class Values:
         """Whether a tensor is a constant, be it dequantized."""
         return name in self.weights or self.named_constant(name) is not None
 
-    def shape(self, name: str, node: OnnxNode) -> Shape:
+    def shape(self, name: str, node: OnnxNode) -> ir.Shape:
         """Shape of a value of the graph, without batch."""
         if name not in self.shapes:
             raise node.error("expected an input of the model whose channels, height and width are declared in numbers")
@@ -135,22 +133,19 @@ class Values:
 
     def add(self, node: ir.Node) -> str:
         """Append a node to the graph; InputError where it is wrong by itself or for its inputs' shapes."""
-        check_node(node)
+        node.check()
         self.nodes[node.name] = node
-        if not isinstance(node, ir.Dequantize):
+        if isinstance(node, ir.CodeNode):
             self.q[node.name] = node.output
-        if isinstance(node, ir.Linear | ir.Flatten) or (isinstance(node, ir.GlobalAvgPool) and not node.keepdims):
-            self._ranks[node.name] = 2
-        else:
-            self._ranks[node.name] = self._ranks.get(node.inputs[0], 4)
-        if isinstance(node, ir.Conv | ir.Linear):
+        self._ranks[node.name] = node.rank(self._ranks.get(node.inputs[0], 4))
+        if isinstance(node, ir.Layer):
             self._weight_bytes += node.weight.nbytes
             if self._weight_bytes > self._most_bytes:
                 raise InputError(f"graph node {node.name!r}: found {self._weight_bytes} bytes of weights up to it, "
                                  f"expected at most {self._most_bytes} for this file")  # fmt: skip
         if all(name in self.shapes for name in node.inputs):
-            shape = self.shapes[node.name] = output_shape(node, [self.shapes[name] for name in node.inputs])
-            if len(shape) == 3 and not isinstance(node, ir.Dequantize):
+            shape = self.shapes[node.name] = node.output_shape([self.shapes[name] for name in node.inputs])
+            if len(shape) == 3 and isinstance(node, ir.CodeNode):
                 self.last_of_size[shape[1:]] = node.name
         return node.name
 
@@ -259,7 +254,9 @@ class Values:
         low, high = (int(np.clip(bound - codes.offset, 0, q.q_max)) for bound in bounds)
         clipped, name = _cut(node, q, low, high), codes.node
         if node.input(0) in self._fresh and self.readers[node.input(0)] == 1:
-            self.nodes[name] = replace(self.nodes[name], output=clipped)  # type: ignore[arg-type]
+            made = self.nodes[name]
+            assert isinstance(made, ir.CodeNode)  # as `codes` has them
+            self.nodes[name] = replace(made, output=clipped)
             self.q[name] = clipped
         elif clipped != q:
             name = self.add(ir.Requantize(self.name(node.outputs[0]), (name,), clipped))

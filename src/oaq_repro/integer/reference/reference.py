@@ -11,23 +11,7 @@ import numpy as np
 
 from oaq_repro.errors import InputError
 from oaq_repro.integer.graph import Graph
-from oaq_repro.integer.graph.nodes import (
-    Add,
-    AvgPool,
-    Concat,
-    Conv,
-    Dequantize,
-    Flatten,
-    GlobalAvgPool,
-    Linear,
-    MaxPool,
-    Node,
-    Quantize,
-    Requantize,
-    Resize,
-    ResizeNearest,
-)
-from oaq_repro.integer.reference import operators
+from oaq_repro.integer.graph.nodes import CodeNode, Layer, Node
 
 Array = np.ndarray[Any, Any]
 LARGEST_CHUNK = 16  # images that one task holds values of
@@ -61,7 +45,7 @@ class Reference:
         graph.validate()
         self.graph = graph
         self.threads = threads
-        self._qparams = {node.name: node.output for node in graph.nodes if not isinstance(node, Dequantize)}
+        self._qparams = {node.name: node.output for node in graph.nodes if isinstance(node, CodeNode)}
         last = {name: index for index, node in enumerate(graph.nodes) for name in node.inputs}
         for index, node in enumerate(graph.nodes):
             last.setdefault(node.name, index)
@@ -110,44 +94,16 @@ class Reference:
 
     def _run_node(self, node: Node, inputs: list[Array], result: Execution) -> Array:
         """One node on channels-last values; a layer leaves its counts in `result`."""
-        x = inputs[0]
-        if isinstance(node, Quantize):
-            return operators.quantize(x, node.output)
-        sources = [self._qparams[name] for name in node.inputs]
-        source = sources[0]
-        match node:
-            case Conv() | Linear():
-                acc, events, lowest, highest = operators.accumulate(node, x, source)
-                per_image = events.reshape(len(events), -1)
-                result.events[node.name] = per_image.sum(axis=1, dtype=np.int64)
-                result.outputs_per_image[node.name] = per_image.shape[1]
-                policy = node.accumulator
-                result.peak[node.name] = max(highest / policy.maximum, lowest / policy.minimum)
-                acc += node.bias  # int32, modulo 2^32
-                return operators.requantize(acc, node.multiplier, node.output)
-            case Add():
-                return operators.add(x, inputs[1], source, sources[1], node.output)
-            case Concat():
-                parts = [operators.rescale(part, q, node.output) for part, q in zip(inputs, sources, strict=True)]
-                return np.concatenate(parts, axis=-1)
-            case Requantize():
-                return operators.rescale(x, source, node.output)
-            case MaxPool():
-                return operators.max_pool(node, x)
-            case AvgPool():
-                return operators.average_pool(node, x, source)
-            case GlobalAvgPool():
-                pooled = operators.global_average_pool(x, source, node.output)
-                return pooled if node.keepdims else pooled.reshape(len(pooled), -1)
-            case Resize():
-                return operators.resize(node, x, (inputs[1].shape[1], inputs[1].shape[2]))
-            case ResizeNearest():
-                return operators.resize_nearest(node, x)
-            case Flatten():
-                return _channels_first(x).reshape(len(x), -1)
-            case Dequantize():
-                return operators.dequantize(x, source)
-        raise InputError(f"graph node {node.name!r}: no such operator")  # validate() has seen to it
+        sources = [self._qparams[name] for name in node.inputs if name in self._qparams]
+        if not isinstance(node, Layer):
+            return node.reference(inputs, sources)
+        sums = node.accumulate(inputs[0], sources[0])
+        per_image = sums.events.reshape(len(sums.events), -1)
+        result.events[node.name] = per_image.sum(axis=1, dtype=np.int64)
+        result.outputs_per_image[node.name] = per_image.shape[1]
+        policy = node.accumulator
+        result.peak[node.name] = max(sums.highest / policy.maximum, sums.lowest / policy.minimum)
+        return node.requantized(sums)
 
 
 def _channels_last(x: Array) -> Array:
