@@ -50,7 +50,7 @@ test-neon: ## the same, compiled for ARM and run by qemu
 # install would come first. The sanitizer's runtime has to be loaded before all else, and libstdc++ for exceptions.
 SANITIZE := $(BUILD)/sanitize
 SANITIZED_TESTS := $(addprefix tests/integer/,reference/test_kernel.py engine/test_engine.py engine/test_engine_sharing.py \
-  engine/test_explain.py engine/test_reorder.py onnx/test_importer.py onnx/test_operators.py test_main.py)
+  engine/test_explain.py engine/test_reorder.py onnx/test_importer.py onnx/test_import_operators.py test_main.py)
 
 sanitize: $(STAMP) ## kernels, engine and ONNX import with address and undefined behaviour sanitizers
 	$(call build_kernels,sanitize/kernels,-DOAQ_SANITIZE=ON)

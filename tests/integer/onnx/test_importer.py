@@ -102,6 +102,20 @@ def test_a_changed_export_is_what_its_nodes_say(path):
     assert imported(path, content).layers()[0].accumulator == NAMED["int32"]
 
 
+def test_metadata_may_say_the_same_in_other_words(path):
+    """As another version would: keys in another order, and what is default left out."""
+    case = small_network(accumulator=NAMED["int16"])
+    content = build_model(case.graph, (3, 16, 12))
+    header = json.loads(content.metadata_props[0].value)
+    for entry in header["nodes"]:
+        assert entry.pop("accumulator_reason", "") == ""
+    header["nodes"] = [dict(sorted(entry.items(), reverse=True)) for entry in header["nodes"]]
+    content.metadata_props[0].value = json.dumps(header)
+    found = imported(path, content)
+    assert [layer.accumulator for layer in found.layers()] == [layer.accumulator for layer in case.graph.layers()]
+    assert build_model(found, (3, 16, 12)) == build_model(case.graph, (3, 16, 12))
+
+
 UNKNOWN_INPUT = '{"input_name": "image", "nodes": [{"op": "Conv", "name": "c", "inputs": ["nowhere"]}]}'
 
 

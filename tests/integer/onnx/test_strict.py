@@ -7,7 +7,7 @@ from functools import cache
 import numpy as np
 import onnx
 import pytest
-from integer.onnx.test_operators import QLINEAR, after_conv, assert_as_onnxruntime, imported, qlinear
+from integer.onnx.test_import_operators import QLINEAR, after_conv, assert_as_onnxruntime, imported, qlinear
 from onnx import TensorProto, helper
 from oracles import onnx_models
 from oracles.onnx_models import model, node, qcdq_network, small_qdq
@@ -16,8 +16,8 @@ from oracles.onnx_mutants import mutant
 from oaq_repro.errors import InputError
 from oaq_repro.integer import graph as ir
 from oaq_repro.integer.engine import Engine
+from oaq_repro.integer.onnx.import_operators import CONVERTERS
 from oaq_repro.integer.onnx.importer import import_onnx, import_with_shape
-from oaq_repro.integer.onnx.operators import CONVERTERS
 from oaq_repro.integer.onnx.session import run_onnx
 from oaq_repro.integer.reference import Reference
 

@@ -21,6 +21,11 @@ from oaq_repro.integer.graph.npy import read_array
 FORMAT = "oaq_repro integer graph 1"
 
 
+def array_fields(operator: type[Node]) -> tuple[str, ...]:
+    """Names of an operator's fields that are arrays."""
+    return tuple(field.name for field in fields(operator) if field.type is np.ndarray)
+
+
 def to_header(
     input_name: str, nodes: tuple[Node, ...], outputs: tuple[str, ...]
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -29,9 +34,10 @@ def to_header(
     listed = []
     for index, node in enumerate(nodes):
         entry: dict[str, Any] = {"op": type(node).__name__}
+        in_arrays = array_fields(type(node))
         for field in fields(node):
             value = getattr(node, field.name)
-            if field.type is np.ndarray:
+            if field.name in in_arrays:
                 arrays[f"{index}.{field.name}"] = value
             else:
                 entry[field.name] = _to_json(value)
@@ -126,11 +132,10 @@ def _node(index: int, entry: Any, arrays: dict[str, np.ndarray]) -> Node:
         raise InputError(f"{label}: op: found {entry['op']!r}, expected one of {', '.join(OPERATORS)}")
     known = {field.name: field for field in fields(operator)}
     values = {key: _from_json(label, key, value) for key, value in entry.items() if key != "op"}
-    for key, field in known.items():
-        if field.type is np.ndarray:
-            if f"{index}.{key}" not in arrays:
-                raise InputError(f"{label}: {key}: found no array {index}.{key}")
-            values[key] = arrays.pop(f"{index}.{key}")
+    for key in array_fields(operator):
+        if f"{index}.{key}" not in arrays:
+            raise InputError(f"{label}: {key}: found no array {index}.{key}")
+        values[key] = arrays.pop(f"{index}.{key}")
     for key in values:
         if key not in known:
             raise InputError(f"{label}: found the field {key!r}, expected {', '.join(known)}")

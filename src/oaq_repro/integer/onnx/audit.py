@@ -30,13 +30,13 @@ from onnx import AttributeProto
 from oaq_repro.errors import InputError
 from oaq_repro.integer.audit import Audit, Kind, LayerAudit, Operands, PassedOver, Products, audit, audit_layer
 from oaq_repro.integer.graph.nodes import QParams
-from oaq_repro.integer.onnx.codes import Codes, NotStatic, Ranges
 from oaq_repro.integer.onnx.exporter import METADATA_KEY
 from oaq_repro.integer.onnx.folding import Constants
 from oaq_repro.integer.onnx.importer import import_onnx
 from oaq_repro.integer.onnx.matrices import Arrange, conv_rows, linear_rows, transposed_rows
+from oaq_repro.integer.onnx.ranges import CodeRange, NotStatic, Ranges
 from oaq_repro.integer.onnx.reader import MICROSOFT, OnnxNode, node_of, opset_of, plain, read_proto
-from oaq_repro.integer.onnx.weights import Weights, dequantized_weights, multiplied, weights_of_codes
+from oaq_repro.integer.onnx.weights import WeightCodes, dequantized_weights, multiplied, weights_of_codes
 
 OLDEST_OPSET, NEWEST_OPSET = 10, 23  # QuantizeLinear came with 10; newer ones may have changed what is read here
 
@@ -184,7 +184,7 @@ class _Auditor:
             products="exact" if depthwise else self._products(node, form, codes, weights.type, left),
         )
 
-    def _activation(self, node: OnnxNode, place: Place, on_codes: bool) -> tuple[Codes, int]:
+    def _activation(self, node: OnnxNode, place: Place, on_codes: bool) -> tuple[CodeRange, int]:
         """The codes that an operand can have, and its zero point."""
         name = node.input(place.value)
         if on_codes:
@@ -192,7 +192,7 @@ class _Auditor:
         real = self._ranges.real(name)
         return real.codes, real.zero_point
 
-    def _weights(self, node: OnnxNode, place: Place, on_codes: bool, axis: int) -> Weights:
+    def _weights(self, node: OnnxNode, place: Place, on_codes: bool, axis: int) -> WeightCodes:
         """axis: that of output channels."""
         name = node.input(place.value)
         if not on_codes:
@@ -200,7 +200,7 @@ class _Auditor:
         scale, zero_point = ("" if at is None else node.input(at) for at in (place.scale, place.zero_point))
         return weights_of_codes(self._constants, node, name, scale, zero_point, axis)
 
-    def _products(self, node: OnnxNode, form: Form, codes: Codes, weights: Codes, left: bool) -> Products:
+    def _products(self, node: OnnxNode, form: Form, codes: CodeRange, weights: CodeRange, left: bool) -> Products:
         """How ONNX Runtime adds pairs of products, see the head of this file."""
         if form.on_codes:
             return "unknown" if left else "neighbours" if weights.signed and not codes.signed else "exact"

@@ -1,17 +1,25 @@
 """Constants of ONNX models: what is computed from them alone is computed while the model is read."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from onnx import AttributeProto
 
-from oaq_repro.integer.onnx.reader import OnnxNode, array
+from oaq_repro.integer.onnx.reader import OnnxNode
+from oaq_repro.integer.onnx.tensors import IMPORTED, array
 
 Array = np.ndarray[Any, Any]
+_NUMBERS: dict[tuple[str, int], tuple[str, Any]] = {
+    ("value_int", AttributeProto.INT): ("i", np.int64), ("value_ints", AttributeProto.INTS): ("ints", np.int64),
+    ("value_float", AttributeProto.FLOAT): ("f", np.float32),
+    ("value_floats", AttributeProto.FLOATS): ("floats", np.float32),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
-class Weights:
+class Dequantized:
     """A dequantized constant: `(values - zero_point) * scale`, scale and zero_point [] or along `axis`."""
 
     values: Array
@@ -29,10 +37,10 @@ class Weights:
             scale, zero_point = scale.reshape(()), zero_point.reshape(())
         return (self.values.astype(np.float64) - zero_point) * scale
 
-    def transposed(self, node: OnnxNode, order: tuple[int, ...]) -> "Weights":
+    def transposed(self, node: OnnxNode, order: tuple[int, ...]) -> "Dequantized":
         """With its axes in another order."""
         axis = order.index(along(node, self.values, self.scale, self.axis)) if self.scale.size > 1 else self.axis
-        return Weights(self.values.transpose(order), self.scale, self.zero_point, axis)
+        return Dequantized(self.values.transpose(order), self.scale, self.zero_point, axis)
 
 
 def quantized(node: OnnxNode, values: Array, scale: Array, zero_point: Array, axis: int) -> Array:
@@ -69,15 +77,15 @@ def order_of(node: OnnxNode, rank: int) -> tuple[int, ...]:
     return tuple(order)
 
 
-def value_of(node: OnnxNode) -> Array:
-    """What a Constant holds."""
-    if "value" in node.attributes:
-        node.read.add("value")
-        return array(node.outputs[0], node.attributes["value"].t)
-    if "value_ints" in node.attributes:
-        return np.array(node.attribute("value_ints", ()), np.int64)
-    if "value_int" in node.attributes:
-        return np.array(node.attribute("value_int", 0), np.int64)
-    if "value_float" in node.attributes:
-        return np.array(node.attribute("value_float", 0.0), np.float32)
-    raise node.error("expected value, value_int, value_ints or value_float")
+def value_of(node: OnnxNode, types: Collection[int] = IMPORTED) -> Array:
+    """What a Constant holds: numbers, or a tensor of one of the ONNX data types `types`."""
+    if len(node.attributes) != 1:
+        raise node.error(f"found {len(node.attributes)} attributes, expected one value")
+    ((name, found),) = node.attributes.items()
+    node.read.add(name)
+    if (name, found.type) == ("value", AttributeProto.TENSOR):
+        return array(node.outputs[0], found.t, types)
+    if (name, found.type) not in _NUMBERS:
+        raise node.error(f"{name}: expected value, value_int, value_ints, value_float or value_floats")
+    field, dtype = _NUMBERS[name, found.type]
+    return np.asarray(getattr(found, field), dtype)

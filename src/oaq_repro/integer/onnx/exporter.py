@@ -18,8 +18,8 @@ from oaq_repro.errors import InputError
 from oaq_repro.files import write_atomic
 from oaq_repro.integer.graph import Graph
 from oaq_repro.integer.graph import file as graph_file
+from oaq_repro.integer.onnx.export_operators import constant_bytes, write
 from oaq_repro.integer.onnx.writer import Writer
-from oaq_repro.integer.onnx.written import constant_bytes, write
 
 OPSET, IR_VERSION = 13, 8  # the oldest opset with weights quantized per channel; tried on ONNX Runtime 1.17 and 1.32
 METADATA_KEY = "oaq_repro.graph"

@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import AttributeProto, NodeProto
+from onnx import NodeProto
 from onnx.reference import ReferenceEvaluator
 
 from oaq_repro.errors import InputError
-from oaq_repro.integer.onnx.reader import MICROSOFT, READABLE, OnnxNode, array, plain
+from oaq_repro.integer.onnx.constants import value_of
+from oaq_repro.integer.onnx.reader import MICROSOFT, OnnxNode, plain
+from oaq_repro.integer.onnx.tensors import READABLE, array
 
 Array = np.ndarray[Any, Any]
 LAYOUT = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
@@ -67,7 +69,7 @@ class Constants:
                 if depth > LONGEST_CHAIN:
                     raise InputError(f"constant {name!r}: found more than {LONGEST_CHAIN} nodes that make it")
                 inputs = [self._value(x, known, depth + 1) if x else None for x in node.inputs]
-                known[name] = _constant(node) if node.op == "Constant" else self._run(node, message, inputs)
+                known[name] = value_of(node, READABLE) if node.op == "Constant" else self._run(node, message, inputs)
         return known[name]
 
     def _run(self, node: OnnxNode, message: NodeProto, inputs: Sequence[Array | None]) -> Array:
@@ -83,19 +85,3 @@ class Constants:
             return np.asarray(found)
         except Exception as error:  # of any kind: the model's author chose the operands
             raise node.error(f"cannot be computed from its constants ({error})") from error
-
-
-def _constant(node: OnnxNode) -> Array:
-    if len(node.attributes) != 1:
-        raise node.error(f"found {len(node.attributes)} attributes, expected one value")
-    ((name, value),) = node.attributes.items()
-    if value.type == AttributeProto.TENSOR:
-        return array(node.outputs[0], value.t, READABLE)
-    fields = {
-        "value_int": ("i", np.int64), "value_ints": ("ints", np.int64),
-        "value_float": ("f", np.float32), "value_floats": ("floats", np.float32),
-    }  # fmt: skip
-    if name not in fields:
-        raise node.error(f"{name}: expected numbers")
-    field, dtype = fields[name]
-    return np.asarray(getattr(value, field), dtype)

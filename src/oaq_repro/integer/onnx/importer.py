@@ -1,7 +1,7 @@
 """Quantized ONNX models as integer graphs: those that `exporter` wrote, and those of other tools.
 
 An exported model gives back the very graph it was made from, as long as nobody has changed its nodes. Other models are
-read operator by operator (`operators`): QDQ or QOperator form, uint8 or int8 activations, and weights that int8
+read operator by operator (`import_operators`): QDQ or QOperator form, uint8 or int8 activations, and weights that int8
 holds around the zero point 0; their layers have 32-bit accumulators. Files may come from anywhere: whatever is wrong
 with one ends in an InputError.
 """
@@ -16,10 +16,11 @@ from oaq_repro.integer.graph import Graph
 from oaq_repro.integer.graph import file as graph_file
 from oaq_repro.integer.graph import nodes as ir
 from oaq_repro.integer.onnx.exporter import METADATA_KEY, build_model
-from oaq_repro.integer.onnx.operators import CONVERTERS
-from oaq_repro.integer.onnx.qdq import Codes, Pending, Values
-from oaq_repro.integer.onnx.reader import OnnxModel, array, read_model
+from oaq_repro.integer.onnx.import_operators import CONVERTERS
+from oaq_repro.integer.onnx.reader import OnnxModel, read_model
 from oaq_repro.integer.onnx.schemas import check_all_read, check_declared, check_opset, check_quantized
+from oaq_repro.integer.onnx.tensors import array
+from oaq_repro.integer.onnx.values import Codes, Pending, Values
 from oaq_repro.integer.onnx.writer import separator
 
 LARGEST_MODEL = 10_000  # nodes
@@ -54,27 +55,31 @@ def _exported(model: OnnxModel) -> Graph | None:
     try:
         content = json.loads(model.metadata[METADATA_KEY])
         graph = Graph(*graph_file.from_header(content, _arrays(model, content)))
-        same = build_model(graph, model.input_shape, model.proto.ByteSize()) == model.proto
+        again = build_model(graph, model.input_shape, model.proto.ByteSize())
+        # The graph was made of the metadata, in whatever words: what is left to compare are nodes and constants.
+        del again.metadata_props[:]
+        again.metadata_props.extend(model.proto.metadata_props)
+        same = again == model.proto
     except (InputError, ValueError, RecursionError, TypeError, KeyError, AttributeError, OverflowError):
         return None  # metadata that somebody has changed: the nodes say what the model is
     return graph if same else None
 
 
 def _arrays(model: OnnxModel, content: dict) -> dict[str, np.ndarray]:
-    """Constants of the layers by the names that `graph_file` gives them."""
+    """Constants of the nodes by the names that `graph_file` gives them."""
     nodes = content["nodes"]
     by_name = {node["name"]: node for node in nodes}
     slash = separator([content["input_name"], *by_name])
     arrays: dict[str, np.ndarray] = {}
     for index, node in enumerate(nodes):
-        if node["op"] not in ("Conv", "Linear"):
-            continue
-        parts = {}
-        for part in ("weight", "bias", "weight_scale"):
-            name = f"{node['name']}{slash}{part}"
-            parts[part] = arrays[f"{index}.{part}"] = array(name, model.tensors[name])
-        scale = np.float32(by_name[node["inputs"][0]]["output"]["scale"]) * parts["weight_scale"]
-        arrays[f"{index}.multiplier"] = scale / np.float32(node["output"]["scale"])
+        operator = ir.OPERATORS[node["op"]]
+        for field in graph_file.array_fields(operator):
+            name = f"{node['name']}{slash}{field}"
+            if name in model.tensors:
+                arrays[f"{index}.{field}"] = array(name, model.tensors[name])
+        if issubclass(operator, ir.Layer):  # its multipliers are not in the model
+            source, output = (np.float32(each["output"]["scale"]) for each in (by_name[node["inputs"][0]], node))
+            arrays[f"{index}.multiplier"] = source * arrays[f"{index}.weight_scale"] / output
     return arrays
 
 

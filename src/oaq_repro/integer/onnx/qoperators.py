@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from oaq_repro.integer.onnx.constants import Weights
-from oaq_repro.integer.onnx.qdq import Values
+from oaq_repro.integer.onnx.constants import Dequantized
+from oaq_repro.integer.onnx.import_quantize import dequantize, quantize
 from oaq_repro.integer.onnx.reader import OnnxNode
+from oaq_repro.integer.onnx.values import Values
 
 Converter = Callable[[Values, OnnxNode], None]
 
@@ -44,12 +45,12 @@ class QOperator:
         real = values.tensor_name(f"{node.outputs[0]}.real")
         self.convert(values, node.part(self.op, inputs, real))
         codes = [real, node.input(self.output), node.input(self.output + 1)]
-        values.quantize(node.part("QuantizeLinear", codes, node.outputs[0]))
+        quantize(values, node.part("QuantizeLinear", codes, node.outputs[0]))
 
     def _dequantized(self, values: Values, node: OnnxNode, at: int) -> str:
         """The real value of three inputs, under a name of its own."""
         name = values.tensor_name(f"{node.outputs[0]}.input{at}")
-        values.dequantize(node.part("DequantizeLinear", [node.input(at + i) for i in range(3)], name))
+        dequantize(values, node.part("DequantizeLinear", [node.input(at + i) for i in range(3)], name))
         weights = values.weights.get(name)
         if weights is not None:
             axis = self.axis
@@ -67,7 +68,7 @@ class QOperator:
             raise node.error(f"bias {node.input(self.bias)!r}: expected constants int32")
         with np.errstate(over="ignore", under="ignore"):
             scales = scale.reshape(()) * found.scale
-        values.weights[name] = Weights(codes, scales, np.zeros_like(scales, np.int32), 0)
+        values.weights[name] = Dequantized(codes, scales, np.zeros_like(scales, np.int32), 0)
         return name
 
 

@@ -9,25 +9,25 @@ from typing import Any
 import numpy as np
 
 from oaq_repro.errors import InputError
-from oaq_repro.integer.onnx.codes import Codes, NotStatic, all_codes, data_type
 from oaq_repro.integer.onnx.folding import LAYOUT, Constants
 from oaq_repro.integer.onnx.matrices import Arrange
+from oaq_repro.integer.onnx.ranges import CodeRange, NotStatic, all_codes, data_type
 from oaq_repro.integer.onnx.reader import OnnxNode, plain
 
 Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True, eq=False)
-class Weights:
+class WeightCodes:
     """int32 arrays of one shape: codes, the zero point of each, the number of its scale. `type`: that of the codes."""
 
-    type: Codes
+    type: CodeRange
     codes: Array
     zero_points: Array
     scales: Array
 
 
-def dequantized_weights(constants: Constants, node: OnnxNode, name: str) -> Weights:
+def dequantized_weights(constants: Constants, node: OnnxNode, name: str) -> WeightCodes:
     """Weights that a DequantizeLinear gives, laid out anew afterwards or not; InputError says what else was found."""
     moved: list[OnnxNode] = []
     maker = constants.maker(name)
@@ -45,12 +45,12 @@ def dequantized_weights(constants: Constants, node: OnnxNode, name: str) -> Weig
         if plain(maker.op) != "Cast":
             others = [constants.get(each) for each in maker.inputs[1:]]
             parts = [constants.run(maker, [part, *others]) for part in parts]
-    return Weights(found.type, *parts)
+    return WeightCodes(found.type, *parts)
 
 
 def weights_of_codes(
     constants: Constants, node: OnnxNode, name: str, scale: str, zero_point: str, axis: int
-) -> Weights:
+) -> WeightCodes:
     """Codes with the constants `scale` and `zero_point`, '' where there is none: one, or one per index of `axis`."""
     codes = constants.get(name)
     if codes is None:
@@ -73,10 +73,10 @@ def weights_of_codes(
     zeros = constants.get(zero_point) if zero_point else none
     scales = constants.get(scale) if scale else none
     numbers = None if scales is None else np.arange(scales.size).reshape(scales.shape)
-    return Weights(kind, codes.astype(np.int32), spread(zero_point, zeros), spread(scale, numbers))
+    return WeightCodes(kind, codes.astype(np.int32), spread(zero_point, zeros), spread(scale, numbers))
 
 
-def multiplied(node: OnnxNode, weights: Weights, arrange: Arrange) -> tuple[Array, Array]:
+def multiplied(node: OnnxNode, weights: WeightCodes, arrange: Arrange) -> tuple[Array, Array]:
     """Weights [O, K] whose products a register adds up, and those that an instruction for signed codes multiplies.
 
     The first have their zero points folded in where that fits the width, see `audit`. InputError where the products of

@@ -6,8 +6,8 @@ from fractions import Fraction
 import numpy as np
 
 from oaq_repro.integer.graph import nodes as ir
-from oaq_repro.integer.onnx.qdq import Values
 from oaq_repro.integer.onnx.reader import OnnxNode
+from oaq_repro.integer.onnx.values import Values
 from oaq_repro.resampling import nearest_pixels
 
 LINEAR = ("half_pixel", "pytorch_half_pixel", "align_corners")

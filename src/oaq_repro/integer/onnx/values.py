@@ -7,16 +7,16 @@ so that every value of the graph has codes from 0 to q_max. Both are exact.
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from onnx import TensorProto
 
 from oaq_repro.errors import InputError
 from oaq_repro.integer.graph import nodes as ir
-from oaq_repro.integer.onnx.constants import Array, Weights, quantized
-from oaq_repro.integer.onnx.reader import DTYPES, OnnxModel, OnnxNode, array, type_name
+from oaq_repro.integer.onnx.constants import Array, Dequantized
+from oaq_repro.integer.onnx.reader import OnnxModel, OnnxNode
+from oaq_repro.integer.onnx.tensors import array
 
 OFFSETS = {np.dtype(np.uint8): 0, np.dtype(np.int8): -128}  # the smallest code of each type
 SMALL = 1 << 28  # bytes of weights that any file may ask for
@@ -60,10 +60,10 @@ class Values:
         self.last_of_size: dict[tuple[float, ...], str] = {}  # values by height and width
         self.codes: dict[str, Codes] = {}
         self.real: dict[str, Real] = {}
-        self.weights: dict[str, Weights] = {}
+        self.weights: dict[str, Dequantized] = {}
         self.folded: dict[str, Array] = {}
         self.readers = Counter([*model.outputs, *(name for node in model.nodes for name in node.inputs)])
-        self._fresh: set[str] = set()  # tensors whose codes are those of a node made for them
+        self.fresh: set[str] = set()  # tensors whose codes are those of a node made for them
         self._names = {model.input_name, *model.outputs}
         self._copies: Counter[str] = Counter()
         self._ranks: dict[str, int] = {}
@@ -166,104 +166,12 @@ class Values:
         if real.low == -np.inf and real.high == np.inf:
             return real.source
         q = self.q[real.source]
-        clamped, _ = _clamped(node, q, real)
-        kept = self.add(ir.Requantize(self.name(f"{real.source}.clamped"), (real.source,), clamped))
+        kept = self.add(ir.Requantize(self.name(f"{real.source}.clamped"), (real.source,), clamped(node, q, real)[0]))
         self.real[node.input(at)] = Real(kept)
         return kept
 
-    def quantize(self, node: OnnxNode) -> None:
-        """QuantizeLinear: of a constant, of the model's input, or of what is pending."""
-        scale, zero_point, axis = self._parameters(node)
-        constant = self.constant(node, 0)
-        if constant is not None:
-            self.folded[node.outputs[0]] = quantized(node, constant, scale, zero_point, axis)
-            return
-        if scale.size != 1 or zero_point.size != 1:
-            raise node.error("found several scales for an activation, expected one")
-        offset = OFFSETS.get(zero_point.dtype)
-        if offset is None:
-            raise node.error(f"found {zero_point.dtype} codes, expected uint8 or int8")
-        q = ir.QParams(np.float32(scale.reshape(-1)[0]), int(zero_point.reshape(-1)[0]) - offset, 255)
-        before, low = len(self.nodes), 0
-        if node.input(0) == self.model.input_name:
-            made = self.add(ir.Quantize(self.name(node.outputs[0]), (self.model.input_name,), q))
-        else:
-            real = self.float_value(node, 0)
-            q, low = _clamped(node, q, real)
-            made = self._with_output(node, real.source, q)
-        self.codes[node.outputs[0]] = Codes(made, offset + low, zero_point.dtype)
-        if len(self.nodes) > before:
-            self._fresh.add(node.outputs[0])
 
-    def _with_output(self, node: OnnxNode, source: str | Pending, q: ir.QParams) -> str:
-        if isinstance(source, Pending):
-            return self.add(source.build(self.name(source.origin.name or node.outputs[0]), q))
-        known = self.q[source]
-        if (known.scale, known.zero_point) == (q.scale, q.zero_point) and known.q_max <= q.q_max:
-            return source
-        return self.add(ir.Requantize(self.name(node.outputs[0]), (source,), q))
-
-    def dequantize(self, node: OnnxNode) -> None:
-        """DequantizeLinear: of a constant (weights, bias) or of codes, with the QParams they were made with."""
-        scale, zero_point, axis = self._parameters(node)
-        constant = self.constant(node, 0)
-        if constant is not None:
-            if node.input(2) and zero_point.dtype != constant.dtype:
-                raise node.error(f"zero point {node.input(2)!r}: found {zero_point.dtype}, expected {constant.dtype}")
-            self.weights[node.outputs[0]] = Weights(constant, scale, zero_point, axis)
-            return
-        codes = self.codes.get(node.input(0))
-        if codes is None or (node.input(2) and zero_point.dtype != codes.dtype):
-            raise node.error(f"input {node.input(0)!r}: expected a constant, or the uint8 or int8 of a QuantizeLinear")
-        q = self.q[codes.node]
-        if scale.size != 1 or zero_point.size != 1:
-            raise node.error("found several scales for an activation, expected one")
-        found = float(scale.reshape(-1)[0]), int(zero_point.reshape(-1)[0]) - codes.offset
-        if found != (float(q.scale), q.zero_point):
-            raise node.error("found another scale or zero point than that of the QuantizeLinear before it")
-        self.real[node.outputs[0]] = Real(codes.node)
-
-    def _parameters(self, node: OnnxNode) -> tuple[Array, Array, int]:
-        """Scale float32, zero point of the codes' type (where that is known), and axis."""
-        node.expect(block_size=0)
-        scale, zero_point, axis = self.constant(node, 1), self.constant(node, 2), node.attribute("axis", 1)
-        if scale is None or scale.dtype != np.float32 or scale.ndim > 1 or not (np.isfinite(scale) & (scale > 0)).all():
-            raise node.error(f"scale {node.input(1)!r}: expected constants, float32, finite and above 0")
-        if node.input(2) and zero_point is None:
-            raise node.error(f"zero point {node.input(2)!r}: expected a constant")
-        quantizes = node.op == "QuantizeLinear"
-        wanted = node.attribute("output_dtype", 0)
-        if not quantizes and wanted not in (0, TensorProto.FLOAT):
-            raise node.error(f"output_dtype: found {type_name(wanted)}, expected FLOAT")
-        if zero_point is None:
-            dtype = DTYPES.get(wanted or TensorProto.UINT8) if quantizes else np.int32
-            if dtype is None:
-                raise node.error(f"output_dtype: found {type_name(wanted)}, expected UINT8 or INT8")
-            zero_point = np.zeros_like(scale, dtype)
-        elif quantizes and wanted and DTYPES.get(wanted) != zero_point.dtype:
-            raise node.error(f"output_dtype: found {type_name(wanted)}, expected that of the zero point")
-        if zero_point.ndim > 1 or zero_point.size != scale.size or zero_point.dtype.kind not in "iu":
-            raise node.error(f"zero point {node.input(2)!r}: expected as many integers as there are scales")
-        return scale, zero_point, axis
-
-    def clip_codes(self, node: OnnxNode) -> None:
-        """Clip of codes: fewer of them."""
-        codes = self.codes[node.input(0)]
-        bounds = self.scalar(node, 1, -np.inf, codes.dtype), self.scalar(node, 2, np.inf, codes.dtype)
-        q = self.q[codes.node]
-        low, high = (int(np.clip(bound - codes.offset, 0, q.q_max)) for bound in bounds)
-        clipped, name = _cut(node, q, low, high), codes.node
-        if node.input(0) in self._fresh and self.readers[node.input(0)] == 1:
-            made = self.nodes[name]
-            assert isinstance(made, ir.CodeNode)  # as `codes` has them
-            self.nodes[name] = replace(made, output=clipped)
-            self.q[name] = clipped
-        elif clipped != q:
-            name = self.add(ir.Requantize(self.name(node.outputs[0]), (name,), clipped))
-        self.codes[node.outputs[0]] = Codes(name, codes.offset + low, codes.dtype)
-
-
-def _clamped(node: OnnxNode, q: ir.QParams, real: Real) -> tuple[ir.QParams, int]:
+def clamped(node: OnnxNode, q: ir.QParams, real: Real) -> tuple[ir.QParams, int]:
     """QParams of the codes that [low, high] leaves of `q`, and the first of these codes."""
 
     def code(bound: float) -> int:
@@ -272,10 +180,10 @@ def _clamped(node: OnnxNode, q: ir.QParams, real: Real) -> tuple[ir.QParams, int
         return int(np.clip(scaled, 0, q.q_max))
 
     low, high = code(real.low), code(real.high)
-    return _cut(node, q, low, high), low
+    return cut(node, q, low, high), low
 
 
-def _cut(node: OnnxNode, q: ir.QParams, low: int, high: int) -> ir.QParams:
+def cut(node: OnnxNode, q: ir.QParams, low: int, high: int) -> ir.QParams:
     """QParams of the codes from `low` to `high` alone, counted from `low` on."""
     if not low <= q.zero_point <= high or low == high:
         last = f"[{low}, {high}] of {q.q_max + 1}, with the zero point {q.zero_point}"

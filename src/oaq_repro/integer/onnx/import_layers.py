@@ -8,9 +8,9 @@ import numpy as np
 from oaq_repro.accumulator import NAMED
 from oaq_repro.integer.graph import nodes as ir
 from oaq_repro.integer.graph.nodes.base import LARGEST_PARAMETER
-from oaq_repro.integer.onnx.constants import Array, Weights, along
-from oaq_repro.integer.onnx.qdq import Pending, Real, Values
+from oaq_repro.integer.onnx.constants import Array, Dequantized, along
 from oaq_repro.integer.onnx.reader import OnnxNode
+from oaq_repro.integer.onnx.values import Pending, Real, Values
 
 BIAS_TOLERANCE = 1e-4  # relative, between the scale of a bias and input scale * weight scale
 LARGEST_BIAS = float(2**31 - 1)
@@ -78,7 +78,7 @@ def _weight(values: Values, node: OnnxNode, rank: int, axis: int) -> tuple[Array
     return weight, np.ascontiguousarray(np.broadcast_to(found.scale.reshape(-1), weight.shape[axis]))
 
 
-def _around_zero(node: OnnxNode, found: Weights, axis: int) -> Array:
+def _around_zero(node: OnnxNode, found: Dequantized, axis: int) -> Array:
     """Weights less their zero points, where int8 can hold that: uint8 around 128, or narrower ones around others."""
     if found.values.dtype == np.int8 and not found.zero_point.any():
         return found.values

@@ -14,7 +14,8 @@ from onnx import TensorProto, helper
 
 from oaq_repro.errors import InputError
 from oaq_repro.integer.onnx.folding import LAYOUT, Array, Constants
-from oaq_repro.integer.onnx.reader import CODE_BITS, OnnxNode, plain, type_name
+from oaq_repro.integer.onnx.reader import OnnxNode, plain
+from oaq_repro.integer.onnx.tensors import CODE_BITS, type_name
 
 MOVING = LAYOUT | {
     "DepthToSpace", "Dropout", "Expand", "Gather", "MaxPool", "Slice", "SpaceToDepth", "Split", "Tile",
@@ -28,7 +29,7 @@ class NotStatic(InputError):  # noqa: N818  (a kind of InputError)
 
 
 @dataclass(frozen=True)
-class Codes:
+class CodeRange:
     """Integers of an ONNX data type, from `low` to `high`."""
 
     type: int
@@ -45,32 +46,32 @@ class Codes:
         """Whether the data type has a sign."""
         return type_name(self.type).startswith("INT")
 
-    def within(self, low: float, high: float) -> "Codes":
+    def within(self, low: float, high: float) -> "CodeRange":
         """Those that are left between two bounds."""
         return replace(self, low=int(np.clip(self.low, low, high)), high=int(np.clip(self.high, low, high)))
 
-    def joined(self, other: "Codes") -> "Codes":
+    def joined(self, other: "CodeRange") -> "CodeRange":
         """These and those of another tensor."""
         return replace(self, low=min(self.low, other.low), high=max(self.high, other.high))
 
 
 @dataclass(frozen=True)
-class Real:
+class RealRange:
     """A tensor of real numbers `scale * (code - zero_point)`, the scale of the type that the file has."""
 
-    codes: Codes
+    codes: CodeRange
     scale: np.floating
     zero_point: int
 
 
-def all_codes(data_type: int) -> Codes:
+def all_codes(data_type: int) -> CodeRange:
     """Every integer of a data type; InputError where it is none of those that codes have."""
     if data_type not in CODE_BITS or data_type == TensorProto.INT32:
         known = ", ".join(type_name(each) for each in CODE_BITS if each != TensorProto.INT32)
         raise InputError(f"found codes of type {type_name(data_type)}, expected {known}")
     bits = CODE_BITS[data_type]
     low = -(1 << (bits - 1)) if type_name(data_type).startswith("INT") else 0
-    return Codes(data_type, low, low + (1 << bits) - 1)
+    return CodeRange(data_type, low, low + (1 << bits) - 1)
 
 
 def data_type(values: Array) -> int:
@@ -86,8 +87,8 @@ class Ranges:
 
     def __init__(self, constants: Constants, types: dict[str, int]) -> None:
         self._constants, self._types = constants, types
-        self._codes: dict[str, Codes] = {}
-        self._reals: dict[str, Real] = {}
+        self._codes: dict[str, CodeRange] = {}
+        self._reals: dict[str, RealRange] = {}
         self._bounds: dict[str, tuple[float, float]] = {}  # of float tensors
         self._reasons: dict[str, InputError] = {}
 
@@ -103,14 +104,14 @@ class Ranges:
         except InputError as error:
             self._reasons.update(dict.fromkeys(outputs, error))
 
-    def real(self, name: str) -> Real:
+    def real(self, name: str) -> RealRange:
         """The range of a dequantized tensor; InputError says why there is none."""
         found = self._reals.get(name)
         if found is None:
             raise self._reasons.get(name) or NotStatic("its activation is float")
         return found
 
-    def codes(self, name: str, zero_point: str) -> tuple[Codes, int]:
+    def codes(self, name: str, zero_point: str) -> tuple[CodeRange, int]:
         """The range of a tensor of codes, and its zero point, a constant or ''; InputError says why there is none."""
         if name in self._reasons:
             raise self._reasons[name]
@@ -160,7 +161,7 @@ class Ranges:
     def _dequantize(self, node: OnnxNode) -> None:
         scale = self._scale(node)
         codes, zero_point = self.codes(node.input(0), node.input(2))
-        self._reals[node.outputs[0]] = Real(codes, scale, zero_point)
+        self._reals[node.outputs[0]] = RealRange(codes, scale, zero_point)
 
     def _float_bounds(self, name: str) -> tuple[float, float]:
         real = self._reals.get(name)
@@ -230,7 +231,7 @@ def _code(bound: float, scale: np.float32, zero_point: int) -> float:
         return float(np.rint(np.float32(bound) / scale)) + zero_point
 
 
-def _joined(parts: list[Codes]) -> Codes:
+def _joined(parts: list[CodeRange]) -> CodeRange:
     joined = parts[0]
     for part in parts[1:]:
         joined = joined.joined(part)

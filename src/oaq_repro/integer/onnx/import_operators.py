@@ -14,11 +14,12 @@ import numpy as np
 
 from oaq_repro.integer.graph import nodes as ir
 from oaq_repro.integer.onnx.constants import order_of, value_of
-from oaq_repro.integer.onnx.layers import add_bias, conv, gemm, matmul, padding_of, pair
-from oaq_repro.integer.onnx.qdq import Codes, Pending, Real, Values
+from oaq_repro.integer.onnx.import_layers import add_bias, conv, gemm, matmul, padding_of, pair
+from oaq_repro.integer.onnx.import_quantize import clip_codes, dequantize, quantize
+from oaq_repro.integer.onnx.import_resize import resize
 from oaq_repro.integer.onnx.qoperators import Converter, QOperator, same_as
 from oaq_repro.integer.onnx.reader import OnnxNode
-from oaq_repro.integer.onnx.resize import resize
+from oaq_repro.integer.onnx.values import Codes, Pending, Real, Values
 
 
 def _constant(values: Values, node: OnnxNode) -> None:
@@ -63,7 +64,7 @@ def _clip(values: Values, node: OnnxNode) -> None:
             values.folded[node.outputs[0]] = np.minimum(np.maximum(constant, low), high).astype(constant.dtype)
             return
         if node.input(0) in values.codes:
-            values.clip_codes(node)
+            clip_codes(values, node)
             return
     real = values.float_value(node, 0)
     low = 0.0 if node.op == "Relu" else values.scalar(node, 1, -np.inf)
@@ -162,9 +163,9 @@ def _resize(values: Values, node: OnnxNode) -> None:
 
 CONVERTERS: dict[str, Converter] = {
     "Add": _add, "AveragePool": _average_pool, "Clip": _clip, "Concat": _concat, "Constant": _constant, "Conv": conv,
-    "DequantizeLinear": Values.dequantize, "Dropout": _identity, "Flatten": _flatten, "Gemm": gemm,
+    "DequantizeLinear": dequantize, "Dropout": _identity, "Flatten": _flatten, "Gemm": gemm,
     "GlobalAveragePool": _global_average_pool, "Identity": _identity, "MatMul": matmul, "Max": _clip,
-    "MaxPool": _max_pool, "QuantizeLinear": Values.quantize, "ReduceMean": _global_average_pool, "Relu": _clip,
+    "MaxPool": _max_pool, "QuantizeLinear": quantize, "ReduceMean": _global_average_pool, "Relu": _clip,
     "Reshape": _flatten, "Resize": _resize, "Transpose": _transpose,
     "QLinearConv": QOperator("Conv", conv, bias=8, axis=0),
     "QLinearMatMul": QOperator("MatMul", matmul, axis=1),
@@ -173,6 +174,6 @@ CONVERTERS: dict[str, Converter] = {
     "com.microsoft.QLinearAveragePool": QOperator("AveragePool", _average_pool, (0,), 3),
     "com.microsoft.QLinearConcat": QOperator("Concat", _concat, None, 0),
     "com.microsoft.QLinearGlobalAveragePool": QOperator("GlobalAveragePool", _global_average_pool, (0,), 3),
-    "com.microsoft.QuantizeLinear": same_as("QuantizeLinear", Values.quantize),
-    "com.microsoft.DequantizeLinear": same_as("DequantizeLinear", Values.dequantize),
+    "com.microsoft.QuantizeLinear": same_as("QuantizeLinear", quantize),
+    "com.microsoft.DequantizeLinear": same_as("DequantizeLinear", dequantize),
 }  # fmt: skip
