@@ -306,7 +306,7 @@ def test_an_operator_that_the_engine_does_not_have_is_an_error():
     graph = replace(graph, nodes=(graph.nodes[0], new, Dequantize("y", ("new",))))
     shapes = {"image": sizes, "x": sizes, "new": sizes, "y": sizes}
     placed, arena = place(graph, shapes, share=True)
-    program = _kernels.Program(arena, 1)
+    program = _kernels.Program(arena, 1, InstructionSet.selected().isa)
     with pytest.raises(InputError, match="graph node 'new': found Softmax, which the engine does not have"):
         compile_graph(program, Ordered(graph, {}, {}), placed, "fast", InstructionSet.selected())
 

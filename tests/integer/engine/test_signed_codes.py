@@ -111,7 +111,7 @@ def random_weights(rng, style, shape):
 @pytest.mark.parametrize("groups", [1, 2, 40])
 @pytest.mark.parametrize("style", ["extreme", "any", "small"])
 def test_planned_sums_are_exact(mode, q_max, groups, style, monkeypatch):
-    monkeypatch.setattr(_kernels, "Requantization", SimpleNamespace)
+    monkeypatch.setattr(_kernels, "LayerConstants", SimpleNamespace)
     monkeypatch.setattr(_kernels, "DenseGroup", namedtuple("DenseGroup", "runs panels folds constants"))
     rng = np.random.default_rng(q_max)
     channels, outputs, zero_point = 40 if groups == 40 else 10, 40, int(rng.integers(0, q_max + 1))

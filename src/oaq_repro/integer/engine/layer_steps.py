@@ -85,7 +85,7 @@ class _LayerStep:
         """By the emulator of any accumulator, which is scalar."""
         layer, policy = self.layer, policy.within(self.layer.depth)
         constants = self._constants(slice(None), np.zeros(len(self.weight), np.int64), 32)
-        self.to.program.reference(
+        self.to.program.emulate(
             *self.operands, list(self.weight.shape), self.window, layer.channel_groups, policy.bits,
             policy.overflow == "saturate", policy.lanes, policy.block or 0, self.source.zero_point,
             self.weight.ravel(), constants,
@@ -103,7 +103,7 @@ class _LayerStep:
         # What the kernels take off the codes comes back; a bias that no wrap precedes needs no addition of its own.
         offsets = np.where(folds == _kernels.EXACT, 0, offset)
         start = (offsets - self.source.zero_point) * sums + np.where((folds == 0) | (bits < 32), 0, bias)
-        return _kernels.Requantization(
+        return _kernels.LayerConstants(
             start=start.astype(np.int32),  # modulo 2^32
             bias=bias,
             multiplier=np.pad(layer.multiplier[channels], missing),

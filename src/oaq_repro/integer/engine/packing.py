@@ -11,7 +11,7 @@ from oaq_repro.integer.engine.taps import MAXIMUM, MINIMUM, pair_taps
 from oaq_repro.integer.graph.nodes import QParams
 
 Array = np.ndarray[Any, Any]
-CHANNEL_ORDER = [*range(0, 8), *range(16, 24), *range(8, 16), *range(24, 32)]  # csrc/kernels.hpp
+CHANNEL_ORDER = list(_kernels.CHANNEL_ORDER)  # of the channels of a block in memory
 
 
 @dataclass(frozen=True, eq=False)

@@ -128,7 +128,7 @@ class Layer(CodeNode):
         policy = self.accumulator.within(self.depth)  # what has no products need not fit the kernel's integers
         images = x if x.ndim == 4 else x.reshape(1, 1, *x.shape)  # a row of N pixels: the weights are then read once
         window = self.window
-        acc, events, lowest, highest = _kernels.conv2d(
+        acc, events, lowest, highest = _kernels.emulate(
             np.ascontiguousarray(images), self.kernel_weight, source.zero_point, stride=window.stride,
             padding=window.padding, dilation=window.dilation, groups=self.channel_groups, bits=policy.bits,
             saturate=policy.overflow == "saturate", lanes=policy.lanes, block=policy.block,

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles.reference import conv2d as reference
 
-from oaq_repro._kernels import conv2d
+from oaq_repro._kernels import emulate
 from oaq_repro.accumulator import NAMED, Accumulator
 
 
@@ -16,7 +16,7 @@ def fields(policy: Accumulator) -> dict:
 
 
 def assert_same(x, weight, z, policy, **geometry):
-    acc, events, lowest, highest = conv2d(x, weight, z, **geometry, **fields(policy))
+    acc, events, lowest, highest = emulate(x, weight, z, **geometry, **fields(policy))
     expected = reference(x, weight, z, policy=policy, **geometry)
     assert acc.dtype == np.int32 and events.dtype == np.uint8
     np.testing.assert_array_equal(acc, expected[0])
@@ -77,7 +77,7 @@ def test_tile_borders(policy, outputs, groups):
 def one_output(codes, weights, z=0, **policy):
     """The kernel on a single sum of products."""
     x, weight = np.array(codes, np.uint8).reshape(1, 1, 1, -1), np.array(weights, np.int8).reshape(1, 1, 1, -1)
-    acc, events, lowest, highest = conv2d(x, weight, z, **policy)
+    acc, events, lowest, highest = emulate(x, weight, z, **policy)
     return int(acc[0, 0, 0, 0]), bool(events[0, 0, 0, 0]), lowest, highest
 
 
@@ -130,9 +130,9 @@ def test_lanes_and_blocks_take_different_products():
 def test_padding_has_the_code_of_zero():
     """Wrapping registers see 0 there, saturating ones the raw code."""
     x, weight = np.full((1, 1, 1, 1), 10, np.uint8), np.full((1, 3, 3, 1), 127, np.int8)
-    acc, events, lowest, highest = conv2d(x, weight, 200, padding=(1, 1))
+    acc, events, lowest, highest = emulate(x, weight, 200, padding=(1, 1))
     assert (int(acc[0, 0, 0, 0]), int(events.sum()), lowest, highest) == (-190 * 127, 0, -190 * 127, 0)
-    acc, events, _, highest = conv2d(x, weight, 200, padding=(1, 1), saturate=True)
+    acc, events, _, highest = emulate(x, weight, 200, padding=(1, 1), saturate=True)
     assert highest == (8 * 200 + 10) * 127 and events.all()
     assert int(acc[0, 0, 0, 0]) == 32767 - 200 * 9 * 127
 
@@ -148,7 +148,7 @@ def test_sums_around_and_beyond_32_bits(depth, saturate):
 
 
 def test_empty_batch():
-    acc, events, lowest, highest = conv2d(np.zeros((0, 4, 4, 2), np.uint8), np.zeros((3, 1, 1, 2), np.int8), 0)
+    acc, events, lowest, highest = emulate(np.zeros((0, 4, 4, 2), np.uint8), np.zeros((3, 1, 1, 2), np.int8), 0)
     assert acc.shape == events.shape == (0, 4, 4, 3) and (lowest, highest) == (0, 0)
 
 
@@ -196,13 +196,13 @@ X, W = np.zeros((1, 5, 5, 4), np.uint8), np.zeros((6, 3, 3, 4), np.int8)
 def test_bad_arguments_raise(change, error):
     arguments = {"x": X, "weight": W, "zero_point": 0} | change
     with pytest.raises(error):
-        conv2d(**arguments)
+        emulate(**arguments)
 
 
 def test_huge_lanes_and_blocks_are_harmless():
     rng = np.random.default_rng(0)
     x, weight = rng.integers(0, 256, X.shape).astype(np.uint8), rng.integers(-127, 128, W.shape).astype(np.int8)
-    whole = conv2d(x, weight, 3, bits=32)[0]
+    whole = emulate(x, weight, 3, bits=32)[0]
     for policy in ({"lanes": 2**63 - 1}, {"block": 2**63 - 1}):
-        np.testing.assert_array_equal(conv2d(x, weight, 3, bits=32, **policy)[0], whole)
-    np.testing.assert_array_equal(conv2d(x, weight, 3, bits=20, block=2**63 - 1)[0], whole)
+        np.testing.assert_array_equal(emulate(x, weight, 3, bits=32, **policy)[0], whole)
+    np.testing.assert_array_equal(emulate(x, weight, 3, bits=20, block=2**63 - 1)[0], whole)

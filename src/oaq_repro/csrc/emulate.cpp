@@ -1,4 +1,4 @@
-#include "conv2d.hpp"
+#include "emulate.hpp"
 
 #include <algorithm>
 #include <initializer_list>
@@ -257,7 +257,7 @@ void validate(const Geometry& g, int zero_point, const Policy& policy) {
     require_product({g.outputs, g.kernel_h, g.kernel_w, g.group_inputs, kTile}, "weight");
 }
 
-Range conv2d(const std::uint8_t* x, const std::int8_t* weight, const Geometry& g, int zero_point, const Policy& policy,
+Range emulate(const std::uint8_t* x, const std::int8_t* weight, const Geometry& g, int zero_point, const Policy& policy,
              std::int32_t* acc, std::uint8_t* events) {
     const Plan plan = make_plan(g.kernel_h * g.kernel_w * g.group_inputs, policy);
     const bool depthwise = g.groups == g.channels && g.outputs == g.channels;

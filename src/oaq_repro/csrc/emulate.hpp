@@ -1,6 +1,7 @@
-// Reference convolution: uint8 codes times int8 weights into an accumulator that may overflow.
+// Emulated convolution: uint8 codes times int8 weights into an accumulator that may overflow.
 //
-// This file defines, on integers, what every faster kernel has to compute. It models the register's width,
+// It is what every faster kernel has to compute, on integers, and is itself compared with plain loops
+// (tests/oracles/reference.py). It models the register's width,
 // wrapping or saturation, lanes and spills exactly; it is portable C++17 without intrinsics or assembly.
 //
 // acc[o] = sum_k (a_k - z) * w_k with k = (kernel row, kernel column, input channel of the group), the channel
@@ -42,11 +43,11 @@ struct Range {
     std::int64_t highest = 0;
 };
 
-// Throws std::invalid_argument with what was found and what is expected; conv2d may be called if it returns.
+// Throws std::invalid_argument with what was found and what is expected; `emulate` may be called if it returns.
 void validate(const Geometry& geometry, int zero_point, const Policy& policy);
 
 // acc: int32 and events: uint8 (0 or 1), both [N, output height, output width, O], written completely.
-Range conv2d(const std::uint8_t* x, const std::int8_t* weight, const Geometry& geometry, int zero_point,
+Range emulate(const std::uint8_t* x, const std::int8_t* weight, const Geometry& geometry, int zero_point,
              const Policy& policy, std::int32_t* acc, std::uint8_t* events);
 
 }  // namespace oaq
