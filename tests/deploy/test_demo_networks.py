@@ -8,7 +8,7 @@ from oaq_repro.accumulator import NAMED
 from oaq_repro.configuration import build
 from oaq_repro.experiment import run
 from oaq_repro.integer.engine import Engine
-from oaq_repro.integer.engine.routes import MODES
+from oaq_repro.integer.engine.sums import MODES
 from oaq_repro.integer.graph import Graph
 from oaq_repro.integer.onnx.exporter import export_onnx
 from oaq_repro.integer.onnx.importer import import_onnx

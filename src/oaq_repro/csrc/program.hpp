@@ -70,7 +70,7 @@ struct LayerConstants {
 struct DenseGroup {
     std::vector<Run> runs;                    // offsets from the window's first code
     std::vector<Vector<std::int8_t>> panels;  // weights
-    std::vector<int> folds;                   // of each panel
+    std::vector<Route> routes;                // of each panel
     LayerConstants constants;
 };
 
@@ -83,7 +83,7 @@ struct DenseLayer {
 struct DepthwisePanel {
     std::vector<TapPair> taps;
     Vector<std::int8_t> weights;  // [taps][32][2]
-    int fold;
+    Route route;
 };
 
 struct DepthwiseLayer {

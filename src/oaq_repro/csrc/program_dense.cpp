@@ -39,25 +39,25 @@ Extent checked_extent(const std::vector<Run>& runs) {
     return extent;
 }
 
-const DenseRoute& route_of(const KernelSet& kernels, int fold) {
+const DenseRoute& kernel_of(const KernelSet& kernels, const Route& wanted) {
     for (const DenseRoute& route : kernels.dense)
-        if (route.kernel != nullptr && route.fold == fold) return route;
-    throw std::invalid_argument("program: no kernel of this fold");
+        if (route.kernel != nullptr && route.route == wanted) return route;
+    throw std::invalid_argument("program: no kernel of this route");
 }
 
-std::int64_t weights_of(int fold, const Extent& extent, std::size_t runs) {
-    if (fold == kPairs) return (extent.pairs + static_cast<std::int64_t>(runs)) * kWidePanel * kPair;
-    return fold == kExact ? extent.pairs * kPanel * kPair : extent.steps * kPanel * kStep;
+std::int64_t weights_of(const Route& route, const Extent& extent, std::size_t runs) {
+    if (route.sums == Sums::kPairs) return (extent.pairs + static_cast<std::int64_t>(runs)) * kWidePanel * kPair;
+    return route.sums == Sums::kExact ? extent.pairs * kPanel * kPair : extent.steps * kPanel * kStep;
 }
 
 // Of a group with `outputs` channels; returns those of its panels, padding included.
 std::int64_t validate(const DenseGroup& group, std::int64_t outputs, const Extent& extent) {
-    require(group.panels.size() == group.folds.size(), "folds");
+    require(group.panels.size() == group.routes.size(), "routes");
     std::int64_t channels = 0;
     for (std::size_t p = 0; p < group.panels.size(); ++p) {
         require(channels < outputs, "panels");
-        channels += panel_width(group.folds[p]);
-        require(static_cast<std::int64_t>(group.panels[p].size()) == weights_of(group.folds[p], extent, group.runs.size()),
+        channels += group.routes[p].width();
+        require(static_cast<std::int64_t>(group.panels[p].size()) == weights_of(group.routes[p], extent, group.runs.size()),
                 "weights of a panel");
     }
     require(channels >= outputs, "panels");
@@ -70,10 +70,11 @@ void append_panels(const DenseGroup& group, std::int64_t first_channel, std::int
                    DenseWork& work) {
     std::int64_t channel = 0;
     for (std::size_t p = 0; p < group.panels.size(); ++p) {
-        const int fold = group.folds[p], width = panel_width(fold);
+        const Route& route = group.routes[p];
+        const int width = route.width();
         DenseBlock block;
         block.pixels = static_cast<int>(work.targets.size());
-        block.in = (fold == kExact ? work.wide_sources : work.sources).data();
+        block.in = (route.sums == Sums::kExact ? work.wide_sources : work.sources).data();
         block.out = work.targets.data();
         block.out_offset = first_channel + channel;
         block.runs = group.runs.data();
@@ -82,7 +83,7 @@ void append_panels(const DenseGroup& group, std::int64_t first_channel, std::int
         block.constants = group.constants.at(channel);
         block.channels = static_cast<int>(std::min<std::int64_t>(width, outputs - channel));
         block.code_offset = group.constants.code_offset;
-        work.panels.push_back({route_of(kernels, fold).kernel, block});
+        work.panels.push_back({kernel_of(kernels, route).kernel, block});
         channel += width;
     }
 }
@@ -103,9 +104,9 @@ void Program::dense(const Value& in, const Value& out, DenseLayer layer) {
         const std::int64_t depth = extent.steps * kStep, channels = validate(group, outputs, extent);
         lowest = std::min(lowest, extent.lowest);
         highest = std::max(highest, extent.highest);
-        for (const int fold : group.folds) {
-            sizes.rows = std::max(sizes.rows, route_of(kernels_, fold).rows);
-            wide = wide || fold == kExact;
+        for (const Route& route : group.routes) {
+            sizes.rows = std::max(sizes.rows, kernel_of(kernels_, route).rows);
+            wide = wide || route.sums == Sums::kExact;
         }
         sizes.panels += static_cast<std::int64_t>(group.panels.size());
         sizes.read += depth;

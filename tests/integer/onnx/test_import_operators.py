@@ -10,7 +10,7 @@ from oracles.onnx_models import model, node, qcdq_network, quantized_network, sm
 from oaq_repro.errors import InputError
 from oaq_repro.integer import graph as ir
 from oaq_repro.integer.engine import Engine
-from oaq_repro.integer.engine.routes import MODES
+from oaq_repro.integer.engine.sums import MODES
 from oaq_repro.integer.onnx.exporter import build_model, export_onnx
 from oaq_repro.integer.onnx.importer import import_onnx
 from oaq_repro.integer.onnx.session import run_onnx

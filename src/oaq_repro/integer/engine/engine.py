@@ -23,7 +23,8 @@ from oaq_repro.integer.engine.compiling import compile_graph
 from oaq_repro.integer.engine.explain import table
 from oaq_repro.integer.engine.plan import place
 from oaq_repro.integer.engine.reorder import as_given, reorder
-from oaq_repro.integer.engine.routes import InstructionSet, Mode, check_mode
+from oaq_repro.integer.engine.routes import InstructionSet
+from oaq_repro.integer.engine.sums import Mode, Permits
 from oaq_repro.integer.graph import Graph
 
 Array = np.ndarray[Any, Any]
@@ -49,7 +50,7 @@ class Engine:
         trace: bool = False,
         isa: str | None = None,
     ) -> None:
-        check_mode(mode)
+        permits = Permits.of(mode)
         _check_count("threads", threads)
         graph.validate()
         self.graph, self.mode, self.threads = graph, mode, threads
@@ -59,7 +60,7 @@ class Engine:
         self._shapes = graph.shapes(self.input_shape)
         kernels = InstructionSet.selected(isa)
         self.isa = kernels.isa
-        ordered = as_given(graph, mode) if trace else reorder(graph, self._shapes, mode, kernels)
+        ordered = as_given(graph, permits) if trace else reorder(graph, self._shapes, permits, kernels)
         placed, arena = place(ordered.graph, self._shapes, share=not trace)
         if arena > LARGEST_ARENA:
             raise InputError(
@@ -69,7 +70,7 @@ class Engine:
             self._program = _kernels.Program(arena, threads, self.isa)
         except RuntimeError as error:  # the limit of a user or a container
             raise InputError(f"threads: found {threads}, expected as many as the system starts ({error})") from error
-        self._values, self.routes = compile_graph(self._program, ordered, placed, mode, kernels)
+        self._values, self.routes = compile_graph(self._program, ordered, placed, permits, kernels)
         self._traced = trace
         self._finished = False  # whether the arena holds the values of one image
         self._lock = threading.RLock()  # a signal's handler may run the engine that it interrupts between two images
