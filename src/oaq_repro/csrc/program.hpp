@@ -1,5 +1,5 @@
 // A compiled integer graph: operators over values that lie in one arena. Shapes, offsets, packing and routes are decided
-// before (in Python: plan.py, packing.py, routes.py); nothing is allocated while it runs.
+// before (in Python: integer/engine/); nothing is allocated while it runs.
 #pragma once
 
 #include <cstdint>

@@ -1,7 +1,7 @@
 """The integer engine: runs a graph on kernels with 16-bit accumulators (csrc/). Needs NumPy and the compiled module.
 
 Results equal the reference executor's bit for bit: in the modes `certified`, `acc32` and `exact` those of 32-bit
-accumulation, in the mode `fast` those of the graph's own accumulators, overflow included (routes.py).
+accumulation, in the mode `fast` those of the graph's own accumulators, overflow included (sums.py).
 
 Engines may be shared by threads and survive a fork. A lock per engine, rather than memory per call: an engine's values
 lie in one arena that stays in the cache, and its own threads already share the work of one image. The lock is held for
@@ -35,7 +35,7 @@ LARGEST_COUNT = {"threads": 1024, "repeats": 1_000_000}
 class Engine:
     """A graph compiled for images of one size.
 
-    input_shape: [C, H, W]. threads: shared by the work of every operator. mode: see `routes`. trace: keep every value
+    input_shape: [C, H, W]. threads: shared by the work of every operator. mode: see `sums`. trace: keep every value
     for `value`, at the price of memory. isa: a name of the table of kernels; by default the environment variable
     OAQ_ISA, else the best that this machine has. Raises InputError for what does not fit.
     """

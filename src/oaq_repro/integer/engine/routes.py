@@ -1,9 +1,4 @@
-"""Which kernel runs a layer, and why: from its certificate, its accumulator and the instruction set. Our choice.
-
-Modes. `certified`: the result of exact 32-bit accumulation on any input, by 16-bit sums of as many products as can
-never overflow. `fast`: the result of the graph's own accumulators, overflow included. `acc32`, `exact`: as
-`certified`, but 16-bit sums of one pair (as other x86 runtimes do, where no pair can saturate), or none at all.
-"""
+"""Which kernel runs a layer, and why: from its certificate, its accumulator and the instruction set. Our choice."""
 
 import os
 from collections.abc import Sequence

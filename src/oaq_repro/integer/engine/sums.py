@@ -1,4 +1,9 @@
-"""How a kernel sums products, by name, and what each mode permits."""
+"""How a kernel sums products, by name, and what each mode permits. Our choice.
+
+Modes. `certified`: the result of exact 32-bit accumulation on any input, by 16-bit sums of as many products as can
+never overflow. `fast`: the result of the graph's own accumulators, overflow included. `acc32`, `exact`: as
+`certified`, but 16-bit sums of one pair (as other x86 runtimes do, where no pair can saturate), or none at all.
+"""
 
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
