@@ -10,14 +10,14 @@ from composing import composed
 from quant.networks import Classifier, Pyramid, images, quantized, trained
 from tasks.suite import Once
 
+from oaq_repro.accumulator import NAMED
 from oaq_repro.configuration import build, config_folder
+from oaq_repro.deploy.lower import lower
 from oaq_repro.experiment import make_task
 from oaq_repro.hints import quiet
 from oaq_repro.integer.certificate import certify
-from oaq_repro.integer.executor import Executor
-from oaq_repro.integer.lower import lower
+from oaq_repro.integer.reference import Reference
 from oaq_repro.models.network import Network
-from oaq_repro.quant.accumulator import NAMED
 from oaq_repro.quant.calibrate import calibrate, freeze
 from oaq_repro.quant.convert import quantize_network
 from oaq_repro.quant.network import layers
@@ -94,7 +94,7 @@ def test_integers_are_the_simulation_at_every_width(name, bits):
         freeze(model)
         method.finish(model)
         x = 2 * images(3, 18, seed=4)  # beyond the calibrated range, so that clamps act
-        run = Executor(lower(model)).run(x.numpy())
+        run = Reference(lower(model)).run(x.numpy())
         with torch.no_grad():
             expected = model(x)
         for found, wanted in zip(run.outputs, [expected] if torch.is_tensor(expected) else expected, strict=True):

@@ -16,8 +16,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from oaq_repro.accumulator import Accumulator
 from oaq_repro.methods.base import Method
-from oaq_repro.quant.accumulator import Accumulator
 from oaq_repro.quant.bounds import worst_case
 from oaq_repro.quant.layers import QuantLayer
 from oaq_repro.quant.network import QuantizedNetwork, input_constants, layers

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from oaq_repro.accumulator import NAMED
 from oaq_repro.errors import InputError
-from oaq_repro.quant.accumulator import NAMED
 from oaq_repro.quant.network import QuantizedNetwork, input_quantizer, layers, set_quantizing
 from oaq_repro.quant.overflow import OverflowMeter
 from oaq_repro.quant.quantizers import ActivationQuantizer
