@@ -139,7 +139,7 @@ void test_dense(Random& random, const KernelSet& set, const DenseRoute& tested) 
     DenseCase layer = dense_case(random, source, width);
     int span = 0;
     for (const Run& run : layer.runs) span = std::max(span, run.offset + run.steps * kStep);
-    const int pixels = random.between(1, 2 * tested.rows + 3), channels = random.of({width, random.between(1, width)});
+    const int pixels = random.between(1, 2 * tested.pixels + 3), channels = random.of({width, random.between(1, width)});
     const int in_step = random.between(1, span + 9), in_bytes = (pixels - 1) * in_step + span;
     const int out_step = channels + random.between(0, 9), out_offset = random.between(0, 30);
     const int out_bytes = out_offset + (pixels - 1) * out_step + channels;

@@ -6,14 +6,12 @@
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cstdint>
 #include <cstring>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "elementwise.hpp"
 #include "program.hpp"
 
 namespace nb = nanobind;
@@ -96,7 +94,7 @@ nb::list table() {
         for (const oaq::DenseRoute& route : set.dense) {
             if (route.kernel == nullptr) continue;
             routes.append(nb::make_tuple(route.route.name(), route.route.fold));
-            tiles.append(route.rows);
+            tiles.append(route.pixels);
         }
         nb::dict row;
         row["isa"] = set.name;
@@ -104,32 +102,10 @@ nb::list table() {
         row["largest_code"] = set.largest_code;
         row["saturates"] = set.saturates;
         row["routes"] = nb::tuple(routes);
-        row["rows"] = nb::tuple(tiles);
+        row["pixels"] = nb::tuple(tiles);
         rows.append(row);
     }
     return rows;
-}
-
-// Additions that wait for one another take a cycle each: their rate is the core's clock. They add a register, as some
-// cores add constants without taking time.
-double clock_hz() {
-    constexpr int kRounds = 20, kSteps = 200000;
-    double best = 0.0;
-    for (int round = 0; round < kRounds; ++round) {
-        const auto start = std::chrono::steady_clock::now();
-        std::uint64_t x = 0, y = 1;
-        for (int i = 0; i < kSteps; ++i) {
-            for (int j = 0; j < 10; ++j) {
-                x += y;
-#if defined(__GNUC__)
-                asm volatile("" : "+r"(x), "+r"(y));  // one by one
-#endif
-            }
-        }
-        const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
-        best = std::max(best, 10.0 * kSteps / seconds.count());
-    }
-    return best;
 }
 
 std::vector<float*> pointers(const std::vector<Image<float>>& outputs) {
@@ -157,12 +133,6 @@ void bind_program(nb::module_& module) {
     module.attr("CHANNEL_ORDER") = nb::tuple(order);
     module.attr("LARGEST_BIAS") = oaq::kLargestBias;
     module.def("table", &table, "The sets of kernels, best first: dicts of what `KernelSet` in csrc/kernels.hpp declares.");
-
-    module.def("all_finite", [](const Image<const float>& values) {
-        nb::gil_scoped_release release;
-        return oaq::elementwise::all_finite(values.data(), static_cast<std::int64_t>(values.size()));
-    }, "values"_a.noconvert(), "Whether no value of a float32 array is NaN or infinity.");
-    module.def("clock_hz", &clock_hz, "The core's clock in Hz, measured in about 20 ms.");
 
     nb::class_<Value>(module, "Value", "Codes of one image, NHWC in the arena, with a border (csrc/program.hpp).")
         .def("__init__", [](Value* self, std::int64_t offset, std::int64_t height, std::int64_t width,

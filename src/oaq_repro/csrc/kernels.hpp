@@ -1,7 +1,7 @@
 // The kernels that accumulate products, and the one table of them that dispatch, tests and benchmarks read.
 //
 // Dense layers. A pixel's operands are `runs` of consecutive codes, cut into steps of 4 codes; weights are packed in
-// panels of 16 output channels: for every step int8 [16][4]. A kernel computes pixels by one panel, `rows` at a
+// panels of 16 output channels: for every step int8 [16][4]. A kernel computes pixels by one panel, several at a
 // time. Within a step the products of codes 0, 1 and those of codes 2, 3 are summed by one instruction each, which
 // saturates to int16 ("pair"); the two sums per channel are kept apart ("halves").
 //   whole     16-bit accumulation: halves wrap, their sum is taken modulo 2^16
@@ -115,7 +115,7 @@ using AddKernel = void (*)(const std::uint8_t* a, const std::uint8_t* b, std::ui
 
 struct DenseRoute {
     Route route;
-    int rows;            // pixels that share a load of weights
+    int pixels;          // that share a load of weights
     DenseKernel kernel;
 };
 

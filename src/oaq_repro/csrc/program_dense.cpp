@@ -99,7 +99,7 @@ Demands checked(const DenseLayer& layer, std::int64_t pixels, std::int64_t chann
         demands.lowest = std::min(demands.lowest, extent.lowest);
         demands.highest = std::max(demands.highest, extent.highest);
         for (const Route& route : group.routes) {
-            sizes.rows = std::max(sizes.rows, kernel_of(kernels, route).rows);
+            sizes.tile = std::max(sizes.tile, kernel_of(kernels, route).pixels);
             demands.wide = demands.wide || route.sums == Sums::kExact;
         }
         sizes.panels += static_cast<std::int64_t>(group.panels.size());
