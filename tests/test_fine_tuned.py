@@ -5,16 +5,16 @@ from copy import deepcopy
 
 import pytest
 import torch
-from composing import composed
+from composing import built, settings_of
 from quant.networks import Classifier, images, quantized, trained
 
 from oaq_repro.accumulator import NAMED
 from oaq_repro.checkpoints import LAST
-from oaq_repro.configuration import build, config_folder, resolve
 from oaq_repro.errors import InputError
-from oaq_repro.fine_tuned import science
 from oaq_repro.quant.network import layers
-from oaq_repro.results.store import BusyError, lock_run, run_hash
+from oaq_repro.results.store import BusyError, lock_run
+from oaq_repro.settings.composing import config_folder
+from oaq_repro.settings.identity import fine_tuned_hash
 from oaq_repro.trained import METRICS, WEIGHTS, train_or_load
 
 METHODS = sorted(path.stem for path in (config_folder() / "method").glob("*.yaml") if path.stem != "float32")
@@ -22,8 +22,8 @@ BLIND = ["certified_scale", "dsq", "int8", "int8_settle", "lsq", "pact", "ptq_in
 
 
 def training(*overrides):
-    config = composed(*overrides)
-    return run_hash(science(resolve(config), build(config.method, "method")), "data")
+    method = built("method", *overrides)
+    return fine_tuned_hash(settings_of(*overrides), "data", method.fine_tune, method.sees_accumulator)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -49,7 +49,7 @@ def test_settling_comes_after_training():
 @pytest.mark.parametrize("name", BLIND)
 def test_what_is_said_to_be_blind_is_blind(name):
     """The same losses and gradients whatever the accumulator."""
-    method = build(composed(f"method={name}").method, "method")
+    method = built("method", f"method={name}")
     network, seen = trained(Classifier()), []
     for bits in (8, 32):
         model = quantized(deepcopy(network), method, accumulator="int32")
@@ -79,8 +79,8 @@ def never():
 
 
 def test_a_training_is_made_once_and_keeps_the_accumulators_of_each_run(tmp_path):
-    first = quantized(trained(Classifier()), build(composed("method=int8").method, "method"), accumulator="int16")
-    second = quantized(trained(Classifier()), build(composed("method=int8").method, "method"), accumulator="int32")
+    first = quantized(trained(Classifier()), built("method", "method=int8"), accumulator="int16")
+    second = quantized(trained(Classifier()), built("method", "method=int8"), accumulator="int32")
     made = train_or_load(tmp_path, first, doubled(first))
     loaded = train_or_load(tmp_path, second, never)
     assert (made.hash, made.metrics) == (loaded.hash, loaded.metrics) and loaded.metrics == {"top1": 0.5}

@@ -4,11 +4,12 @@ import pytest
 from composing import composed
 
 from oaq_repro import finished
-from oaq_repro.configuration import resolve
 from oaq_repro.finished import finished_record, remember
 from oaq_repro.results.provenance import provenance
 from oaq_repro.results.record import RECORD_NAME, Record, save_record
-from oaq_repro.results.store import run_folder, run_hash
+from oaq_repro.results.store import run_folder
+from oaq_repro.settings.composing import resolve
+from oaq_repro.settings.identity import run_hash, science
 
 FINGERPRINT = "f" * 64
 
@@ -34,7 +35,7 @@ def leave_record(settings, status="finished"):
     origin = provenance(dataset="Voc", dataset_fingerprint=FINGERPRINT, started="now", wall_time_s=1.0)
     record = Record(
         hash=name, seed=settings["seed"], status=status, config=settings, metrics={"float": {"map50": 0.5}},
-        provenance=origin,
+        provenance=origin, science=science(settings),
     )  # fmt: skip
     save_record(record, run_folder(settings["results"], name, settings["seed"]) / RECORD_NAME)
     return record
@@ -44,7 +45,7 @@ def test_a_finished_run_is_known_by_what_was_remembered(tmp_path, data):
     settings = settings_of(tmp_path, data)
     record = leave_record(settings)
     assert finished_record(settings) is None  # nobody has read the data yet
-    remember(settings, FINGERPRINT)
+    remember(settings, run_hash(settings, FINGERPRINT))
     assert finished_record(settings) == record
     assert finished_record(settings_of(tmp_path, data, "data.num_workers=0", "threads=3")) == record
     assert finished_record(settings_of(tmp_path, data, "seed=1")) is None
@@ -55,7 +56,7 @@ def test_a_finished_run_is_known_by_what_was_remembered(tmp_path, data):
 def test_a_run_that_did_not_finish_is_not_finished(tmp_path, data, status):
     settings = settings_of(tmp_path, data)
     leave_record(settings, status)
-    remember(settings, FINGERPRINT)
+    remember(settings, run_hash(settings, FINGERPRINT))
     assert finished_record(settings) is None
 
 
@@ -75,7 +76,7 @@ def touch_root(data):
 def test_data_that_changed_are_read_again(tmp_path, data, change):
     settings = settings_of(tmp_path, data)
     leave_record(settings)
-    remember(settings, FINGERPRINT)
+    remember(settings, run_hash(settings, FINGERPRINT))
     change(data)
     assert finished_record(settings) is None
 
@@ -83,17 +84,17 @@ def test_data_that_changed_are_read_again(tmp_path, data, change):
 def test_data_that_are_read_otherwise_are_read_again(tmp_path, data, monkeypatch):
     settings = settings_of(tmp_path, data)
     leave_record(settings)
-    remember(settings, FINGERPRINT)
-    monkeypatch.setattr(finished, "READERS", tmp_path)
+    remember(settings, run_hash(settings, FINGERPRINT))
+    monkeypatch.setattr(finished, "CODE", tmp_path)
     assert finished_record(settings) is None
 
 
 def test_a_fingerprint_cut_short_is_read_again(tmp_path, data):
     settings = settings_of(tmp_path, data)
-    remember(settings, FINGERPRINT)
+    remember(settings, run_hash(settings, FINGERPRINT))
     leave_record(settings)
-    (path,) = (tmp_path / "results" / "fingerprints").glob("*.txt")
+    (path,) = (tmp_path / "results" / "known").glob("*.txt")
     path.write_text("ff")
     assert finished_record(settings) is None
-    remember(settings, FINGERPRINT)
+    remember(settings, run_hash(settings, FINGERPRINT))
     assert finished_record(settings) is not None

@@ -11,7 +11,7 @@ signals.install(quiet=os.environ.get("LOCAL_RANK", "0") != "0")
 import hydra  # noqa: E402
 from omegaconf import DictConfig  # noqa: E402
 
-from oaq_repro.configuration import config_folder  # noqa: E402
+from oaq_repro.settings.composing import config_folder, groups_without_files  # noqa: E402
 
 failures: list[str] = []
 
@@ -43,9 +43,9 @@ def main(config: DictConfig) -> float | None:
 
 def _run_or_show(config: DictConfig) -> float | None:
     from oaq_repro import multirun
-    from oaq_repro.configuration import resolve
     from oaq_repro.finished import finished_record
     from oaq_repro.results.store import run_folder
+    from oaq_repro.settings.composing import resolve
 
     settings, sweeping = resolve(config), multirun.in_sweep()
     earlier = finished_record(settings)
@@ -73,7 +73,11 @@ def entry_point() -> None:
     # Waiting OpenMP threads sleep instead of spinning, which on a busy machine takes the cores from those that work.
     # Read as torch is loaded, and inherited by the processes of a sweep.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    main()
+    failures.extend(groups_without_files(sys.argv[1:]))
+    if failures:
+        print("\n".join(f"error: {message}" for message in failures), file=sys.stderr)
+    else:
+        main()
     if failures:
         sys.exit(1)
 

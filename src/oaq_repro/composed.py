@@ -14,11 +14,11 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
-from oaq_repro.configuration import config_folder
 from oaq_repro.files import json_checksum
 from oaq_repro.finished import finished_record
 from oaq_repro.results.record import Record
 from oaq_repro.results.store import short_hash, write_shared
+from oaq_repro.settings.composing import config_folder
 
 
 def finished_sweep(config: DictConfig) -> list[Record] | None:

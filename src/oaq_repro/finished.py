@@ -1,7 +1,7 @@
 """Is a run finished already? Answered without torch and without reading its data, so that a sweep resumes quickly.
 
-A run's hash needs the fingerprint of its data. What reading them once gave is remembered in
-`<results>/fingerprints/`, under a name that covers the `data` section and the state of the files (`_stamp`).
+A run's hash needs the fingerprint of its data and the code's defaults. What they gave is remembered in
+`<results>/known/`, under a name that covers the settings, the state of the data's files and of the code.
 """
 
 import json
@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from oaq_repro.results.record import Record
-from oaq_repro.results.store import find_record, run_hash, short_hash, write_shared
+from oaq_repro.results.store import find_record, short_hash, write_shared
 
-FINGERPRINT_DIGITS = 64
-READERS = Path(__file__).resolve().parent / "data"
+HASH_DIGITS = 16
+UNSEEN = ("results", "logger", "choices", "threads", "latency")
+"""What no result depends on; more is known where the schema is read."""
+CODE = Path(__file__).resolve().parent
 LEVELS = 3
 """Folders of a data set that are looked into: root, and two below (class folders, VOC2007/Annotations)."""
 ANNOTATIONS = (".json", ".xml", ".txt", ".csv")
@@ -22,28 +24,32 @@ ANNOTATIONS = (".json", ".xml", ".txt", ".csv")
 
 def finished_record(settings: Mapping[str, Any]) -> Record | None:
     """The record of a run that has finished; None when it has not, or when its data have to be read to know."""
+    if not isinstance(settings.get("results"), str) or not isinstance(settings.get("data"), Mapping):
+        return None  # `schema.check` will say what is wrong
     try:
-        fingerprint = _place(settings).read_text(encoding="ascii")
+        name = _place(settings).read_text(encoding="ascii")
     except (OSError, UnicodeDecodeError):
         return None
-    if len(fingerprint) != FINGERPRINT_DIGITS:
+    if len(name) != HASH_DIGITS:
         return None
-    record = find_record(settings["results"], run_hash(settings, fingerprint), settings["seed"])
+    record = find_record(settings["results"], name, settings["seed"])
     return record if record is not None and record.status == "finished" else None
 
 
-def remember(settings: Mapping[str, Any], fingerprint: str) -> None:
-    """Keep a fingerprint that was computed from the data themselves."""
-    write_shared(_place(settings), fingerprint)
+def remember(settings: Mapping[str, Any], name: str) -> None:
+    """Keep the hash of a run, which was computed from the data themselves."""
+    write_shared(_place(settings), name)
 
 
 def _place(settings: Mapping[str, Any]) -> Path:
-    """The file of a fingerprint: another one as soon as the configuration, the files or their readers change."""
-    data = {key: value for key, value in settings["data"].items() if key not in ("seed", "num_workers")}
-    root = data.get("root")
-    stamps = [list(_stamp(Path(path).expanduser())) for path in (root, READERS) if path is not None]
-    text = json.dumps([settings["task"]["name"], data, stamps], sort_keys=True, default=str)
-    return Path(settings["results"]) / "fingerprints" / f"{short_hash(text)}.txt"
+    """The file of a hash: another one as soon as the settings, the data's files or the code change."""
+    kept = {key: value for key, value in settings.items() if key not in UNSEEN}
+    kept["data"] = {key: value for key, value in settings["data"].items() if key != "num_workers"}
+    model = settings.get("model") or {}
+    files = (settings["data"].get("root"), model.get("checkpoint"), model.get("backbone_checkpoint"), CODE)
+    stamps = [list(_stamp(Path(path).expanduser())) for path in files if path is not None]
+    text = json.dumps([kept, stamps], sort_keys=True, default=str)
+    return Path(settings["results"]) / "known" / f"{short_hash(text)}.txt"
 
 
 def _stamp(path: Path) -> Iterator[tuple[str, int, int]]:

@@ -4,15 +4,10 @@ from typing import Any
 
 from oaq_repro.data.base import DataModule
 from oaq_repro.logging import make_loggers
+from oaq_repro.settings.identity import parent_hash
 from oaq_repro.tasks.base import Task
 from oaq_repro.trained import Trained, train_or_load, training_folder
 from oaq_repro.training import evaluate, fit
-
-
-def science(config: dict[str, Any]) -> dict[str, Any]:
-    """What the parent's weights depend on."""
-    parts = {key: config[key] for key in ("task", "data", "model", "trainer")}
-    return {**parts, "schedule": {"float": config["schedule"]["float"]}}
 
 
 def float_parent(config: dict[str, Any], data: DataModule, task: Task, fingerprint: str) -> Trained:
@@ -21,7 +16,7 @@ def float_parent(config: dict[str, Any], data: DataModule, task: Task, fingerpri
     Without a float schedule (`schedule.float=null`, for pretrained networks and checkpoints) the weights stay
     as the model config made them. The metrics are those on held-out data.
     """
-    folder = training_folder("parents", config, science(config), fingerprint)
+    folder = training_folder("parents", config, parent_hash(config, fingerprint))
 
     def train() -> dict[str, float]:
         trainer, seed = config["trainer"], config["seed"]

@@ -12,9 +12,9 @@ from torch import distributed, nn
 
 from oaq_repro.checkpoints import LAST, drop_unreadable
 from oaq_repro.errors import InputError
-from oaq_repro.files import json_checksum, write_atomic
+from oaq_repro.files import file_hash, json_checksum, write_atomic
 from oaq_repro.models.checkpoint import load_checkpoint
-from oaq_repro.results.store import LONG_S, file_hash, is_worker, lock_run, run_hash
+from oaq_repro.results.store import LONG_S, is_worker, lock_run
 
 WEIGHTS, METRICS = "weights.safetensors", "metrics.json"
 REMEDY = "remove its folder to train there again"
@@ -29,9 +29,9 @@ class Trained:
     metrics: dict[str, float]
 
 
-def training_folder(kind: str, config: Mapping[str, Any], science: Mapping[str, Any], fingerprint: str) -> Path:
-    """`<results>/<kind>/<hash>/<seed>`; `science` is the part of the configuration that the training depends on."""
-    return Path(config["results"]) / kind / run_hash(science, fingerprint) / str(config["seed"])
+def training_folder(kind: str, settings: Mapping[str, Any], name: str) -> Path:
+    """`<results>/<kind>/<name>/<seed>`; `name`: the hash of what the training depends on (`settings.identity`)."""
+    return Path(settings["results"]) / kind / name / str(settings["seed"])
 
 
 def train_or_load(folder: Path, network: nn.Module, train: Callable[[], dict[str, float]]) -> Trained:

@@ -25,12 +25,13 @@ from oaq_repro.tasks.base import Task
 from oaq_repro.tasks.schedule import Schedule
 
 OMP_THREADS = "OMP_NUM_THREADS"
+LEAST_PROCESSES = 8  # on a CPU; more than there are cores only make it slow
 STEPS_BETWEEN_CHECKPOINTS = 100  # for data sets of which an epoch is a few batches; long epochs each get one
 
 
 @contextmanager
 def torch_threads(count: int | None) -> Iterator[None]:
-    """torch computes with that many threads meanwhile; None: with as many as it has. InputError for anything else.
+    """torch computes with that many threads meanwhile; None: with as many as it has.
 
     The order of float sums depends on their number. Left alone it depends on the machine and on who started the
     process: joblib, for one, leaves each of its processes a part of the cores.
@@ -38,8 +39,6 @@ def torch_threads(count: int | None) -> Iterator[None]:
     if count is None:
         yield
         return
-    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= 1024:
-        raise InputError(f"threads: found {count!r}, expected an integer from 1 to 1024, or null")
     before, variable = torch.get_num_threads(), os.environ.get(OMP_THREADS)
     os.environ[OMP_THREADS] = str(count)  # where it is absent, Lightning's ddp chooses a number of its own
     torch.set_num_threads(count)
@@ -51,6 +50,22 @@ def torch_threads(count: int | None) -> Iterator[None]:
             os.environ.pop(OMP_THREADS, None)
         else:
             os.environ[OMP_THREADS] = variable
+
+
+def check_devices(trainer_config: Mapping[str, Any]) -> None:
+    """InputError where this machine lacks the devices of the section `trainer`, before processes are started there."""
+    accelerator, devices = trainer_config["accelerator"], trainer_config["devices"]
+    there = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    there["gpu"] = there["cuda"] or there["mps"]
+    there["cpu"] = max(os.cpu_count() or 1, LEAST_PROCESSES)
+    there["auto"] = there["gpu"] or there["cpu"]
+    if not there[accelerator]:
+        raise InputError(f"trainer.accelerator: found {accelerator!r}, which is not there, expected auto or cpu")
+    if isinstance(devices, int) and devices > there[accelerator]:
+        raise InputError(
+            f"trainer.devices: found {devices}, expected at most {there[accelerator]} on this machine "
+            f"(trainer.accelerator={accelerator})"
+        )
 
 
 class SeedEpochs(pl.Callback):
@@ -115,6 +130,11 @@ def fit(
     task.train()  # folding left the modules in evaluation mode
     last = folder / LAST
     batches = len(data.train_dataloader())
+    accumulated = trainer_config.get("accumulate_grad_batches", 1)
+    if accumulated > batches:
+        raise InputError(
+            f"trainer.accumulate_grad_batches: found {accumulated}, expected at most the {batches} batches of an epoch"
+        )
     checkpoint = ModelCheckpoint(
         dirpath=folder,
         filename=Path(LAST).stem,
@@ -128,7 +148,7 @@ def fit(
         trainer_config,
         logger=loggers,
         callbacks=[checkpoint, SeedEpochs(seed), *_progress_bar(trainer_config, description), *callbacks],
-        **schedule.trainer_fields(batches // trainer_config.get("accumulate_grad_batches", 1)),
+        **schedule.trainer_fields(batches // accumulated),
     )
     trainer.fit(
         task,
@@ -189,7 +209,7 @@ def _trainer(trainer_config: Mapping[str, Any], **fields: Any) -> pl.Trainer:
     quiet()
     fixed = {
         "callbacks": [*fields.get("callbacks", ()), OneEnd()],
-        "plugins": [*(trainer_config.get("plugins") or ()), *plugins()],
+        "plugins": plugins(),
         "default_root_dir": os.devnull,  # no folder: Lightning would load any hpc_ckpt_1.ckpt that it finds there
         "enable_model_summary": False,
         "num_sanity_val_steps": 0,

@@ -31,7 +31,7 @@ DAMAGES = {
 
 # What a new run reads of other runs, and what a finished or an interrupted one has in its own folder.
 SHARED = ["parents/*/0/weights.safetensors", "parents/*/0/metrics.json", "fine_tuned/*/0/weights.safetensors",
-          "fine_tuned/*/0/metrics.json", "fingerprints/*.txt"]  # fmt: skip
+          "fine_tuned/*/0/metrics.json", "known/*.txt"]  # fmt: skip
 OWN = ["record.json", "graph.npz", "quantized.ckpt", "alpha.png", "finetune/metrics.csv"]
 
 

@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from composing import composed
+from composing import built, quantization_of, settings_of
 from quant.networks import Classifier, Pyramid, images, quantized, trained
 from tasks.suite import Once
 
 from oaq_repro.accumulator import NAMED
-from oaq_repro.configuration import build, config_folder
 from oaq_repro.deploy.lower import lower
 from oaq_repro.experiment import make_task
 from oaq_repro.hints import quiet
@@ -21,6 +20,8 @@ from oaq_repro.models.network import Network
 from oaq_repro.quant.calibrate import calibrate, freeze
 from oaq_repro.quant.convert import quantize_network
 from oaq_repro.quant.network import layers
+from oaq_repro.settings.composing import config_folder
+from oaq_repro.settings.schema import build
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -30,18 +31,18 @@ TASKS = ["classification", "detection", "segmentation"]
 
 
 def method_of(name, *overrides):
-    return build(composed(f"method={name}", *overrides).method, "method")
+    return built("method", f"method={name}", *overrides)
 
 
 @cache
 def parent_and_batch(task):
     """The task's default network, untrained, and eight samples of its embedded data."""
-    config = composed(f"task={task}", "data.subset=8", "data.val_subset=8", "data.batch_size=8")
-    data = build(config.data, "data")
+    settings = settings_of(f"task={task}", "data.subset=8", "data.val_subset=8", "data.batch_size=8")
+    data = build("data", settings["data"])
     data.prepare_data()
     data.setup()
     torch.manual_seed(0)
-    network = build(config.model, "model", num_classes=len(data.classes), input_shape=data.input_shape)
+    network = build("model", settings["model"], num_classes=len(data.classes), input_shape=data.input_shape)
     return data, network, next(iter(data.train_dataloader()))
 
 
@@ -54,14 +55,13 @@ def parent_and_batch(task):
     ],
 )
 def test_two_steps_on_every_task(name, task_name):
-    config = composed(f"task={task_name}", f"method={name}", "schedule.controller_interval=1", "accumulator.bits=14")
+    overrides = (f"task={task_name}", f"method={name}", "schedule.controller_interval=1", "accumulator.bits=14")
     data, network, batch = parent_and_batch(task_name)
-    method = build(config.method, "method")
-    quantization = build(config.quantization, "quantization")
-    model = quantize_network(network.dense, method, quantization)
+    method = built("method", *overrides)
+    model = quantize_network(network.dense, method, quantization_of(*overrides))
     calibrate(model, [batch[0]])
     method.start(model)
-    task = make_task(config, Network(model, network.codec), data, "finetune")
+    task = make_task(settings_of(*overrides), Network(model, network.codec), data, "finetune")
     if method.fine_tune:
         before = {key: value.clone() for key, value in task.state_dict().items() if torch.is_tensor(value)}
         task.penalty = method.penalty

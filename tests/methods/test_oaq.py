@@ -7,14 +7,14 @@ from quant.networks import Classifier, quantized, trained
 
 from oaq_repro.errors import InputError
 from oaq_repro.methods.controller import BatchOverflow
-from oaq_repro.methods.oaq import OAQ
 from oaq_repro.quant.network import input_quantizer, layers
+from oaq_repro.settings.schema import build
 
 NONE = BatchOverflow(0, 0.5)
 
 
 def controller(**fields):
-    return OAQ(**fields).callbacks()[0]
+    return build("method", {"kind": "oaq"} | fields).callbacks()[0]
 
 
 @given(st.integers(1, 10**7), st.integers(1, 512), st.floats(0, 1))
@@ -111,4 +111,4 @@ def test_alpha_stays_between_one_and_the_cap():
 )
 def test_bad_fields(fields):
     with pytest.raises(InputError, match=f"method.{next(iter(fields))}"):
-        OAQ(**fields)
+        build("method", {"kind": "oaq"} | fields)

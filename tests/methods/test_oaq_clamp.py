@@ -6,6 +6,7 @@ from oaq_repro.methods.controller import BatchOverflow
 from oaq_repro.methods.oaq_clamp import OAQClamp
 from oaq_repro.quant.network import input_constants, input_quantizer, layers
 from oaq_repro.quant.numerics import activation_levels
+from oaq_repro.settings.schema import build
 
 
 def test_the_clamp_goes_down_by_one_and_never_up():
@@ -33,4 +34,4 @@ def test_the_clamp_is_the_largest_weight():
 
 def test_bad_interval():
     with pytest.raises(InputError, match="method.interval"):
-        OAQClamp(interval=0)
+        build("method", {"kind": "oaq_clamp", "interval": 0})

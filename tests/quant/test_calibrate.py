@@ -10,6 +10,7 @@ from oaq_repro.quant.config import Override, QuantizationConfig
 from oaq_repro.quant.convert import quantize_network
 from oaq_repro.quant.network import input_quantizer, layers
 from oaq_repro.quant.overflow import simulate
+from oaq_repro.settings.schema import build_part
 
 POLICIES = ["int16", "int16_lanes8", "int16_block", "pair_saturating"]
 
@@ -118,7 +119,7 @@ def test_too_few_passes_is_an_error():
 @pytest.mark.parametrize("fields, field", [({"margin": 0.9}, "margin"), ({"max_passes": 0}, "max_passes")])
 def test_bad_settle_fields(fields, field):
     with pytest.raises(InputError, match=f"settle.{field}"):
-        SettleConfig(**fields)
+        build_part(SettleConfig, fields, "settle")
 
 
 def test_frozen_ranges_do_not_move():

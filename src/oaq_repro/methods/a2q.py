@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from oaq_repro.accumulator import Accumulator
-from oaq_repro.errors import InputError
+from oaq_repro.fields import NonNegative
 from oaq_repro.methods.base import Method
 from oaq_repro.quant.bounds import input_range, partial_sums, parts
 from oaq_repro.quant.network import QuantizedNetwork, input_constants, layers
@@ -44,15 +44,8 @@ class A2Q(Method):
     penalty_weight: factor of the norms' penalty. scale_start: `error` or `range` (module docstring).
     """
 
-    penalty_weight: float = 1e-3
+    penalty_weight: NonNegative = 1e-3
     scale_start: Literal["error", "range"] = "error"
-
-    def __post_init__(self) -> None:
-        """Reject impossible fields (InputError)."""
-        if self.penalty_weight < 0:
-            raise InputError(f"method.penalty_weight: found {self.penalty_weight}, expected at least 0")
-        if self.scale_start not in ("error", "range"):
-            raise InputError(f"method.scale_start: found {self.scale_start!r}, expected 'error' or 'range'")
 
     def weight_quantizer(self, bits: int, per_channel: bool) -> WeightQuantizer:
         """A2Q's."""

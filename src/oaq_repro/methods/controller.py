@@ -7,7 +7,6 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from oaq_repro.errors import InputError
 from oaq_repro.quant.network import QuantizedNetwork, input_quantizer, layers
 from oaq_repro.quant.overflow import OverflowMeter
 
@@ -18,14 +17,6 @@ class BatchOverflow:
 
     events: int
     peak: float
-
-
-def check_interval(interval: int, warmup_steps: int) -> None:
-    """Reject a controller's impossible fields (InputError)."""
-    if interval < 1:
-        raise InputError(f"method.interval: found {interval}, expected at least 1")
-    if warmup_steps < 0:
-        raise InputError(f"method.warmup_steps: found {warmup_steps}, expected at least 0")
 
 
 class OverflowController(pl.Callback):

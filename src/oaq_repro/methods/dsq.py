@@ -11,13 +11,13 @@ range are the common observer's and the weights' largest magnitude (the paper le
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
+from annotated_types import Ge, Le
 from torch import Tensor, nn
 
 from oaq_repro.accumulator import Accumulator
-from oaq_repro.errors import InputError
 from oaq_repro.methods.base import Method
 from oaq_repro.quant.numerics import QTensor, rowwise, symmetric_scale
 from oaq_repro.quant.quantizers import Activation, ActivationQuantizer, ObserverConfig, WeightQuantizer
@@ -31,12 +31,7 @@ class DSQ(Method):
 
     sees_accumulator: ClassVar[bool] = False
 
-    softness: float = 0.2
-
-    def __post_init__(self) -> None:
-        """Reject impossible fields (InputError)."""
-        if not HARDEST <= self.softness <= SOFTEST:
-            raise InputError(f"method.softness: found {self.softness}, expected {HARDEST} to {SOFTEST}")
+    softness: Annotated[float, Ge(HARDEST), Le(SOFTEST)] = 0.2
 
     def activation_quantizer(
         self, bits: int, activation: Activation, observer: ObserverConfig, scalable: bool

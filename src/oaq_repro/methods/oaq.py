@@ -21,13 +21,13 @@ from typing import Literal
 import pytorch_lightning as pl
 import torch
 
-from oaq_repro.errors import InputError
+from oaq_repro.errors import SettingsError
+from oaq_repro.fields import Count, Fraction, Positive, Whole
 from oaq_repro.methods.base import Method
-from oaq_repro.methods.controller import BatchOverflow, OverflowController, check_interval
+from oaq_repro.methods.controller import BatchOverflow, OverflowController
 from oaq_repro.quant.calibrate import ALPHA_CAP
 from oaq_repro.quant.network import QuantizedNetwork, input_quantizer, layers
 
-RULES = ("paper", "scale_free")
 SMALLEST_PEAK = 1e-6  # a dead layer's peak is 0, whose logarithm is not finite
 
 
@@ -41,21 +41,16 @@ class OAQ(Method):
     """
 
     rule: Literal["paper", "scale_free"] = "paper"
-    interval: int = 50
-    lr: float = 0.02
-    lr_max: float = 0.2
-    warmup_steps: int = 0
-    decrease_until: float = 0.8
+    interval: Count = 50
+    lr: Positive = 0.02
+    lr_max: Positive = 0.2
+    warmup_steps: Whole = 0
+    decrease_until: Fraction = 0.8
 
     def __post_init__(self) -> None:
-        """Reject impossible fields (InputError)."""
-        if self.rule not in RULES:
-            raise InputError(f"method.rule: found {self.rule!r}, expected one of {', '.join(RULES)}")
-        check_interval(self.interval, self.warmup_steps)
-        if not 0 < self.lr <= self.lr_max:
-            raise InputError(f"method.lr, method.lr_max: found {self.lr}, {self.lr_max}, expected 0 < lr <= lr_max")
-        if not 0 <= self.decrease_until <= 1:
-            raise InputError(f"method.decrease_until: found {self.decrease_until}, expected 0 to 1")
+        """A step is at most its bound (SettingsError)."""
+        if self.lr > self.lr_max:
+            raise SettingsError(f"lr, lr_max: found {self.lr} and {self.lr_max}, expected lr of at most lr_max")
 
     def callbacks(self) -> list[pl.Callback]:
         """The controller of the alphas."""

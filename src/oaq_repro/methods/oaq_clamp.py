@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import pytorch_lightning as pl
 import torch
 
+from oaq_repro.fields import Count, Whole
 from oaq_repro.methods.base import Method
-from oaq_repro.methods.controller import BatchOverflow, OverflowController, check_interval
+from oaq_repro.methods.controller import BatchOverflow, OverflowController
 from oaq_repro.quant.calibrate import ALPHA_CAP
 from oaq_repro.quant.network import QuantizedNetwork, input_quantizer, layers
 
@@ -23,12 +24,8 @@ LARGEST_CODE = 127
 class OAQClamp(Method):
     """One integer clamp per layer that only goes down. interval: steps between checks."""
 
-    interval: int = 1
-    warmup_steps: int = 0
-
-    def __post_init__(self) -> None:
-        """Reject impossible fields (InputError)."""
-        check_interval(self.interval, self.warmup_steps)
+    interval: Count = 1
+    warmup_steps: Whole = 0
 
     def callbacks(self) -> list[pl.Callback]:
         """The controller of the clamps."""

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from oaq_repro.accumulator import Accumulator
-from oaq_repro.errors import InputError
+from oaq_repro.fields import NonNegative
 from oaq_repro.methods.base import Method
 from oaq_repro.methods.learned_range import LearnedRange
 from oaq_repro.quant.network import QuantizedNetwork
@@ -38,12 +38,7 @@ class PACT(Method):
 
     sees_accumulator: ClassVar[bool] = False
 
-    clip_decay: float = 1e-4
-
-    def __post_init__(self) -> None:
-        """Reject impossible fields (InputError)."""
-        if self.clip_decay < 0:
-            raise InputError(f"method.clip_decay: found {self.clip_decay}, expected at least 0")
+    clip_decay: NonNegative = 1e-4
 
     def activation_quantizer(
         self, bits: int, activation: Activation, observer: ObserverConfig, scalable: bool

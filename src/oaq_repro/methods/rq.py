@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from oaq_repro.accumulator import Accumulator
-from oaq_repro.errors import InputError
+from oaq_repro.fields import Positive
 from oaq_repro.methods.base import Method
 from oaq_repro.quant.numerics import QTensor, rowwise
 from oaq_repro.quant.quantizers import Activation, ActivationQuantizer, ObserverConfig, WeightQuantizer
@@ -36,12 +36,7 @@ class RQ(Method):
 
     sees_accumulator: ClassVar[bool] = False
 
-    temperature: float = 1.0
-
-    def __post_init__(self) -> None:
-        """Reject impossible fields (InputError)."""
-        if self.temperature <= 0:
-            raise InputError(f"method.temperature: found {self.temperature}, expected a positive number")
+    temperature: Positive = 1.0
 
     def activation_quantizer(
         self, bits: int, activation: Activation, observer: ObserverConfig, scalable: bool

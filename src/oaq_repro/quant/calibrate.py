@@ -13,6 +13,7 @@ from torch import Tensor
 
 from oaq_repro.accumulator import NAMED
 from oaq_repro.errors import InputError
+from oaq_repro.fields import Count, Margin
 from oaq_repro.quant.network import QuantizedNetwork, input_quantizer, layers, set_quantizing
 from oaq_repro.quant.overflow import OverflowMeter
 from oaq_repro.quant.quantizers import ActivationQuantizer
@@ -89,16 +90,9 @@ class SettleConfig:
     images; None: all of them.
     """
 
-    margin: float = 1.15
-    max_passes: int = 20
-    batches: int | None = None
-
-    def __post_init__(self) -> None:
-        """Reject impossible fields (InputError)."""
-        if self.margin < 1.0:
-            raise InputError(f"settle.margin: found {self.margin}, expected at least 1")
-        if self.max_passes < 1:
-            raise InputError(f"settle.max_passes: found {self.max_passes}, expected at least 1")
+    margin: Margin = 1.15
+    max_passes: Count = 20
+    batches: Count | None = None
 
 
 @dataclass

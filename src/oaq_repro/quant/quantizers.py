@@ -11,6 +11,7 @@ from torch import Tensor, distributed, nn
 
 from oaq_repro.accumulator import Accumulator
 from oaq_repro.errors import InputError
+from oaq_repro.fields import Percentile, PositiveFraction
 from oaq_repro.quant.numerics import (
     BIAS_LIMIT,
     QTensor,
@@ -35,17 +36,8 @@ class ObserverConfig:
     """
 
     kind: Literal["minmax", "percentile"] = "minmax"
-    percentile: float = 99.99
-    momentum: float = 0.05
-
-    def __post_init__(self) -> None:
-        """Reject impossible fields (InputError)."""
-        if self.kind not in ("minmax", "percentile"):
-            raise InputError(f"observer.kind: found {self.kind!r}, expected 'minmax' or 'percentile'")
-        if not 50.0 < self.percentile <= 100.0:
-            raise InputError(f"observer.percentile: found {self.percentile}, expected a number in (50, 100]")
-        if not 0.0 < self.momentum <= 1.0:
-            raise InputError(f"observer.momentum: found {self.momentum}, expected a number in (0, 1]")
+    percentile: Percentile = 99.99
+    momentum: PositiveFraction = 0.05
 
     def batch_range(self, values: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
         """Lowest and highest real value of one batch; `real = values * scale` (scale: scalar or [C])."""

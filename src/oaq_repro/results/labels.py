@@ -13,7 +13,7 @@ def label(config: Mapping[str, Any], section: str) -> str:
     """Short name of a section, for a table's cell; "-" for a section that is absent or empty.
 
     The accumulator is named by its fields. Another section is named by the config file that was chosen
-    (`choices`, as Hydra reports them), else by its text, its `name`, or the class or module of its `_target_`.
+    (`choices`, as Hydra reports them), else by its text or its `kind`.
     """
     value = config.get(section)
     if value is None or value == {}:
@@ -21,14 +21,9 @@ def label(config: Mapping[str, Any], section: str) -> str:
     choices = config.get("choices")
     if section != "accumulator" and isinstance(choices, Mapping) and isinstance(choices.get(section), str):
         return str(choices[section])
-    if not isinstance(value, Mapping):
-        return _accumulator(value) if section == "accumulator" else str(value)
-    if isinstance(value.get("name"), str):
-        return str(value["name"])
     if section == "accumulator":
-        return _accumulator({key: item for key, item in value.items() if not key.startswith("_")})
-    *modules, target = str(value.get("_target_", "-")).split(".")
-    return modules[-1] if modules and target == "build" else target
+        return _accumulator(value)
+    return str(value.get("kind", "-")) if isinstance(value, Mapping) else str(value)
 
 
 def operand_bits(config: Mapping[str, Any]) -> str:

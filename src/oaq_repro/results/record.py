@@ -147,10 +147,15 @@ class Provenance(_Section):
 class Record(_Section):
     """One run: one configuration, one seed."""
 
-    hash: RunHash = Field(description="see store.run_hash; the seed is not part of it")
+    hash: RunHash = Field(description="see settings.identity; the seed is not part of it")
     seed: Count
     status: Status
-    config: dict[str, JsonValue] = Field(description="the resolved configuration")
+    config: dict[str, JsonValue] = Field(description="the settings, with all defaults")
+    science: dict[str, JsonValue] | None = Field(
+        default=None,
+        description="what of them the hash covers: where they change what is measured and differ from the defaults; "
+        "null in records of early versions",
+    )
     metrics: dict[Stage, dict[Metric, Fraction]] = Field(
         default_factory=dict, description="stages that were reached; integer is on the chosen accumulator"
     )
