@@ -1,0 +1,104 @@
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from quant.networks import Classifier, Pyramid, images, trained
+
+from oaq_repro.integer.lower import lower
+from oaq_repro.methods.int8 import Int8
+from oaq_repro.quant.accumulator import Accumulator
+from oaq_repro.quant.calibrate import SettleConfig, calibrate, settle
+from oaq_repro.quant.config import QuantizationConfig
+from oaq_repro.quant.convert import quantize_network
+from oaq_repro.quant.network import input_quantizer, layers
+
+PAPER = {}
+EVEN = {}
+
+
+def narrow(bits=13, network=Classifier, seed=0, **config):
+    """A network whose accumulators of 13 bits overflow a lot."""
+    model = quantize_network(trained(network(), seed), Int8(), QuantizationConfig(Accumulator(bits), **config))
+    calibrate(model, [images()])
+    return model.eval()
+
+
+def exact_sums(model, batches):
+    """Sums [N, O, ...] of every layer on all batches, in float64, from a convolution of its own."""
+    found = {name: [] for name in layers(model)}
+
+    def see(name, layer, x):
+        codes, zero_point = x.codes.double(), float(x.zero_point)
+        weight = layer.quantized_weight(x)[0].detach().double()
+        if weight.dim() == 2:
+            found[name].append((codes - zero_point) @ weight.T)
+        else:
+            g = layer.geometry
+            found[name].append(F.conv2d(codes - zero_point, weight, None, g.stride, g.padding, g.dilation, g.groups))
+
+    hooks = [
+        layer.register_forward_pre_hook(lambda module, inputs, name=name: see(name, module, inputs[0]))
+        for name, layer in layers(model).items()
+    ]
+    with torch.no_grad():
+        for batch in batches:
+            model(batch)
+    for hook in hooks:
+        hook.remove()
+    return {name: torch.cat(parts) for name, parts in found.items()}
+
+
+def settled_as_the_paper_has_it(model, batches, margin, passes=20):
+    """One factor per tensor, every excess shared by square roots: written out with numbers, one layer at a time."""
+    for done in range(1, passes + 1):
+        excess, events = {}, 0
+        for name, sums in exact_sums(model, batches).items():
+            limit = 2 ** (layers(model)[name].accumulator.bits - 1)
+            highest, lowest = np.float32(sums.max()), np.float32(sums.min())
+            peak = max(highest / np.float32(limit - 1), lowest / np.float32(-limit))
+            events += int(((sums > limit - 1) | (sums < -limit)).sum())
+            if margin * float(peak) > 1:
+                excess[name] = margin * float(peak)
+        if not events and (done > 1 or not excess):
+            return
+        for name, need in list(excess.items()):
+            share = math.sqrt(need) if input_quantizer(model, name).scalable else 1.0
+            weight = float(layers(model)[name].weight_quantizer.alpha.max()) * need / share
+            if max(weight, float(input_quantizer(model, name).alpha) * share) > 16:
+                layers(model)[name].accumulator = Accumulator(32)
+                del excess[name]
+        start = {name: float(input_quantizer(model, name).alpha) for name in excess}
+        for name, need in excess.items():
+            quantizer = input_quantizer(model, name)
+            if quantizer.scalable:
+                risen = np.float32(start[name] * math.sqrt(need))
+                quantizer.alpha.fill_(max(float(quantizer.alpha), float(risen)))
+        for name, need in excess.items():
+            rest = need / (float(input_quantizer(model, name).alpha) / start[name])
+            weights = layers(model)[name].weight_quantizer
+            if rest > 1:
+                weights.alpha.fill_(float(np.float32(float(weights.alpha.max())) * np.float32(rest)))
+    raise AssertionError("did not settle")
+
+
+def integers(model):
+    return {layer.name: (layer.weight, layer.bias, layer.multiplier, layer.output) for layer in lower(model).layers()}
+
+
+@pytest.mark.parametrize("network, seed", [(Classifier, 0), (Classifier, 1), (Pyramid, 0), (Pyramid, 2)])
+@pytest.mark.parametrize("bits", [12, 14])
+def test_the_papers_setting_gives_its_integers_bit_for_bit(network, seed, bits):
+    batches = [images(), images(seed=2)]
+    found = narrow(bits, network, seed, **PAPER)
+    expected = copy.deepcopy(found)
+    settle(found, lambda: batches, SettleConfig(margin=1.2, **EVEN))
+    settled_as_the_paper_has_it(expected, batches, 1.2)
+    assert any(layer.weight_quantizer.alpha.max() > 1 for layer in layers(found).values())
+    mine, theirs = integers(found), integers(expected)
+    for name in theirs:
+        for a, b in zip(mine[name][:3], theirs[name][:3], strict=True):
+            assert np.array_equal(a, b)
+        assert mine[name][3] == theirs[name][3]
