@@ -1,5 +1,6 @@
 import copy
 import math
+import re
 
 import numpy as np
 import pytest
@@ -7,21 +8,27 @@ import torch
 import torch.nn.functional as F
 from quant.networks import Classifier, Pyramid, images, trained
 
+from oaq_repro.errors import InputError
 from oaq_repro.integer.lower import lower
 from oaq_repro.methods.int8 import Int8
-from oaq_repro.quant.accumulator import Accumulator
-from oaq_repro.quant.calibrate import SettleConfig, calibrate, settle
-from oaq_repro.quant.config import QuantizationConfig
+from oaq_repro.quant.accumulator import NAMED, Accumulator
+from oaq_repro.quant.calibrate import calibrate, count_overflow
+from oaq_repro.quant.config import Override, QuantizationConfig
 from oaq_repro.quant.convert import quantize_network
 from oaq_repro.quant.network import input_quantizer, layers
+from oaq_repro.quant.settle import SettleConfig, settle
 
-PAPER = {}
-EVEN = {}
+POLICIES = ["int16", "int16_lanes8", "int16_block", "pair_saturating"]
+PAPER = {"granularity": "tensor"}
+EVEN = {"split": "even"}
 
 
-def narrow(bits=13, network=Classifier, seed=0, **config):
+NARROW = Accumulator(13)
+
+
+def narrow(accumulator=NARROW, network=Classifier, seed=0, **config):
     """A network whose accumulators of 13 bits overflow a lot."""
-    model = quantize_network(trained(network(), seed), Int8(), QuantizationConfig(Accumulator(bits), **config))
+    model = quantize_network(trained(network(), seed), Int8(), QuantizationConfig(accumulator, **config))
     calibrate(model, [images()])
     return model.eval()
 
@@ -92,7 +99,7 @@ def integers(model):
 @pytest.mark.parametrize("bits", [12, 14])
 def test_the_papers_setting_gives_its_integers_bit_for_bit(network, seed, bits):
     batches = [images(), images(seed=2)]
-    found = narrow(bits, network, seed, **PAPER)
+    found = narrow(Accumulator(bits), network, seed, **PAPER)
     expected = copy.deepcopy(found)
     settle(found, lambda: batches, SettleConfig(margin=1.2, **EVEN))
     settled_as_the_paper_has_it(expected, batches, 1.2)
@@ -102,3 +109,66 @@ def test_the_papers_setting_gives_its_integers_bit_for_bit(network, seed, bits):
         for a, b in zip(mine[name][:3], theirs[name][:3], strict=True):
             assert np.array_equal(a, b)
         assert mine[name][3] == theirs[name][3]
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("network", [Classifier, Pyramid])
+@pytest.mark.parametrize("factors, split", [({}, {}), (PAPER, EVEN), ({}, EVEN), (PAPER, {})])
+def test_settling_ends_overflow(policy, network, factors, split):
+    model = narrow(NAMED[policy].with_bits(12), network, **factors)
+    report = settle(model, lambda: [images(), images(seed=2)], SettleConfig(**split))
+    assert report.images == 8 and report.passes > 1
+    assert not any(report.events.values())
+    again = count_overflow(model, [images(), images(seed=2)])
+    assert sum(meter.total() for meter in again.values()) == 0
+    for name, layer in layers(model).items():
+        alpha = layer.weight_quantizer.alpha
+        assert ((alpha >= 1.0) & (alpha <= 16.0)).all()
+        assert input_quantizer(model, name).alpha <= 16.0
+
+
+def test_the_images_alpha_stays_one_and_the_weights_take_it_all():
+    model = narrow()
+    settle(model, lambda: [images()], SettleConfig())
+    assert input_quantizer(model, "stem.0").alpha == 1
+    assert (layers(model)["stem.0"].weight_quantizer.alpha > 1).any()
+
+
+@pytest.mark.parametrize(
+    "factors, words", [({}, r"above 16 in [1-9]\d* of 8 channels \(peak"), (PAPER, r"above 16 \(peak")]
+)
+def test_a_layer_beyond_the_cap_gets_32_bits_and_says_why(factors, words):
+    model = narrow(Accumulator(8), overrides={"mine": Override("@last", accumulator=NAMED["int32"])}, **factors)
+    report = settle(model, lambda: [images()], SettleConfig())
+    assert "stem.0" in report.replaced
+    stem = layers(model)["stem.0"]
+    assert stem.accumulator == NAMED["int32"]
+    assert re.search(f"settle: int8 needs alpha {words}", stem.accumulator_reason)
+    assert not any(report.events.values())
+
+
+def test_nothing_to_settle_takes_one_pass():
+    model = narrow(NAMED["int32"])
+    report = settle(model, lambda: [images()], SettleConfig())
+    assert report.passes == 1
+    assert all(layer.weight_quantizer.alpha.eq(1).all() for layer in layers(model).values())
+
+
+def test_too_few_passes_is_an_error():
+    with pytest.raises(InputError, match="1 passes were not enough"):
+        settle(narrow(), lambda: [images()], SettleConfig(max_passes=1))
+
+
+@pytest.mark.parametrize(
+    "fields, field",
+    [
+        ({"margin": 0.9}, "margin"),
+        ({"max_passes": 0}, "max_passes"),
+        ({"split": "x"}, "split"),
+        ({"split": 1.1}, "split"),
+        ({"split": True}, "split"),
+    ],
+)
+def test_bad_settle_fields(fields, field):
+    with pytest.raises(InputError, match=f"settle.{field}"):
+        SettleConfig(**fields)

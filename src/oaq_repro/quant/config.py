@@ -6,7 +6,7 @@ from typing import Any
 
 from oaq_repro.errors import InputError
 from oaq_repro.quant.accumulator import Accumulator
-from oaq_repro.quant.quantizers import ObserverConfig
+from oaq_repro.quant.quantizers import Granularity, ObserverConfig
 
 ROLES = ("@first", "@last")
 
@@ -33,14 +33,17 @@ class QuantizationConfig:
     """How a network is quantized, whatever the method.
 
     weight_bits, activation_bits: of the codes, 2 to 8. per_channel: one weight scale per output channel, else
-    one per tensor. calibration_batches: batches of images that set the first activation ranges. overrides:
-    layers that differ, under any names; where several match a layer, the last one wins.
+    one per tensor. granularity: of the weights' range mapping factors, `channel` (one per output channel, wherever
+    scales are per channel) or `tensor` (one per layer, as in the OAQ paper). calibration_batches: batches of images
+    that set the first activation ranges. overrides: layers that differ, under any names; where several match a layer,
+    the last one wins.
     """
 
     accumulator: Accumulator
     weight_bits: int = 8
     activation_bits: int = 8
     per_channel: bool = True
+    granularity: Granularity = "channel"
     calibration_batches: int = 8
     observer: ObserverConfig = field(default_factory=ObserverConfig)
     overrides: Mapping[str, Override] = field(default_factory=dict)
@@ -52,6 +55,8 @@ class QuantizationConfig:
                 f"quantization.accumulator: found {self.accumulator!r}, expected an Accumulator; on the command line "
                 "set accumulator=<name>"
             )
+        if self.granularity not in ("channel", "tensor"):
+            raise InputError(f"quantization.granularity: found {self.granularity!r}, expected 'channel' or 'tensor'")
         made = {name: _override(name, value) for name, value in self.overrides.items()}
         object.__setattr__(self, "overrides", made)
 
