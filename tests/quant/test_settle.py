@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from quant.networks import Classifier, Pyramid, images, trained
 
 from oaq_repro.errors import InputError
@@ -95,8 +97,7 @@ def integers(model):
     return {layer.name: (layer.weight, layer.bias, layer.multiplier, layer.output) for layer in lower(model).layers()}
 
 
-@pytest.mark.parametrize("network, seed", [(Classifier, 0), (Classifier, 1), (Pyramid, 0), (Pyramid, 2)])
-@pytest.mark.parametrize("bits", [12, 14])
+@pytest.mark.parametrize("network, seed, bits", [(Classifier, 0, 12), (Classifier, 1, 14), (Pyramid, 0, 13)])
 def test_the_papers_setting_gives_its_integers_bit_for_bit(network, seed, bits):
     batches = [images(), images(seed=2)]
     found = narrow(Accumulator(bits), network, seed, **PAPER)
@@ -111,9 +112,11 @@ def test_the_papers_setting_gives_its_integers_bit_for_bit(network, seed, bits):
         assert mine[name][3] == theirs[name][3]
 
 
-@pytest.mark.parametrize("policy", POLICIES)
-@pytest.mark.parametrize("network", [Classifier, Pyramid])
-@pytest.mark.parametrize("factors, split", [({}, {}), (PAPER, EVEN), ({}, EVEN), (PAPER, {})])
+@pytest.mark.parametrize(
+    "policy, network, factors, split",
+    [("int16", Pyramid, {}, {}), *((policy, Classifier, {}, {}) for policy in POLICIES)]
+    + [("int16", Pyramid, PAPER, EVEN), ("int16_lanes8", Classifier, PAPER, {}), ("int16_block", Classifier, {}, EVEN)],
+)
 def test_settling_ends_overflow(policy, network, factors, split):
     model = narrow(NAMED[policy].with_bits(12), network, **factors)
     report = settle(model, lambda: [images(), images(seed=2)], SettleConfig(**split))
@@ -172,3 +175,23 @@ def test_too_few_passes_is_an_error():
 def test_bad_settle_fields(fields, field):
     with pytest.raises(InputError, match=f"settle.{field}"):
         SettleConfig(**fields)
+
+
+@settings(max_examples=5, deadline=None)
+@given(
+    st.sampled_from([Classifier, Pyramid]), st.integers(0, 2**31), st.integers(12, 18), st.floats(1, 1.5),
+    st.sampled_from(["output_error", "even", 0.0, 0.3, 1.0]),
+)  # fmt: skip
+def test_no_channel_passes_its_limit_and_those_that_need_nothing_keep_their_bits(network, seed, bits, margin, split):
+    model, batches = narrow(Accumulator(bits), network, seed % 1000), [images(), images(seed=2)]
+    unused = exact_sums(model, batches)
+    settle(model, lambda: batches, SettleConfig(margin=margin, split=split))
+    limit = 2 ** (bits - 1)
+    for name, sums in exact_sums(model, batches).items():
+        layer = layers(model)[name]
+        if layer.accumulator.bits == bits:
+            assert ((sums >= -limit) & (sums <= limit - 1)).all()
+        alpha = layer.weight_quantizer.alpha
+        assert ((alpha >= 1) & (alpha <= 16)).all()
+        quiet = unused[name].abs().transpose(0, 1).flatten(1).amax(1) < limit / margin / 1.5
+        assert (alpha[quiet] == 1).all()

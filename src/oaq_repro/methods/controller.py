@@ -71,14 +71,19 @@ class OverflowController(pl.Callback):
         for name, layer in layers(model).items():
             layer.meter = self._meters[name] = OverflowMeter()
 
+    def unwatch(self, model: QuantizedNetwork) -> dict[str, OverflowMeter]:
+        """Switch them off; what they have counted."""
+        meters, self._meters = self._meters, {}
+        for layer in layers(model).values():
+            layer.meter = None
+        return meters
+
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Sum the counts over the ranks and let the rule act."""
         if not self._meters:
             return
         overflow, batch_size = self._reduced(trainer, pl_module.device)
-        for layer in layers(pl_module.dense).values():
-            layer.meter = None
-        self._meters = {}
+        self.unwatch(pl_module.dense)
         progress = trainer.global_step / max(1, trainer.estimated_stepping_batches)
         self.update(pl_module.dense, overflow, batch_size, float(progress))
         self._log(pl_module, overflow)
