@@ -1,7 +1,7 @@
 """Check a data set before training: python scripts/check_data.py data=voc_detection data.root=/data/voc.
 
-Takes the overrides of `python -m oaq_repro`. Prints what is there, what is missing and how to get it; exit status 1
-where something is missing or broken.
+Takes the overrides of `python -m oaq_repro`. Reads and decodes what a run would (behind a progress bar) and prints what
+is there, what is missing and how to get it; exit status 1 where something is missing or broken.
 """
 
 import sys
@@ -12,16 +12,18 @@ from hydra.utils import instantiate
 from omegaconf.errors import OmegaConfBaseException
 
 from oaq_repro.configuration import config_folder
-from oaq_repro.data.check import check
+from oaq_repro.data.inspection import inspect_data
 from oaq_repro.errors import InputError
+from oaq_repro.hints import quiet
 
 
 def main(overrides: list[str]) -> int:
     """Print the report; return the exit status."""
+    quiet()
     try:
         with initialize_config_dir(str(config_folder()), version_base="1.3"):
             config = compose("config", overrides)
-        report = check(instantiate(config.data, _convert_="all"))
+        report = inspect_data(instantiate(config.data, _convert_="all"))
     except (InputError, HydraException, OmegaConfBaseException) as error:
         cause = error.__cause__ if isinstance(error.__cause__, InputError) else error
         print(f"error: {cause}", file=sys.stderr)

@@ -11,7 +11,15 @@ if os.environ.get("OAQ_TEST_ISA") == "avx2":  # `make test-avx2`; before anythin
 
     restrict_to_avx2()
 
+from oaq_repro.hints import HINTS
+
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide what the command line hides, and what is said of the tests' own data where no test expects it."""
+    for filter in (*(f"ignore:{message}" for message in HINTS), "ignore::oaq_repro.data.notes.DataWarning"):
+        config.addinivalue_line("filterwarnings", filter)
 
 
 @pytest.fixture

@@ -7,3 +7,13 @@ class InputError(Exception):
     The message names the file or field, what was found and what is expected. `python -m oaq_repro`
     prints it without a traceback and exits with status 1.
     """
+
+
+def printable(text: str, longest: int = 2000) -> str:
+    """Text for a terminal: what cannot be printed is written as an escape (`\\x1b`), what is too long is cut.
+
+    Names come from files of any origin and stand in messages; they must not move the cursor, colour the screen or begin
+    a new line.
+    """
+    text = text if len(text) <= longest else f"{text[: longest // 2]} ... {text[-longest // 2 :]}"
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

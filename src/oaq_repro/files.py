@@ -1,11 +1,32 @@
-"""Atomic writes: a reader sees the old file or the new one, never half of one."""
+"""Files of any origin are read with care, and files are written atomically: the old one or the new one, never half."""
 
 import os
+import stat
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 from oaq_repro.errors import InputError
+
+
+def open_regular(path: Path | str, expected: str) -> IO[bytes]:
+    """Open a file for reading; InputError (that does not name the file) where it is none, or a pipe or device.
+
+    A pipe would be waited for, a device would never end. `expected`: what the file should be, for the message.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except FileNotFoundError as error:
+        raise InputError(f"found no such file, expected {expected}") from error
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"cannot be read ({getattr(error, 'strerror', None) or error}), expected {expected}"
+        ) from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise InputError(f"cannot be read (no plain file), expected {expected}")
+    return os.fdopen(descriptor, "rb")
 
 
 def write_atomic(path: Path | str, write: Callable[[Path], None] | str | bytes) -> Path:

@@ -1,8 +1,6 @@
 """Training one stage with Lightning: progress bar, checkpoint after every epoch, resumption, evaluation."""
 
-import logging
 import os
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
@@ -19,18 +17,11 @@ from tqdm import tqdm
 
 from oaq_repro.data.base import DataModule
 from oaq_repro.errors import InputError
+from oaq_repro.hints import quiet
 from oaq_repro.tasks.base import Task
 from oaq_repro.tasks.schedule import Schedule
 
 LAST = "last.ckpt"
-HINTS = (
-    ".*does not have many workers.*",
-    ".*GPU available but not used.*",
-    ".*Checkpoint directory.*exists.*",
-    ".*The number of training batches.*",
-    ".*LeafSpec.*",
-    ".*isinstance.treespec.*",
-)
 OMP_THREADS = "OMP_NUM_THREADS"
 STEPS_BETWEEN_CHECKPOINTS = 100  # for data sets of which an epoch is a few batches; long epochs each get one
 
@@ -176,10 +167,3 @@ def _progress_bar(trainer_config: Mapping[str, Any], description: str) -> list[p
 def _trainer(trainer_config: Mapping[str, Any], **fields: Any) -> pl.Trainer:
     quiet()
     return pl.Trainer(**{**trainer_config, **fields}, enable_model_summary=False, num_sanity_val_steps=0)
-
-
-def quiet() -> None:
-    """Hide Lightning's hints about hardware and workers; warnings about the user's data stay."""
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    for message in HINTS:
-        warnings.filterwarnings("ignore", message=message)

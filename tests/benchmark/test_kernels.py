@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from oaq_repro import _kernels
-from oaq_repro.benchmark.case import layer_macs
 from oaq_repro.benchmark.kernels import (
     ROUTES,
     ConvShape,
@@ -16,6 +15,7 @@ from oaq_repro.benchmark.kernels import (
     single_layer,
 )
 from oaq_repro.integer.executor import Executor
+from oaq_repro.integer.node_times import layer_macs
 from oaq_repro.quant.accumulator import NAMED
 
 DENSE = ConvShape(64, 7, 6, 32, (1, 1), (1, 1), (0, 0), (1, 1), 1)

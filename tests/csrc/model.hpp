@@ -85,5 +85,6 @@ struct Constants {
 };
 
 void test_layers(Random& random, const KernelSet& set);  // test_layers.cpp
+void test_plans(Random& random);                         // test_plan.cpp
 
 }  // namespace oaq::test

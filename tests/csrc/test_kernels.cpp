@@ -320,6 +320,8 @@ void test_add(Random& random, const KernelSet& set) {
 
 int main() {
     using namespace oaq;
+    test::Random plans(1);
+    test::test_plans(plans);
     for (int i = 0; i < kKernelSetCount; ++i) {
         const KernelSet& set = *kKernelSets[i];
         if (!set.available()) {

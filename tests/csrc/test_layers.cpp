@@ -20,7 +20,7 @@ struct Layer {
     std::vector<std::int8_t> weight;  // [O, kh, kw, I / groups]
 
     Layer(Random& random, const KernelSet& set, bool depthwise, int chosen_fold) : fold(chosen_fold) {
-        const int groups = depthwise ? random.between(2, 70) : random.of({1, 1, 2});
+        const int groups = depthwise ? random.between(2, 70) : random.of({1, 1, 2, 3});
         const int inputs = depthwise ? 1 : random.between(1, 21), outputs = depthwise ? 1 : random.between(1, 37);
         const int kh = random.between(1, 3), kw = random.between(1, 3), dh = random.between(1, 2), dw = random.between(1, 2);
         const int ph = random.between(0, 2), pw = random.between(0, 2);
@@ -76,15 +76,12 @@ Requantization requantization(Random& random, const Layer& layer, int first, int
 }
 
 // One run per tap, or per row of taps where those lie side by side in memory.
-DenseLayer pack_dense(const Layer& layer, const Value& in, int group, const Requantization& constants) {
+DenseGroup pack_group(const Layer& layer, const Value& in, int group, const Requantization& constants) {
     const Geometry& g = layer.geometry;
     const bool joined = g.groups == 1 && g.dilation_w == 1;
     const std::int64_t columns = joined ? 1 : g.kernel_w, length = joined ? g.kernel_w * g.channels : g.group_inputs;
     const std::int64_t outputs = g.outputs / g.groups;
-    DenseLayer packed;
-    packed.first_channel = group * outputs;
-    packed.outputs = outputs;
-    packed.window = {g.kernel_h, g.kernel_w, g.stride_h, g.stride_w, g.padding_h, g.padding_w, g.dilation_h, g.dilation_w};
+    DenseGroup packed;
     const int width = panel_width(layer.fold);
     for (std::int64_t first = 0; first < outputs; first += width) {
         DenseWeights panel;
@@ -98,7 +95,7 @@ DenseLayer pack_dense(const Layer& layer, const Value& in, int group, const Requ
                 for (std::int64_t c = 0; c < std::min<std::int64_t>(width, outputs - first); ++c)
                     for (std::int64_t k = 0; k < length; ++k)
                         panel.weight(begin + static_cast<int>(k / kStep), static_cast<int>(c), k % kStep) = layer.weight[
-                            static_cast<std::size_t>(((packed.first_channel + first + c) * g.kernel_h * columns + run) * length + k)];
+                            static_cast<std::size_t>(((group * outputs + first + c) * g.kernel_h * columns + run) * length + k)];
             }
         const std::vector<std::int8_t> weights = panel.packed(layer.fold);
         packed.runs = panel.runs;
@@ -109,10 +106,11 @@ DenseLayer pack_dense(const Layer& layer, const Value& in, int group, const Requ
     return packed;
 }
 
-DepthwiseLayer pack_depthwise(Random& random, const Layer& layer, const Value& in, const Requantization& constants) {
+DepthwiseLayer pack_depthwise(Random& random, const Layer& layer, const Window& window, const Value& in,
+                              const Requantization& constants) {
     const Geometry& g = layer.geometry;
     DepthwiseLayer packed;
-    packed.window = {g.kernel_h, g.kernel_w, g.stride_h, g.stride_w, g.padding_h, g.padding_w, g.dilation_h, g.dilation_w};
+    packed.window = window;
     const std::int64_t count = g.kernel_h * g.kernel_w;
     const auto place = [&](std::int64_t i) {
         return static_cast<std::int32_t>(i / g.kernel_w * g.dilation_h * in.row() + i % g.kernel_w * g.dilation_w * g.channels);
@@ -146,14 +144,17 @@ void test_layer(Random& random, const KernelSet& set, bool depthwise, int fold) 
     Setting setting(g, layer.zero_point, random.between(0, 1), random.of({1, 1, 2}), set);
     setting.program.quantize(setting.in, {1.0f, 0, layer.q_max});
     const int groups = depthwise ? 1 : static_cast<int>(g.groups), outputs = static_cast<int>(g.outputs) / groups;
+    const Window window{g.kernel_h, g.kernel_w, g.stride_h, g.stride_w, g.padding_h, g.padding_w, g.dilation_h, g.dilation_w};
     std::vector<Requantization> constants;
+    DenseLayer packed{window, {}};
     for (int i = 0; i < groups; ++i) {
         constants.push_back(requantization(random, layer, i * outputs, outputs, depthwise ? kChannelBlock : kWidePanel));
-        if (depthwise)
-            setting.program.depthwise(setting.in, setting.out, pack_depthwise(random, layer, setting.in, constants[0]));
-        else
-            setting.program.dense(setting.in, setting.out, pack_dense(layer, setting.in, i, constants.back()));
+        if (!depthwise) packed.groups.push_back(pack_group(layer, setting.in, i, constants.back()));
     }
+    if (depthwise)
+        setting.program.depthwise(setting.in, setting.out, pack_depthwise(random, layer, window, setting.in, constants[0]));
+    else
+        setting.program.dense(setting.in, setting.out, std::move(packed));
 
     std::vector<float> image(static_cast<std::size_t>(g.channels * g.height * g.width));
     std::vector<std::uint8_t> codes(image.size());

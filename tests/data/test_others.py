@@ -1,4 +1,4 @@
-"""ImageNet, CIFAR-10 and CamVid."""
+"""CIFAR-10 and CamVid."""
 
 import pickle
 import zipfile
@@ -15,59 +15,22 @@ from torchvision.datasets.utils import calculate_md5
 
 from oaq_repro.data.camvid import CamVid
 from oaq_repro.data.cifar10 import Cifar10
-from oaq_repro.data.imagenet import ImageNet
+from oaq_repro.data.notes import DataWarning
 from oaq_repro.errors import InputError
 
 Folders = Callable[..., Path]
 
 
-def test_imagenet(tmp_path: Path, class_folders: Folders, common: dict[str, Any]) -> None:
-    class_folders(tmp_path / "train", 3, 50)
-    class_folders(tmp_path / "val", 1, 50)
-    data = ImageNet(root=tmp_path, **common)
-    data.setup()
-    assert data.classes == ("cat", "dog") and len(data.splits[0]) == 6
-    for images, labels in data.train_dataloader():
-        assert images.shape == (2, 3, 32, 32) and labels.dtype == torch.int64
-    (images, labels), *_ = list(data.val_dataloader())
-    assert images.shape == (2, 3, 32, 32) and labels.tolist() == [0, 1]
-
-
-def test_imagenet_evaluation_takes_the_centre(tmp_path: Path, class_folders: Folders, common: dict[str, Any]) -> None:
-    for split in ("train", "val"):
-        class_folders(tmp_path / split, 1)
-    frame = np.full((64, 128, 3), 255, dtype=np.uint8)
-    frame[4:60, 36:92] = 0  # the central 56 of 64 pixels: all that crop_fraction 0.875 keeps
-    Image.fromarray(frame).save(tmp_path / "val" / "cat" / "frame.png")
-    plain = {"mean": [0.0] * 3, "std": [1.0] * 3, **common, "image_size": 56}
-    data = ImageNet(root=tmp_path, crop_fraction=0.875, **plain)
-    images = torch.cat([images for images, _ in data.val_dataloader()])
-    assert images[1].max() == 0
-    with pytest.raises(InputError, match=r"data\.crop_fraction: found 1\.5"):
-        ImageNet(root=tmp_path, crop_fraction=1.5, **common)
-
-
-def test_imagenet_defects(tmp_path: Path, class_folders: Folders, common: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match=r"train: found no such folder"):
-        ImageNet(root=tmp_path, **common).setup()
-    class_folders(tmp_path / "train", 1)
-    (tmp_path / "val" / "cat").mkdir(parents=True)
-    with pytest.raises(InputError, match=r"val: found a class without images .*cat"):
-        ImageNet(root=tmp_path, **common).setup()
-    Image.new("RGB", (8, 8)).save(tmp_path / "val" / "cat" / "x.png")
-    with pytest.raises(InputError, match=r"val: found 1 classes; expected the 2 of train \(only in one of them: dog\)"):
-        ImageNet(root=tmp_path, **common).setup()
-
-
 def test_cifar_folders_hold_out_every_tenth(tmp_path: Path, class_folders: Folders, common: dict[str, Any]) -> None:
     class_folders(tmp_path / "train", 20)
     data = Cifar10(root=tmp_path, **common)
-    data.setup()
-    assert data.holds_out and (len(data.splits[0]), len(data.splits[1])) == (36, 4)
+    with pytest.warns(DataWarning, match="no test split; 4 of the 40 training images are held out"):
+        data.setup()
+    assert (len(data.splits[0]), len(data.splits[1])) == (36, 4)
     assert [Path(path).name for path, _ in data.splits[1].files] == ["0009.jpg", "0019.jpg"] * 2
     class_folders(tmp_path / "test", 1)
     data = Cifar10(root=tmp_path, **common)
-    assert len(data.splits[0]) == 40 and len(data.splits[1]) == 2 and not data.holds_out
+    assert len(data.splits[0]) == 40 and len(data.splits[1]) == 2
 
 
 def make_zip(folder: Path, path: Path) -> Path:
@@ -108,6 +71,57 @@ def test_cifar_zip_defects(tmp_path: Path, class_folders: Folders, common: dict[
         list(Cifar10(root=path, **common).val_dataloader())
 
 
+def member(path: Path, number: int, change: Callable[[bytearray], None]) -> None:
+    """Change the central directory's entry of one member of a zip."""
+    content = bytearray(path.read_bytes())
+    place = -1
+    for _ in range(number + 1):
+        place = content.index(b"PK\x01\x02", place + 1)
+    entry = content[place : place + 46]
+    change(entry)
+    content[place : place + 46] = entry
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("offset", "value", "message"),
+    [
+        (8, b"\x01\0", r"a damaged member of a zip \(File .* is encrypted"),
+        (10, b"\x63\0", r"a damaged member of a zip \(.*compression"),
+        (24, b"\xff\xff\xff\x7f", "2147483647 bytes; expected at most 67108864"),
+        (16, b"\0\0\0\0", r"a damaged member of a zip \(Bad CRC-32"),
+    ],
+)
+def test_cifar_zip_hostile_members(
+    tmp_path: Path, class_folders: Folders, common: dict[str, Any], offset: int, value: bytes, message: str
+) -> None:
+    """Encrypted, compressed in an unknown way, claiming two gigabytes, of another checksum."""
+    class_folders(tmp_path / "files" / "train", 10)
+    path = make_zip(tmp_path / "files", tmp_path / "data.zip")
+
+    def change(entry: bytearray) -> None:
+        entry[offset : offset + len(value)] = value
+
+    member(path, 1, change)
+    with pytest.raises(InputError, match=rf"data\.zip: train/cat/0000\.jpg: found {message}"):
+        list(Cifar10(root=path, **common).calibration_dataloader())
+
+
+def test_cifar_zip_of_macos_and_with_a_member_twice(
+    tmp_path: Path, class_folders: Folders, common: dict[str, Any]
+) -> None:
+    class_folders(tmp_path / "files" / "train", 10)
+    path = make_zip(tmp_path / "files", tmp_path / "data.zip")
+    plain = Cifar10(root=path, **common).fingerprint()
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("__MACOSX/train/cat/._0000.jpg", b"no image")
+    assert Cifar10(root=path, **common).fingerprint() == plain
+    with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
+        archive.writestr("train/cat/0000.jpg", b"no image")
+    with pytest.raises(InputError, match=r"data\.zip: found train/cat/0000\.jpg more than once"):
+        Cifar10(root=path, **common).setup()
+
+
 def test_cifar_canonical_files(tmp_path: Path, common: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / CIFAR10.base_folder
     folder.mkdir()
@@ -121,11 +135,11 @@ def test_cifar_canonical_files(tmp_path: Path, common: dict[str, Any], monkeypat
     monkeypatch.setattr(CIFAR10, "meta", meta)
     data = Cifar10(root=tmp_path, **(common | {"mean": [0.0] * 3, "std": [1.0] * 3}))
     data.setup()
-    assert data.classes == ("cat", "dog") and not data.holds_out
+    assert data.classes == ("cat", "dog")
     images = torch.cat([images for images, _ in data.val_dataloader()])
     assert torch.allclose(images[1] * 255, torch.from_numpy(pixels[1].reshape(3, 32, 32)).float())
     (folder / "test_batch").write_bytes(b"cut")
-    with pytest.raises(InputError, match=r"cifar-10-batches-py: found damaged files"):
+    with pytest.raises(InputError, match=r"cifar-10-batches-py: found a damaged copy of CIFAR-10"):
         Cifar10(root=tmp_path, **common).setup()
 
 
@@ -167,7 +181,7 @@ def test_camvid_defects(camvid: Path, common: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=r"valannot/a\.png: found class index 12; expected 0 to 11"):
         list(CamVid(root=camvid, **common).val_dataloader())
     (camvid / "valannot" / "a.png").unlink()
-    with pytest.raises(InputError, match=r"valannot/a\.png: found no such file; expected the mask of a\.png"):
+    with pytest.raises(InputError, match=r"valannot/a\.png: found no such file; expected the mask of an image in val"):
         CamVid(root=camvid, **common).setup()
 
 

@@ -23,7 +23,7 @@ def model(nodes, constants, shape=("N", 3, 16, 16), outputs=("y",), opset=13) ->
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
 
 
-def float_network(seed: int = 0) -> onnx.ModelProto:
+def float_network(seed: int = 0, resize: str = "linear") -> onnx.ModelProto:
     """Residual, depthwise, pooled, concatenated, resized and classified: images [N, 3, 16, 16]."""
     rng = np.random.default_rng(seed)
 
@@ -50,15 +50,15 @@ def float_network(seed: int = 0) -> onnx.ModelProto:
         node("GlobalAveragePool", ["cat"], "g"),
         node("Flatten", ["g"], "f"),
         node("Gemm", ["f", "wf", "bf"], "y", transB=1),
-        node("Resize", ["m", "roi", "scales"], "up", mode="linear"),
+        node("Resize", ["m", "roi", "scales"], "up", mode=resize),
         node("Concat", ["up", "r1"], "skip", axis=1),
         node("Conv", ["skip", "w3"], "mask"),
     ]
     return model(nodes, constants, outputs=("y", "mask"))
 
 
-def quantized_network(folder, seed: int = 0, **options):
-    """Path of `float_network`, quantized by onnxruntime.quantization.quantize_static."""
+def quantized_network(folder, seed: int = 0, operators: bool = False, **options):
+    """Path of `float_network`, quantized by onnxruntime.quantization.quantize_static: QDQ, or QOperator form."""
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
 
     rng = np.random.default_rng(seed)
@@ -71,9 +71,39 @@ def quantized_network(folder, seed: int = 0, **options):
             return self.left.pop() if self.left else None
 
     source, path = folder / "float.onnx", folder / "quantized.onnx"
-    onnx.save(float_network(seed), source)
-    quantize_static(source, path, Reader(), quant_format=QuantFormat.QDQ, **options)
+    # fractions of codes are cut off in the QOperator form
+    onnx.save(float_network(seed, "nearest" if operators else "linear"), source)
+    form = QuantFormat.QOperator if operators else QuantFormat.QDQ
+    quantize_static(source, path, Reader(), **({"quant_format": form} | options))
     return path
+
+
+def qcdq_network(bits: int) -> onnx.ModelProto:
+    """What brevitas exports: constant int8 weights -> Clip -> DequantizeLinear, Clip of codes below 8 bits."""
+    rng = np.random.default_rng(0)
+    largest = 2 ** (bits - 1) - 1
+    constants = {
+        "s": F32(0.03 * 2 ** (8 - bits)), "z": np.int8(0), "low": np.int8(-largest), "high": np.int8(largest),
+        "least": np.int8(-largest - 1), "w": rng.integers(-largest - 1, largest + 1, (4, 3, 3, 3)).astype(np.int8),
+        "ws": F32(0.02 * 2 ** (8 - bits)), "b": rng.integers(-300, 300, 4).astype(np.int32),
+        "so": F32(0.2 * 2 ** (8 - bits)), "zo": np.uint8(0), "top": np.uint8(2**bits - 1), "bottom": np.uint8(0),
+    }  # fmt: skip
+    constants["bs"] = constants["s"] * constants["ws"]
+    clipped = bits < 8
+    nodes = [
+        node("QuantizeLinear", ["x", "s", "z"], "xq"),
+        *([node("Clip", ["xq", "least", "high"], "xc")] if clipped else []),
+        node("DequantizeLinear", ["xc" if clipped else "xq", "s", "z"], "xd"),
+        node("Clip", ["w", "low", "high"], "wc"),
+        node("DequantizeLinear", ["wc", "ws", "z"], "wd"),
+        node("DequantizeLinear", ["b", "bs"], "bd"),
+        node("Conv", ["xd", "wd", "bd"], "c", pads=[1] * 4),
+        node("Relu", ["c"], "r"),
+        node("QuantizeLinear", ["r", "so", "zo"], "q"),
+        *([node("Clip", ["q", "bottom", "top"], "qc")] if clipped else []),
+        node("DequantizeLinear", ["qc" if clipped else "q", "so", "zo"], "y"),
+    ]
+    return model(nodes, constants)
 
 
 def small_qdq(zero_point=THREE, out_zero_point=SEVEN, weight=None, weight_scale=0.02, **changes):

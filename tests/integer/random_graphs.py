@@ -50,7 +50,7 @@ class _Builder:
         wanted = int(rng.integers(3, 13)) if steps is None else steps
         makers: tuple[Callable[[str], ir.Node | None], ...] = (
             self._conv, self._conv, self._depthwise, self._linear, self._add, self._concat, self._requantize,
-            self._max_pool, self._avg_pool, self._global_avg_pool, self._resize, self._flatten,
+            self._max_pool, self._avg_pool, self._global_avg_pool, self._resize, self._resize_nearest, self._flatten,
         )  # fmt: skip
         for _ in range(60 * wanted):
             if len(self.nodes) > wanted:
@@ -200,7 +200,11 @@ class _Builder:
             return None
         kernel = self._pair(1, 4)
         window = self._window(self.shapes[x], kernel, (1, 1))
-        return None if window is None else ir.AvgPool(name, (x,), self._near(self.q[x]), kernel, **window)
+        if window is None:
+            return None
+        return ir.AvgPool(
+            name, (x,), self._near(self.q[x]), kernel, **window, count_include_pad=bool(self.rng.random() < 0.5)
+        )
 
     def _global_avg_pool(self, name: str) -> ir.Node | None:
         x = self._source(3)
@@ -213,6 +217,17 @@ class _Builder:
         if x is None or self.shapes[x][0] * self.shapes[like][1] * self.shapes[like][2] > LARGEST_VALUE:
             return None
         return ir.Resize(name, (x, like), self.q[x], align_corners=bool(self.rng.random() < 0.5))
+
+    def _resize_nearest(self, name: str) -> ir.Node | None:
+        x, rng = self._source(3), self.rng
+        if x is None:
+            return None
+        factor = tuple(int(rng.integers(1, 6)) for _ in range(4))
+        channels, height, width = self.shapes[x]
+        sizes = height * factor[0] // factor[1], width * factor[2] // factor[3]
+        if min(sizes) < 1 or channels * sizes[0] * sizes[1] > LARGEST_VALUE:
+            return None
+        return ir.ResizeNearest(name, (x,), self.q[x], factor, str(rng.choice(["floor", "half_pixel"])))
 
     def _flatten(self, name: str) -> ir.Node | None:
         x = self._source(3)

@@ -1,5 +1,9 @@
 """The audit against worst cases worked out by hand, and against a multiplication that saturates."""
 
+import json
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,8 +13,9 @@ from integer.reference import accumulate, around, conv, linear, q, small_network
 
 from oaq_repro.errors import InputError
 from oaq_repro.integer import graph as ir
-from oaq_repro.integer.audit import audit
+from oaq_repro.integer.audit import Audit, Operands, audit, audit_layer, audit_schema
 from oaq_repro.integer.certificate import certify
+from oaq_repro.integer.nodes import QParams
 from oaq_repro.quant.accumulator import NAMED, Accumulator
 
 
@@ -118,3 +123,31 @@ def test_the_narrowest_is_certified():
 def test_wrong_graph():
     with pytest.raises(InputError):
         audit(ir.Graph("x", (), ()))
+
+
+def test_the_documented_schema_is_that_of_the_code():
+    """docs/audit.md; to write it anew: json.dumps(audit_schema(), indent=2)."""
+    page = (Path(__file__).parents[2] / "docs" / "audit.md").read_text(encoding="utf-8")
+    (documented,) = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
+    assert json.loads(documented) == audit_schema()
+
+
+def test_json_has_the_fields_of_the_schema():
+    schema = audit_schema()
+    found = json.loads(json.dumps(Audit(layers=audit(small_network().graph)).to_dict()))
+    assert found.keys() == schema["properties"].keys() and set(schema["required"]) <= found.keys()
+    fields = schema["$defs"]["LayerAudit"]["properties"]
+    for row in found["layers"]:
+        assert row.keys() == fields.keys()
+        assert row["kind"] in fields["kind"]["enum"] and row["pairs"] in fields["pairs"]["enum"]
+
+
+def test_sums_beyond_32_bits():
+    """255 * 128 * K passes 2^31 at K = 65794."""
+    codes = QParams(np.float32(1), 0, 255)
+
+    def narrowest(depth):
+        matrix = np.full((1, depth), -128, np.int8)
+        return audit_layer(Operands("layer", "linear", matrix, codes, matrix, 255, "neighbours")).narrowest
+
+    assert narrowest(65793) == NAMED["int32"] and narrowest(65794) is None

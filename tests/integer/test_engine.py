@@ -1,6 +1,6 @@
 """The engine against the reference executor, bit for bit: all modes, all instruction sets, overflow included."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -10,10 +10,13 @@ from integer.random_graphs import random_graph, random_images
 
 from oaq_repro import _kernels
 from oaq_repro.errors import InputError
+from oaq_repro.integer.compiling import compile_graph
 from oaq_repro.integer.engine import Engine
 from oaq_repro.integer.executor import Executor
 from oaq_repro.integer.graph import Conv, Dequantize, Graph, QParams, Quantize
-from oaq_repro.integer.routes import MODES
+from oaq_repro.integer.plan import place
+from oaq_repro.integer.reorder import Ordered
+from oaq_repro.integer.routes import MODES, InstructionSet
 from oaq_repro.quant.accumulator import NAMED, Accumulator
 
 ISAS = [row["isa"] for row in _kernels.table() if row["available"]]
@@ -213,7 +216,7 @@ def test_the_environment_forces_an_instruction_set(monkeypatch):
         ({"input_shape": (7, 2, 2)}, "8 channels"),
         ({"threads": 0}, "threads"),
         ({"mode": "quick"}, "mode: found 'quick'"),
-        ({"input_shape": (8, 60000, 60000)}, "2\\^31"),
+        ({"input_shape": (8, 60000, 60000)}, "2\\^27"),
     ],
 )
 def test_bad_arguments(arguments, message):
@@ -226,6 +229,8 @@ def test_bad_arguments(arguments, message):
     "images",
     [
         np.zeros((1, 8, 2, 3), np.float32),
+        np.zeros((1, 8, 2), np.float32),
+        np.zeros((1, 1, 8, 2, 2), np.float32),
         np.zeros((1, 8, 2, 2)),
         np.full((1, 8, 2, 2), np.nan, np.float32),
         [[1.0]],
@@ -235,6 +240,15 @@ def test_bad_images(images):
     engine = Engine(single(np.full((3, 8, 1, 1), 64)), (8, 2, 2))
     with pytest.raises(InputError, match="images: found"):
         engine.run(images)
+    with pytest.raises(InputError, match="image: found"):
+        engine.profile(images[0])
+
+
+@pytest.mark.parametrize("repeats", [0, -1, True, 1.5, "3", None, 10**9])
+def test_bad_repeats(repeats):
+    engine = Engine(single(np.full((3, 8, 1, 1), 64)), (8, 2, 2))
+    with pytest.raises(InputError, match="repeats: found .*, expected an integer from 1 to"):
+        engine.profile(np.zeros((8, 2, 2), np.float32), repeats)
 
 
 def test_values_are_kept_only_where_asked_for():
@@ -247,9 +261,55 @@ def test_profile_names_every_node():
     for seed in range(30):
         graph, shape = random_graph(seed)
         image = random_images(np.random.default_rng(seed), 1, shape)[0]
-        means = Engine(graph, shape).profile(image, repeats=2)
-        assert list(means) == [node.name for node in graph.nodes if node.name in means]
+        means = Engine(graph, shape, mode=MODES[seed % 4]).profile(image, repeats=2)
+        assert list(means) == [node.name for node in graph.nodes]
         assert all(value >= 0 for value in means.values())
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("policy", ["int32", "int16", "int16_lanes8"])
+@pytest.mark.parametrize(
+    "groups, outputs, channels", [(4, 16, 8), (4, 4, 8), (4, 4, 4), (2, 66, 6), (3, 51, 9), (1, 16, 8)]
+)
+def test_a_layer_is_one_step_whatever_its_groups(groups, outputs, channels, policy, mode, isa):
+    """Groups of several panels, some of them exact; one channel of border on every side of what they write."""
+    rng = np.random.default_rng(groups)
+    weight = rng.choice([-127, 127, 3], (outputs, channels // groups, 3, 3))
+    weight[: outputs // 2] //= 40
+    graph = single(weight, 255, 7, NAMED[policy], padding=(1, 1), groups=groups)
+    again = replace(graph.nodes[1], name="again", inputs=("layer",), weight=np.ones((outputs, 1, 3, 3), np.int8))
+    again = replace(again, groups=outputs, accumulator=INT32)
+    graph = replace(graph, nodes=(*graph.nodes[:2], again, Dequantize("y", ("again",))))
+    images = codes_to_images(rng.integers(0, 256, (2, channels, 9, 7)), graph)
+    engine = check(graph, images, mode, isa, threads=1 + groups % 2)
+    assert list(engine.profile(images[0], 2)) == ["x", "layer", "again", "y"]
+
+
+def test_an_output_that_is_asked_for_twice_and_one_that_is_not():
+    graph = single(np.full((3, 8, 1, 1), 64))
+    graph = replace(graph, nodes=(*graph.nodes, Dequantize("unused", ("x",))), outputs=("y", "y"))
+    images = codes_to_images(np.full((1, 8, 2, 2), 9), graph)
+    assert list(check(graph, images, "fast", None).profile(images[0])) == ["x", "layer", "y", "unused"]
+
+
+def test_an_operator_that_the_engine_does_not_have_is_an_error():
+    """As one that has been added to the graph, and not yet to the compiler."""
+
+    @dataclass
+    class Softmax:
+        name: str
+        inputs: tuple[str, ...]
+        output: QParams
+
+    graph, sizes = single(np.full((3, 8, 1, 1), 64)), (8, 2, 2)
+    new = Softmax("new", ("x",), graph.qparams("x"))
+    graph = replace(graph, nodes=(graph.nodes[0], new, Dequantize("y", ("new",))))
+    shapes = {"image": sizes, "x": sizes, "new": sizes, "y": sizes}
+    placed, arena = place(graph, shapes, share=True)
+    program = _kernels.Program(arena, 1)
+    with pytest.raises(InputError, match="graph node 'new': found Softmax, which the engine does not have"):
+        compile_graph(program, Ordered(graph, {}, {}), placed, shapes, "fast", InstructionSet.selected())
 
 
 def test_a_value_that_nobody_reads_does_no_harm():

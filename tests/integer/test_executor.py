@@ -1,9 +1,11 @@
 """The executor against formulas written out once more, torch's pooling, and ONNX Runtime's QLinearConv."""
 
+import math
 import subprocess
 import sys
 import weakref
 from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -182,17 +184,39 @@ def test_max_pool_equals_torch(kernel, stride, padding, dilation, ceil_mode):
 @pytest.mark.parametrize(
     "kernel, stride, padding", [((2, 2), (2, 2), (0, 0)), ((3, 3), (2, 2), (1, 1)), ((3, 5), (1, 2), (0, 2))]
 )
-def test_average_pool(kernel, stride, padding):
+@pytest.mark.parametrize("counted", [True, False])
+def test_average_pool(kernel, stride, padding, counted):
     torch = pytest.importorskip("torch")
     rng = np.random.default_rng(5)
     source, output = q(0.1, 77), q(0.083, 60, 230)
     codes = random_codes(rng, (2, 3, 9, 8), source)
-    node = ir.AvgPool("p", ("x",), output, kernel, stride, padding)
+    node = ir.AvgPool("p", ("x",), output, kernel, stride, padding, counted)
     centred = torch.from_numpy(codes.astype(F32) - 77)
     sums = torch.nn.functional.avg_pool2d(centred, kernel, stride, padding, divisor_override=1).numpy()
-    multiplier = source.scale / (output.scale * F32(kernel[0] * kernel[1]))
-    expected = np.vectorize(lambda s: clamp(half_even(F32(s) * multiplier), output))(sums)
+    inside = torch.nn.functional.avg_pool2d(torch.ones(9, 8)[None, None], kernel, stride, padding, divisor_override=1)
+    counts = np.full(sums.shape, kernel[0] * kernel[1]) if counted else np.broadcast_to(inside.numpy(), sums.shape)
+    multiplier = source.scale / (output.scale * counts.astype(F32))
+    expected = np.vectorize(lambda s, m: clamp(half_even(F32(s) * m), output))(sums, multiplier)
     np.testing.assert_array_equal(codes_of([node], source, image(codes, source)), expected)
+
+
+@pytest.mark.parametrize("rule", ["floor", "half_pixel"])
+def test_resize_nearest(rule):
+    """The pixels by loops over fractions."""
+    source = q(0.1, 7)
+    codes = random_codes(np.random.default_rng(5), (2, 3, 7, 5), source)
+    for factor in ((2, 1, 3, 1), (1, 1, 1, 2), (5, 3, 2, 5), (1, 7, 9, 4)):
+        node = ir.ResizeNearest("r", ("x",), source, factor, rule)
+        result = codes_of([node], source, image(codes, source))
+        scales = Fraction(factor[0], factor[1]), Fraction(factor[2], factor[3])
+        assert result.shape == (2, 3, int(7 * scales[0]), int(5 * scales[1]))
+        for row, column in np.ndindex(result.shape[2:]):
+            at = []
+            for i, scale, size in ((row, scales[0], 7), (column, scales[1], 5)):
+                place = i / scale if rule == "floor" else (i + Fraction(1, 2)) / scale - Fraction(1, 2)
+                whole = math.floor(place) if rule == "floor" else math.ceil(place - Fraction(1, 2))  # halves go down
+                at.append(min(max(whole, 0), size - 1))
+            np.testing.assert_array_equal(result[:, :, row, column], codes[:, :, at[0], at[1]])
 
 
 @pytest.mark.parametrize("keepdims", [False, True])

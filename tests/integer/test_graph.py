@@ -135,7 +135,9 @@ def test_validate_names_node_and_field(changes, message):
     [
         (around(ir.MaxPool("p", ("x",), q(0.5), (2, 2), (2, 2)), source=q()), "output: found .*expected its input's"),
         (around(ir.MaxPool("p", ("x",), q(), (2, 2), (2, 2), padding=(2, 2)), source=q()), "padding"),
-        (around(ir.AvgPool("p", ("x",), q(), (3, 3), (2, 2), (1, 1), False), source=q()), "count_include_pad"),
+        (around(ir.ResizeNearest("p", ("x",), q(), (2, 1)), source=q()), "factor: found"),
+        (around(ir.ResizeNearest("p", ("x",), q(), (2, 0, 1, 1)), source=q()), "factor: found"),
+        (around(ir.ResizeNearest("p", ("x",), q(), (1, 1, 1, 1), "ceil"), source=q()), "rule: found 'ceil'"),
         (around(ir.AvgPool("p", ("x",), q(), (3, 3), (2, 2), (2, 2)), source=q()), "padding"),
         (around(ir.Concat("j", ("x", "x"), q(), axis=2), source=q()), "axis"),
         (around(ir.Concat("j", (), q()), source=q()), "inputs"),
@@ -170,7 +172,11 @@ def test_float_values_are_no_inputs():
         ([linear("n", "x", q(), q(), np.ones((2, 3)))], (3, 4, 4), r"expected \[3\]"),
         ([conv("n", "p", q(), q(), np.ones((1, 2, 3, 3)))], (2, 4, 4), "hold the kernel"),
         ([conv("n", "p", q(), q(), np.ones((1, 1, 3, 3)))], (2, 8, 8), "1 channels"),
-        ([conv("n", "p", q(), q(), np.ones((1, 2, 1, 1)), padding=(1 << 20, 1 << 20))], (2, 8, 8), "2.31 elements"),
+        (
+            [conv("n", "p", q(), q(), np.ones((1, 2, 1, 1)), padding=(1 << 20, 1 << 20))],
+            (2, 8, 8),
+            "elements with padding",
+        ),
         ([ir.AvgPool("n", ("x",), q(), (5, 5), (1, 1))], (2, 4, 4), "hold the kernel"),
         ([ir.Flatten("f", ("x",), q()), ir.GlobalAvgPool("n", ("f",), q(), True)], (2, 4, 4), "channels, height"),
         ([ir.GlobalAvgPool("n", ("x",), q(), True)], (1, 5000, 5000), "pixels"),

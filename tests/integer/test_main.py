@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,8 +11,9 @@ from integer.onnx_models import quantized_network
 from integer.reference import small_network
 
 from oaq_repro.integer import __main__ as cli
+from oaq_repro.integer.audit import Audit, audit
 from oaq_repro.integer.executor import Executor
-from oaq_repro.integer.graph import Graph
+from oaq_repro.integer.graph import Dequantize, Graph
 from oaq_repro.integer.onnx_export import export_onnx
 from oaq_repro.integer.onnx_import import import_onnx
 from oaq_repro.integer.routes import MODES
@@ -46,8 +48,8 @@ def test_audit_json_is_the_same_for_both_formats(model, tmp_path, capsys):
     from_graph = json.loads(capsys.readouterr().out)
     cli.main(["audit", str(export_onnx(case.graph, (3, 16, 12), tmp_path / "m.onnx")), "--json"])
     assert json.loads(capsys.readouterr().out) == from_graph
-    assert [row["name"] for row in from_graph] == [layer.name for layer in case.graph.layers()]
-    assert {"kind", "depth", "q_max", "worst_case", "longest_block", "pairs", "narrowest"} < set(from_graph[0])
+    assert [row["name"] for row in from_graph["layers"]] == [layer.name for layer in case.graph.layers()]
+    assert from_graph == Audit(layers=audit(case.graph)).to_dict() and from_graph["total"] == 5
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -75,6 +77,18 @@ def test_bench(model, tmp_path, capsys):
     assert "[3, 8, 8]" in capsys.readouterr().out
 
 
+def test_bench_with_a_profile(model, capsys):
+    case, path = model
+    assert cli.main(["bench", str(path), "--shape", "3,16,12", "--profile", "--threads", "2"]) == 0
+    times, profile = capsys.readouterr().out.split("\n\n")
+    assert times.endswith("runs of one image")
+    lines = profile.splitlines()
+    assert lines[0].split() == ["node", "operator", "ms", "share", "MAC/cycle", "MAC/ns", "route"]
+    assert [line.split()[0] for line in lines[1:-2]] == [node.name for node in case.graph.nodes]
+    assert lines[-2].startswith("all") and "100.0 %" in lines[-2] and "GHz" in lines[-1] and "2 thread(s)" in lines[-1]
+    assert "depthwise, 16 bit" in profile
+
+
 def test_export(model, tmp_path, capsys):
     case, path = model
     out = tmp_path / "m.onnx"
@@ -90,7 +104,8 @@ def test_foreign_models_are_audited_and_exported(tmp_path, capsys):
     path = quantized_network(tmp_path)
     assert cli.main(["audit", str(path)]) == 0
     assert cli.main(["export", str(path), str(tmp_path / "again.onnx")]) == 0
-    assert "c2.Conv" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "c2.Conv" in out and "5 of 5 layers audited." in out
     assert isinstance(import_onnx(tmp_path / "again.onnx"), Graph)
 
 
@@ -108,6 +123,7 @@ def test_bad_input(model, tmp_path, capsys):
     assert "expected .onnx or .npz" in errors(["audit", tmp_path / "model.pt"], capsys)
     (tmp_path / "bad.onnx").write_bytes(b"\x00\x01\x02")
     assert "bad.onnx" in errors(["audit", tmp_path / "bad.onnx"], capsys)
+    assert "\\x1b[31mnone\\n.onnx" in errors(["audit", tmp_path / "\x1b[31mnone\n.onnx"], capsys)
     assert "--shape C,H,W" in errors(["bench", path], capsys)
     assert "--shape C,H,W" in errors(["export", path, tmp_path / "m.onnx"], capsys)
     assert "3 channels" in errors(["export", path, tmp_path / "m.onnx", "--shape", "1,8,8"], capsys)
@@ -123,6 +139,18 @@ def test_bad_input(model, tmp_path, capsys):
     for name in ("objects.npy", "nowhere.npy", "bad.onnx", "graph.npz"):
         assert name in errors(["run", path, "--input", tmp_path / name, "--output", tmp_path / "o.npz"], capsys)
     assert not (tmp_path / "o.npz").exists() and not (tmp_path / "m.onnx").exists()
+
+
+def test_names_from_models_are_escaped(model, tmp_path, capsys):
+    case, _ = model
+    name, path = "\x1b[2J\nout", tmp_path / "m.npz"
+    graph = replace(case.graph, outputs=(name,), nodes=(*case.graph.nodes[:-2], Dequantize(name, ("classifier",))))
+    graph.save(path)
+    np.save(tmp_path / "i.npy", case.images)
+    arguments = ["run", str(path), "--input", str(tmp_path / "i.npy"), "--output", str(tmp_path / "o.npz")]
+    assert cli.main(arguments) == 0
+    assert capsys.readouterr().out == "\\x1b[2J\\nout: float32 [5, 5]\n"
+    assert r"\x1b" in errors(["bench", tmp_path / "\x1b.npz", "--shape", "3,16,12"], capsys)
 
 
 @pytest.mark.parametrize(

@@ -71,10 +71,10 @@ def without_metadata(graph, shape) -> onnx.ModelProto:
 def test_exports_without_metadata_are_read_like_any_model(path):
     """Pools by average and resizes have no form in standard QDQ; the rest gives the same numbers."""
     equal = 0
-    for seed in range(150):
+    for seed in range(400):
         graph, shape = random_graph(seed)
         graph = graph.with_accumulator(NAMED["int32"])
-        if any(isinstance(n, ir.AvgPool | ir.GlobalAvgPool | ir.Resize) for n in graph.nodes):
+        if any(isinstance(n, ir.AvgPool | ir.GlobalAvgPool | ir.Resize | ir.ResizeNearest) for n in graph.nodes):
             continue
         if any(isinstance(n, ir.MaxPool) and (n.ceil_mode or max(n.padding) >= min(n.kernel)) for n in graph.nodes):
             continue
@@ -126,7 +126,7 @@ def test_models_of_quantize_static(tmp_path, per_channel, activation):
     path = quantized_network(tmp_path, per_channel=per_channel, **types)
     graph = import_onnx(path)
     kinds = {type(n) for n in graph.nodes}
-    assert kinds == set(ir.OPERATORS.values()) - {ir.Requantize}
+    assert kinds == set(ir.OPERATORS.values()) - {ir.Requantize, ir.ResizeNearest}
     found, expected = Executor(graph).run(IMAGES).outputs, run_onnx(path, IMAGES)
     for name, a, b in zip(graph.outputs, found, expected, strict=True):
         scale = graph.qparams(graph.node(name).inputs[0]).scale
@@ -330,14 +330,14 @@ CASES = {
     "NaN scale": (set_tensor("so", F32(np.nan)), "scale 'so'"),
     "tiny scale": (set_tensor("so", F32(1e-30)), "scale from"),
     "float64 scale": (set_tensor("so", 0.5), "data type"),
-    "float weights": (set_tensor("w", np.zeros((4, 3, 3, 3), F32)), "weight 'wd'"),
+    "float weights": (set_tensor("w", np.zeros((4, 3, 3, 3), F32)), "zero point 'wz': found int8, expected float32"),
     "weights of rank 3": (set_tensor("w", np.zeros((4, 3, 3), np.int8)), "weight 'wd'"),
     "no weights": (set_tensor("w", np.zeros((0, 3, 3, 3), np.int8)), "weight 'wd'"),
-    "zero point of weights": (set_tensor("wz", np.int8(1)), "zero points of 0"),
+    "zero point of weights": (set_tensor("wz", np.int8(5)), r"weight 'wd': found zero points of 5 .* from -1\d\d to"),
     "three scales": (lambda g: [set_tensor("ws", np.ones(3, F32))(g), set_tensor("wz", np.zeros(3, np.int8))(g)],
                      "axis: found 0 and 3 scales"),
     "bias beyond int32": (set_tensor("bs", np.full(4, 1e6, F32)), "bias 'bd'"),
-    "two scales of a bias": (set_tensor("bs", np.ones(2, F32)), "bias 'bd'"),
+    "two scales of a bias": (set_tensor("bs", np.ones(2, F32)), r"c\.Conv.*2 scales for the shape"),
     "NaN in a bias": (lambda g: (set_tensor("b", np.full(4, np.nan, F32))(g), g.node[4].input.__setitem__(2, "b")),
                       "bias 'b'"),
     "bias too short": (set_tensor("b", np.zeros(3, np.int32)), "bias 'bd'"),
@@ -347,7 +347,7 @@ CASES = {
     "sizes that lie": (set_dims("w", [2**20, 2**20, 3, 3]), "tensor 'w': found 108 values"),
     "negative sizes": (set_dims("w", [-4, -3, 3, 3]), "tensor 'w': found the shape"),
     "many sizes": (set_dims("w", [1] * 60), "tensor 'w': found the shape"),
-    "huge image": (set_input(1, 3, 2**40, 2**40), "2.31 elements"),
+    "huge image": (set_input(1, 3, 2**40, 2**40), "2.27 elements"),
     "negative image": (set_input(1, 3, -5, 5), "input 'x'"),
     "image of other depth": (set_input(1, 4, 16, 16), "3 channels"),
     "cycle": (lambda g: g.node[4].input.__setitem__(0, "y"), "input 'y'"),
@@ -409,7 +409,7 @@ def test_metadata_cannot_ask_for_memory(path):
     header, _ = to_header(graph.input_name, (graph.nodes[0], like, *graph.nodes[1:]), graph.outputs)
     header["nodes"][1]["kernel"] = [2**20, 1]
     content.metadata_props[0].value = json.dumps(header)
-    set_input(1, 1, 2**20 + 2**29, 1)(content.graph)
+    set_input(1, 1, 2**20 + 2**26, 1)(content.graph)
     onnx.save(content, path)
     tracemalloc.start()
     try:

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 from integer.random_graphs import random_graph, random_images
+from integer.reference import around, conv
 
+from oaq_repro.integer.certificate import certify
 from oaq_repro.integer.engine import Engine
 from oaq_repro.integer.executor import Executor
 from oaq_repro.integer.graph import Conv, Dequantize, Flatten, GlobalAvgPool, Graph, Linear, QParams, Quantize
@@ -12,6 +14,7 @@ from oaq_repro.integer.routes import MODES, InstructionSet
 from oaq_repro.quant.accumulator import NAMED
 
 INT32 = NAMED["int32"]
+ONE = np.float32(1)
 KERNELS = InstructionSet.selected("portable")
 
 
@@ -48,7 +51,7 @@ def test_random_graphs_keep_their_results():
     changed = 0
     for seed in range(150):
         graph, shape = random_graph(seed)
-        again = reorder(graph, graph.shapes(shape), "certified", KERNELS)
+        again = reorder(graph, graph.shapes(shape), "certified", KERNELS).graph
         again.validate()
         changed += any(
             not np.array_equal(a.weight, b.weight) for a, b in zip(graph.layers(), again.layers(), strict=True)
@@ -63,7 +66,7 @@ def test_random_graphs_keep_their_results():
 def test_heavy_channels_are_dealt_to_different_blocks():
     graph = uneven()
     shape = (3, 6, 6)
-    again = reorder(graph, graph.shapes(shape), "certified", KERNELS)
+    again = reorder(graph, graph.shapes(shape), "certified", KERNELS).graph
     check_equal(graph, again, shape)
     routes = {
         name: Engine(g, shape, mode="fast", isa="portable", trace=True).routes[2].folds
@@ -98,7 +101,7 @@ def test_channels_of_short_sums_stand_in_few_panels():
     writer = rng.integers(0, heavy[:, None] + 1, (64, 48))
     graph = chain(rng.integers(-20, 21, (48, 3)), writer, rng.integers(-9, 10, (16, 64)))
     shape = (3, 6, 6)
-    again = reorder(graph, graph.shapes(shape), "certified", KERNELS)
+    again = reorder(graph, graph.shapes(shape), "certified", KERNELS).graph
     check_equal(graph, again, shape)
     before, after = (Engine(g, shape, mode="fast", isa="portable", trace=True).routes[1].folds for g in (graph, again))
     assert max(before) <= 2 and sorted(after)[1:] == [16, 16, 16]
@@ -111,7 +114,7 @@ def test_pairs_that_could_saturate_are_parted_but_sums_that_depend_on_the_order_
     graph = chain(rng.integers(-20, 21, (64, 3)), reader, accumulator=NAMED[name], q_max=200)
     shape = (3, 6, 6)
     for mode in MODES:
-        again = reorder(graph, graph.shapes(shape), mode, KERNELS)
+        again = reorder(graph, graph.shapes(shape), mode, KERNELS).graph
         changed = not np.array_equal(again.node("conv1").weight, graph.node("conv1").weight)
         assert changed == (mode != "exact" and (mode, name) != ("fast", "int16_lanes8"))
         if mode == "fast":
@@ -120,7 +123,7 @@ def test_pairs_that_could_saturate_are_parted_but_sums_that_depend_on_the_order_
 
 def test_the_image_and_outputs_keep_their_order():
     graph = uneven()
-    again = reorder(graph, graph.shapes((3, 6, 6)), "certified", KERNELS)
+    again = reorder(graph, graph.shapes((3, 6, 6)), "certified", KERNELS).graph
     np.testing.assert_array_equal(
         np.sort(again.node("head").weight, axis=1), np.sort(graph.node("head").weight, axis=1)
     )
@@ -136,6 +139,32 @@ def test_the_image_and_outputs_keep_their_order():
 @pytest.mark.parametrize("hidden", [3, 4, 5])
 def test_few_channels_are_left_alone(hidden):
     graph = uneven(hidden)
-    again = reorder(graph, graph.shapes((3, 6, 6)), "certified", KERNELS)
+    again = reorder(graph, graph.shapes((3, 6, 6)), "certified", KERNELS).graph
     for a, b in zip(graph.layers()[:3], again.layers()[:3], strict=True):
         np.testing.assert_array_equal(a.weight, b.weight)
+
+
+@pytest.mark.parametrize("policy", ["int16_lanes8", "pair_saturating", "int16_block"])
+def test_sums_that_are_exact_in_the_given_order_stay_so(policy):
+    """No input overflows a lane or block of the graph's order; those of another order could."""
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        weight = np.abs(np.clip(np.round(rng.normal(0, 25, (32, 64, 1, 1))), -127, 127)) * np.resize(
+            [1, -1], (64, 1, 1)
+        )
+        accumulator, q_max = NAMED[policy], 255
+        while certify(layer := reading(weight, accumulator), QParams(ONE, 0, q_max)).worst_case > 1:
+            q_max -= 1
+        q = QParams(ONE, 0, q_max)
+        copy = conv("copy", "x", q, q, np.eye(64)[:, :, None, None], weight_scale=np.ones(64))
+        graph = around(copy, layer, source=q)
+        ends = np.concatenate([weight > 0, weight < 0]).astype(np.float32) * q_max  # of all sums at once
+        images = np.ascontiguousarray(np.tile(ends, (1, 1, 2, 2)))
+        engine = Engine(graph, (64, 2, 2), mode="fast")
+        assert {route.kind for route in engine.routes} == {"dense"}
+        np.testing.assert_array_equal(engine.run(images)[0], Executor(graph).run(images).outputs[0])
+
+
+def reading(weight, accumulator):
+    q = QParams(ONE, 100, 255)
+    return conv("layer", "copy", q, q, weight, weight_scale=np.full(32, 2.0**-9), accumulator=accumulator)

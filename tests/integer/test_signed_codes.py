@@ -1,5 +1,7 @@
 """Routes for kernels that multiply signed codes (csrc/neon.cpp): what is planned, computed by such kernels in NumPy."""
 
+from collections import namedtuple
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,7 +12,8 @@ from oaq_repro.integer.compiling import compile_graph
 from oaq_repro.integer.graph import Conv, Dequantize, Graph, QParams, Quantize
 from oaq_repro.integer.packing import pack_dense
 from oaq_repro.integer.plan import place
-from oaq_repro.integer.routes import MODES, Demand, InstructionSet, dense_folds
+from oaq_repro.integer.reorder import as_given
+from oaq_repro.integer.routes import MODES, Demand, InstructionSet, channel_folds
 from oaq_repro.quant.accumulator import Accumulator
 
 NEON = InstructionSet("neon", 127, False, (1, 2, 4, 8, 16), pairs=False)
@@ -28,15 +31,16 @@ class Program:
 
     dequantize = quantize
 
-    def dense(self, x, out, first, outputs, window, runs, panels, folds, constants):
-        def compute(codes):
-            acc = []
-            for p, (panel, fold) in enumerate(zip(panels, folds, strict=True)):
-                start = constants.start[p * _kernels.PANEL :][: _kernels.PANEL]
-                acc.append(dense_panel(codes, runs, panel, fold, start, constants.code_offset))
-            return wrap(np.concatenate(acc)[:outputs], 32 - constants.wrap_shift)
+    def dense(self, x, out, window, groups):
+        self.layers += [partial(self.group, out.channels // len(groups), group) for group in groups]
 
-        self.layers.append(compute)
+    @staticmethod
+    def group(outputs, group, codes):
+        constants, acc = group.constants, []
+        for p, (panel, fold) in enumerate(zip(group.panels, group.folds, strict=True)):
+            start = constants.start[p * _kernels.PANEL :][: _kernels.PANEL]
+            acc.append(dense_panel(codes, group.runs, panel, fold, start, constants.code_offset))
+        return wrap(np.concatenate(acc)[:outputs], 32 - constants.wrap_shift)
 
     def depthwise(self, x, out, window, taps, weights, folds, constants):
         def compute(codes):
@@ -107,7 +111,8 @@ def random_weights(rng, style, shape):
 @pytest.mark.parametrize("groups", [1, 2, 40])
 @pytest.mark.parametrize("style", ["extreme", "any", "small"])
 def test_planned_sums_are_exact(mode, q_max, groups, style, monkeypatch):
-    monkeypatch.setattr(_kernels, "Requantization", lambda **fields: SimpleNamespace(**fields))
+    monkeypatch.setattr(_kernels, "Requantization", SimpleNamespace)
+    monkeypatch.setattr(_kernels, "DenseGroup", namedtuple("DenseGroup", "runs panels folds constants"))
     rng = np.random.default_rng(q_max)
     channels, outputs, zero_point = 40 if groups == 40 else 10, 40, int(rng.integers(0, q_max + 1))
     weight = random_weights(rng, style, (outputs, channels // groups, SIZE, SIZE)).astype(np.int8)
@@ -121,7 +126,7 @@ def test_planned_sums_are_exact(mode, q_max, groups, style, monkeypatch):
     graph = Graph("image", nodes, ("y",))
     shapes = graph.shapes((channels, SIZE, SIZE))
     program = Program()
-    compile_graph(program, graph, place(graph, shapes, share=True)[0], shapes, mode, NEON)
+    compile_graph(program, as_given(graph, mode), place(graph, shapes, share=True)[0], shapes, mode, NEON)
 
     def check(codes):
         """codes: [channels, SIZE, SIZE]"""
@@ -149,7 +154,7 @@ def test_two_products_of_the_smallest_code_and_weight_do_not_fit(weight, fold):
     packed = pack_dense(np.full((16, 1, 1, 64), weight, np.int8), 64, 64, 0, (1, 1))
     for mode in ("certified", "acc32"):
         q, bias = QParams(np.float32(1), 128, 255), np.zeros(16, np.int32)
-        assert dense_folds(packed, bias, q, Demand(32, "certified"), mode, NEON) == (fold,)
+        assert channel_folds(packed, bias, q, Demand(32, "certified"), mode, NEON).panels() == (fold,)
 
 
 def test_codes_of_seven_bits_are_not_shifted():

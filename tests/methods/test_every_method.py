@@ -13,6 +13,7 @@ from tasks.suite import Once
 from oaq_repro.configuration import build, config_folder
 from oaq_repro.errors import InputError
 from oaq_repro.experiment import make_task
+from oaq_repro.hints import quiet
 from oaq_repro.integer.certificate import certify
 from oaq_repro.integer.executor import Executor
 from oaq_repro.integer.lower import lower
@@ -24,7 +25,6 @@ from oaq_repro.quant.calibrate import calibrate, freeze
 from oaq_repro.quant.convert import quantize_network
 from oaq_repro.quant.network import layers
 from oaq_repro.quant.settle import SettleConfig, settle
-from oaq_repro.training import quiet
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

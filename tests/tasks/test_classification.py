@@ -6,7 +6,7 @@ from oaq_repro.tasks.classification import ClassificationTask
 
 
 class TestClassification(TaskSuite):
-    STEPS, LR, LEARNED = 40, 1e-2, 1.0
+    STEPS, LR, LEARNED = 80, 1e-2, 1.0
 
     def network(self):
         return build(4, (1, 16, 16), "mobilenetv1", 0.25, "small")

@@ -15,7 +15,7 @@ from oaq_repro.benchmark.networks import ARCHITECTURES, float_network, images, i
 from oaq_repro.files import write_atomic
 from oaq_repro.integer.executor import Executor
 from oaq_repro.integer.graph import Graph
-from oaq_repro.integer.nodes import Conv, Layer
+from oaq_repro.integer.node_times import layer_macs
 from oaq_repro.quant.accumulator import NAMED
 
 Array = np.ndarray[Any, Any]
@@ -93,8 +93,3 @@ def macs(graph: Graph, input_shape: Sequence[int]) -> int:
     """Products of all layers, one image."""
     shapes = graph.shapes(input_shape)
     return sum(layer_macs(layer, shapes[layer.name]) for layer in graph.layers())
-
-
-def layer_macs(layer: Layer, output_shape: Sequence[int]) -> int:
-    """Products of one layer, padding included."""
-    return layer.weight.size * (output_shape[1] * output_shape[2] if isinstance(layer, Conv) else 1)

@@ -13,11 +13,11 @@ import numpy as np
 
 from oaq_repro import _kernels
 from oaq_repro.benchmark.agreement import Array
-from oaq_repro.benchmark.case import layer_macs
 from oaq_repro.benchmark.networks import ARCHITECTURES, integer_graph
 from oaq_repro.benchmark.timing import Row, Variant, alternate, rows
 from oaq_repro.integer import graph as ir
 from oaq_repro.integer.engine import Engine
+from oaq_repro.integer.node_times import layer_macs
 from oaq_repro.integer.routes import Mode
 from oaq_repro.quant.accumulator import NAMED
 

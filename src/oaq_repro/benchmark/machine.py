@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from oaq_repro import _kernels
+from oaq_repro.integer.node_times import clock_hz
 from oaq_repro.results.provenance import hardware, utc_now
 
 Isa = Literal["avx2", "native"]
 FLAGS = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "asimddp")  # the last: ARM's dot product
 PACKAGES = ("oaq_repro", "numpy", "torch", "onnxruntime", "openvino")
-
-CLOCK_TRIALS = 10  # a trial that the system interrupts finds a slower clock, none a faster one
 
 
 def describe(isa: Isa) -> dict[str, Any]:
@@ -25,7 +24,7 @@ def describe(isa: Isa) -> dict[str, Any]:
         "flags": [flag for flag in FLAGS if flag in flags],
         "isa": isa,
         "kernels": kernels_in_use(),
-        "clock_hz": max(_kernels.clock_hz() for _ in range(CLOCK_TRIALS)),
+        "clock_hz": clock_hz(),
         "load_average": list(os.getloadavg()),
         "packages": versions(),
         "started": utc_now(),

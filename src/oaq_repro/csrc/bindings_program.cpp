@@ -2,6 +2,7 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
@@ -49,13 +50,12 @@ oaq::Requantization requantization(const Flat<std::int32_t>& start, const Flat<s
 using Runs = nb::ndarray<const std::int32_t, nb::shape<-1, 3>, nb::c_contig, nb::device::cpu>;
 using Panel = nb::ndarray<const std::int8_t, nb::c_contig, nb::device::cpu>;
 
-oaq::DenseLayer dense_layer(std::int64_t first_channel, std::int64_t outputs, const oaq::Window& window, const Runs& runs,
-                            const std::vector<Panel>& panels, std::vector<int> folds,
-                            oaq::Requantization requantization) {
-    oaq::DenseLayer layer{first_channel, outputs, window, {}, {}, std::move(folds), std::move(requantization)};
-    for (std::size_t i = 0; i < runs.shape(0); ++i) layer.runs.push_back({runs(i, 0), runs(i, 1), runs(i, 2)});
-    for (const Panel& panel : panels) layer.panels.emplace_back(panel.data(), panel.data() + panel.size());
-    return layer;
+oaq::DenseGroup dense_group(const Runs& runs, const std::vector<Panel>& panels, std::vector<int> folds,
+                            const oaq::Requantization& requantization) {
+    oaq::DenseGroup group{{}, {}, std::move(folds), requantization};
+    for (std::size_t i = 0; i < runs.shape(0); ++i) group.runs.push_back({runs(i, 0), runs(i, 1), runs(i, 2)});
+    for (const Panel& panel : panels) group.panels.emplace_back(panel.data(), panel.data() + panel.size());
+    return group;
 }
 
 using Taps = nb::ndarray<const std::int32_t, nb::shape<-1, 2>, nb::c_contig, nb::device::cpu>;
@@ -96,18 +96,19 @@ nb::list table() {
     return rows;
 }
 
-// Additions that wait for one another take a cycle each: their rate is the core's clock.
+// Additions that wait for one another take a cycle each: their rate is the core's clock. They add a register, as some
+// cores add constants without taking time.
 double clock_hz() {
     constexpr int kRounds = 20, kSteps = 200000;
     double best = 0.0;
     for (int round = 0; round < kRounds; ++round) {
         const auto start = std::chrono::steady_clock::now();
-        std::uint64_t x = 0;
+        std::uint64_t x = 0, y = 1;
         for (int i = 0; i < kSteps; ++i) {
             for (int j = 0; j < 10; ++j) {
-                x += 1;
+                x += y;
 #if defined(__GNUC__)
-                asm volatile("" : "+r"(x));  // one by one
+                asm volatile("" : "+r"(x), "+r"(y));  // one by one
 #endif
             }
         }
@@ -141,6 +142,7 @@ void bind_program(nb::module_& module) {
     module.def("table", &table, "The sets of kernels, best first: dicts of what `KernelSet` in csrc/kernels.hpp declares.");
 
     module.def("all_finite", [](const Image<const float>& values) {
+        nb::gil_scoped_release release;
         return oaq::elementwise::all_finite(values.data(), static_cast<std::int64_t>(values.size()));
     }, "values"_a.noconvert(), "Whether no value of a float32 array is NaN or infinity.");
     module.def("clock_hz", &clock_hz, "The core's clock in Hz, measured in about 20 ms.");
@@ -166,6 +168,11 @@ void bind_program(nb::module_& module) {
             new (self) oaq::Requantization(
                 requantization(start, bias, multiplier, wrap_shift, zero_point, q_max, code_offset));
         }, "start"_a, "bias"_a, "multiplier"_a, "wrap_shift"_a, "zero_point"_a, "q_max"_a, "code_offset"_a);
+    nb::class_<oaq::DenseGroup>(module, "DenseGroup", "Weights and constants of a dense layer's group (csrc/program.hpp).")
+        .def("__init__", [](oaq::DenseGroup* self, const Runs& runs, const std::vector<Panel>& panels, std::vector<int> folds,
+                            const oaq::Requantization& constants) {
+            new (self) oaq::DenseGroup(dense_group(runs, panels, std::move(folds), constants));
+        }, "runs"_a, "panels"_a, "folds"_a, "constants"_a);
 
     nb::class_<Program>(module, "Program", "A compiled integer graph (csrc/program.hpp). Raises ValueError for parts that do not fit.")
         .def("__init__", [](Program* self, std::int64_t arena_bytes, int threads, std::optional<std::string> isa) {
@@ -173,11 +180,8 @@ void bind_program(nb::module_& module) {
         }, "arena_bytes"_a, "threads"_a, "isa"_a = nb::none())
         .def_prop_ro("isa", [](const Program& self) { return self.kernels().name; })
         .def("quantize", &Program::quantize)
-        .def("dense", [](Program& self, const Value& in, const Value& out, std::int64_t first_channel, std::int64_t outputs,
-                         const Window& window, const Runs& runs, const std::vector<Panel>& panels, std::vector<int> folds,
-                         const oaq::Requantization& constants) {
-            self.dense(in, out, dense_layer(first_channel, outputs, window, runs, panels, std::move(folds), constants));
-        })
+        .def("dense", [](Program& self, const Value& in, const Value& out, const Window& window,
+                         std::vector<oaq::DenseGroup> groups) { self.dense(in, out, {window, std::move(groups)}); })
         .def("depthwise", [](Program& self, const Value& in, const Value& out, const Window& window,
                              const std::vector<Taps>& taps, const std::vector<Panel>& weights, const std::vector<int>& folds,
                              const oaq::Requantization& constants) {
@@ -195,14 +199,24 @@ void bind_program(nb::module_& module) {
             self.reference(in, out, geometry, {bits, saturate, lanes, block}, source_zero_point, copy(weight), constants);
         })
         .def("add", &Program::add)
-        .def("lookup", [](Program& self, const Value& in, const Value& out, std::int64_t first_channel,
-                          const Flat<std::uint8_t>& codes) { self.lookup(in, out, first_channel, copy(codes)); })
+        .def("lookup", [](Program& self, const std::vector<std::pair<Value, Flat<std::uint8_t>>>& parts, const Value& out) {
+            std::vector<oaq::LookupPart> copies;
+            for (const auto& [value, table] : parts) copies.push_back({value, copy(table)});
+            self.lookup(std::move(copies), out);
+        })
         .def("max_pool", &Program::max_pool)
-        .def("average_pool", &Program::average_pool)
+        .def("average_pool", [](Program& self, const Value& in, const Value& out, const Window& window,
+                                int source_zero_point, const Flat<float>& multipliers, int zero_point, int q_max) {
+            self.average_pool(in, out, window, source_zero_point, copy(multipliers), zero_point, q_max);
+        })
         .def("resize", [](Program& self, const Value& in, const Value& out, const Flat<std::int64_t>& rows,
                           const Flat<float>& row_weights, const Flat<std::int64_t>& columns,
                           const Flat<float>& column_weights, int q_max) {
             self.resize(in, out, copy(rows), copy(row_weights), copy(columns), copy(column_weights), q_max);
+        })
+        .def("resize_nearest", [](Program& self, const Value& in, const Value& out, const Flat<std::int64_t>& rows,
+                                  const Flat<std::int64_t>& columns) {
+            self.resize_nearest(in, out, copy(rows), copy(columns));
         })
         .def("flatten", &Program::flatten)
         .def("dequantize", &Program::dequantize)
@@ -217,6 +231,8 @@ void bind_program(nb::module_& module) {
             nb::gil_scoped_release release;
             return self.profile(input.data(), results, repeats);
         }, "input"_a.noconvert(), "outputs"_a.noconvert(), "repeats"_a)
-        .def("read", [](const Program& self, const Value& value, Image<std::uint8_t> codes) { self.read(value, codes.data()); },
-             "value"_a, "codes"_a.noconvert());
+        .def("read", [](const Program& self, const Value& value, const Image<std::uint8_t>& codes) {
+            nb::gil_scoped_release release;
+            self.read(value, codes.data());
+        }, "value"_a, "codes"_a.noconvert());
 }

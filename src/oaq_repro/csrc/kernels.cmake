@@ -2,7 +2,8 @@
 option(OAQ_SANITIZE "find bad addresses and undefined behaviour (slow)" OFF)
 
 # Only the files of an instruction set get its flags: dispatch runs first.
-set(OAQ_SOURCES conv2d.cpp dispatch.cpp elementwise.cpp pool.cpp portable.cpp program.cpp program_layers.cpp)
+set(OAQ_SOURCES conv2d.cpp dense_plan.cpp dispatch.cpp elementwise.cpp pool.cpp portable.cpp
+  program.cpp program_dense.cpp program_layers.cpp)
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
   set(OAQ_AVX2_SOURCES avx2_add.cpp avx2_dense.cpp avx2_depthwise.cpp)
   list(APPEND OAQ_SOURCES ${OAQ_AVX2_SOURCES})

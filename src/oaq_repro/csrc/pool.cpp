@@ -1,6 +1,15 @@
 #include "pool.hpp"
 
+#include <pthread.h>
+
+#include <atomic>
 #include <chrono>
+#include <condition_variable>
+#include <cstddef>
+#include <cstdint>
+#include <mutex>
+#include <thread>
+#include <vector>
 
 namespace oaq {
 namespace {
@@ -16,13 +25,48 @@ inline void relax() {
 #endif
 }
 
+// Counts the forks between the first process and this one; cheaper to ask for than the process's number.
+std::atomic<int> forks{0};
+[[maybe_unused]] const int registered = pthread_atfork(nullptr, nullptr, [] { forks.fetch_add(1); });
+
 }  // namespace
 
-Pool::Pool(int threads) {
-    for (int i = 1; i < threads; ++i) workers_.emplace_back([this] { work(); });
-}
+// Workers and all that they look at, in one place: a forked process has copies of the mutex as its parent's threads held
+// it and handles of threads that it does not have, and can only leave them alone.
+class Pool::Crew {
+public:
+    explicit Crew(int workers) {
+        workers_.reserve(static_cast<std::size_t>(workers));
+        try {
+            for (int i = 0; i < workers; ++i) workers_.emplace_back([this] { work(); });
+        } catch (...) {
+            stop();
+            throw;
+        }
+    }
+    ~Crew() { stop(); }
 
-Pool::~Pool() {
+    bool is_parents() const { return forks_ != forks.load(std::memory_order_relaxed); }
+    void run(int count, const std::function<void(int)>& task);
+
+private:
+    void work();
+    bool take_one();
+    void stop();
+
+    const int forks_ = forks.load();
+    std::vector<std::thread> workers_;
+    // generation << 32 | tasks not yet taken: one word, so that a late worker can never take a task of another run.
+    std::atomic<std::uint64_t> ticket_{0};
+    std::atomic<int> done_{0};
+    const std::function<void(int)>* task_ = nullptr;
+    std::mutex mutex_;
+    std::condition_variable wake_;
+    int sleeping_ = 0;
+    bool stop_ = false;
+};
+
+void Pool::Crew::stop() {
     {
         const std::lock_guard<std::mutex> lock(mutex_);
         stop_ = true;
@@ -31,7 +75,7 @@ Pool::~Pool() {
     for (std::thread& worker : workers_) worker.join();
 }
 
-bool Pool::take_one() {
+bool Pool::Crew::take_one() {
     std::uint64_t ticket = ticket_.load(std::memory_order_acquire);
     while ((ticket & kLeft) != 0) {
         if (!ticket_.compare_exchange_weak(ticket, ticket - 1, std::memory_order_acq_rel)) continue;
@@ -42,11 +86,7 @@ bool Pool::take_one() {
     return false;
 }
 
-void Pool::run(int count, const std::function<void(int)>& task) {
-    if (workers_.empty() || count <= 1) {
-        for (int i = 0; i < count; ++i) task(i);
-        return;
-    }
+void Pool::Crew::run(int count, const std::function<void(int)>& task) {
     task_ = &task;
     done_.store(0, std::memory_order_relaxed);
     const std::uint64_t generation = (ticket_.load(std::memory_order_relaxed) >> 32) + 1;
@@ -67,7 +107,7 @@ void Pool::run(int count, const std::function<void(int)>& task) {
     }
 }
 
-void Pool::work() {
+void Pool::Crew::work() {
     for (;;) {
         const auto deadline = std::chrono::steady_clock::now() + kSpin;
         bool idle = true;
@@ -84,6 +124,24 @@ void Pool::work() {
         --sleeping_;
         if (stop_) return;
     }
+}
+
+Pool::Pool(int threads) : threads_(threads), crew_(threads > 1 ? new Crew(threads - 1) : nullptr) {}
+
+Pool::~Pool() { leave_to_parent(); }
+
+void Pool::leave_to_parent() {
+    if (crew_ != nullptr && crew_->is_parents()) static_cast<void>(crew_.release());
+}
+
+void Pool::run(int count, const std::function<void(int)>& task) {
+    if (threads_ <= 1 || count <= 1) {
+        for (int i = 0; i < count; ++i) task(i);
+        return;
+    }
+    leave_to_parent();
+    if (crew_ == nullptr) crew_.reset(new Crew(threads_ - 1));
+    crew_->run(count, task);
 }
 
 }  // namespace oaq

@@ -91,15 +91,17 @@ void Program::quantize(const Value& out, Quantization q) {
     });
 }
 
-void Program::dequantize(const Value& in, Quantization q, int output) {
+void Program::dequantize(const Value& in, Quantization q, std::vector<int> outputs) {
     check(in);
-    step(nullptr, [this, in, q, output] {
-        float* result = (*outputs_)[static_cast<std::size_t>(output)];
-        split(in.height, in.width * in.channels, [&](std::int64_t first, std::int64_t last) {
-            for (std::int64_t y = first; y < last; ++y)
-                elementwise::dequantize(at(in, y), in.width, in.channels, result + y * in.width, in.height * in.width,
-                                        q.scale, q.zero_point);
-        });
+    step(nullptr, [this, in, q, outputs = std::move(outputs)] {
+        for (const int output : outputs) {
+            float* result = (*outputs_)[static_cast<std::size_t>(output)];
+            split(in.height, in.width * in.channels, [&](std::int64_t first, std::int64_t last) {
+                for (std::int64_t y = first; y < last; ++y)
+                    elementwise::dequantize(at(in, y), in.width, in.channels, result + y * in.width, in.height * in.width,
+                                            q.scale, q.zero_point);
+            });
+        }
     });
 }
 
@@ -114,16 +116,25 @@ void Program::add(const Value& a, const Value& b, const Value& out, Quantization
     });
 }
 
-void Program::lookup(const Value& in, const Value& out, std::int64_t first_channel, std::vector<std::uint8_t> table) {
-    check(in);
+void Program::lookup(std::vector<LookupPart> parts, const Value& out) {
     check(out);
-    require(table.size() == 256 && first_channel + in.channels <= out.channels, "table");
-    // Only the first part of a joined value fills its border; the others would do it again.
-    step(first_channel == 0 ? &out : nullptr, [this, in, out, first_channel, table = std::move(table)] {
-        split(out.height, out.width * in.channels, [&](std::int64_t first, std::int64_t last) {
-            for (std::int64_t y = first; y < last; ++y)
-                elementwise::lookup(at(in, y), in.channels, at(out, y) + first_channel, out.channels, out.width,
-                                    table.data());
+    std::int64_t channels = 0;
+    for (const LookupPart& part : parts) {
+        check(part.in);
+        require(part.table.size() == 256, "table");
+        require(part.in.height == out.height && part.in.width == out.width, "size of a part");
+        channels += part.in.channels;
+    }
+    require(channels == out.channels, "parts");
+    step(&out, [this, out, parts = std::move(parts)] {
+        split(out.height, out.width * out.channels, [&](std::int64_t first, std::int64_t last) {
+            for (std::int64_t y = first; y < last; ++y) {
+                std::uint8_t* result = at(out, y);
+                for (const LookupPart& part : parts) {
+                    elementwise::lookup(at(part.in, y), part.in.channels, result, out.channels, out.width, part.table.data());
+                    result += part.in.channels;
+                }
+            }
         });
     });
 }
@@ -156,15 +167,16 @@ void Program::max_pool(const Value& in, const Value& out, Window w) {
     });
 }
 
-void Program::average_pool(const Value& in, const Value& out, Window w, int source_zero_point, float multiplier,
-                           int zero_point, int q_max) {
+void Program::average_pool(const Value& in, const Value& out, Window w, int source_zero_point,
+                           std::vector<float> multipliers, int zero_point, int q_max) {
     check(in);
     check(out);
     require(w.padding_h <= in.border_h && w.padding_w <= in.border_w, "border of an average");
     require(out.height <= output_size(in.height, w.kernel_h, w.stride_h, w.padding_h, 1) &&
                 out.width <= output_size(in.width, w.kernel_w, w.stride_w, w.padding_w, 1), "windows of an average");
+    require(static_cast<std::int64_t>(multipliers.size()) == out.height * out.width, "multipliers of an average");
     const auto start = static_cast<std::int32_t>(-w.kernel_h * w.kernel_w * source_zero_point);
-    step(&out, [this, in, out, w, start, multiplier, zero_point, q_max,
+    step(&out, [this, in, out, w, start, multipliers = std::move(multipliers), zero_point, q_max,
                 sums = std::vector<std::int32_t>(static_cast<std::size_t>(out.height * out.channels))]() mutable {
         split(out.height, out.width * out.channels * w.kernel_h * w.kernel_w / 8, [&](std::int64_t first, std::int64_t last) {
             for (std::int64_t y = first; y < last; ++y) {
@@ -176,6 +188,7 @@ void Program::average_pool(const Value& in, const Value& out, Window w, int sour
                             elementwise::accumulate(at(in, y * w.stride_h - w.padding_h + i, x * w.stride_w - w.padding_w + j),
                                                     acc, out.channels);
                     std::uint8_t* result = at(out, y, x);
+                    const float multiplier = multipliers[static_cast<std::size_t>(y * out.width + x)];
                     for (std::int64_t c = 0; c < out.channels; ++c)
                         result[c] = to_code(acc[c], multiplier, zero_point, q_max);
                 }
@@ -208,6 +221,26 @@ void Program::resize(const Value& in, const Value& out, std::vector<std::int64_t
                     elementwise::blend(between + columns[2 * j] * in.channels, between + columns[2 * j + 1] * in.channels,
                                        column_weights[j], at(out, y, x), out.channels, q_max);
                 }
+            }
+        });
+    });
+}
+
+void Program::resize_nearest(const Value& in, const Value& out, std::vector<std::int64_t> rows,
+                             std::vector<std::int64_t> columns) {
+    check(in);
+    check(out);
+    require(static_cast<std::int64_t>(rows.size()) == out.height && static_cast<std::int64_t>(columns.size()) == out.width &&
+                in.channels == out.channels, "pixels of a resize");
+    for (const std::int64_t row : rows) require(row >= 0 && row < in.height, "rows of a resize");
+    for (const std::int64_t column : columns) require(column >= 0 && column < in.width, "columns of a resize");
+    step(&out, [this, in, out, rows = std::move(rows), columns = std::move(columns)] {
+        split(out.height, out.width * out.channels / 4, [&](std::int64_t first, std::int64_t last) {
+            for (std::int64_t y = first; y < last; ++y) {
+                const std::uint8_t* row = at(in, rows[static_cast<std::size_t>(y)]);
+                for (std::int64_t x = 0; x < out.width; ++x)
+                    std::memcpy(at(out, y, x), row + columns[static_cast<std::size_t>(x)] * in.channels,
+                                static_cast<std::size_t>(in.channels));
             }
         });
     });

@@ -16,10 +16,6 @@
 
 namespace oaq {
 
-// How work is handed to threads.
-constexpr std::int64_t kPiece = 8192;            // operations that are worth handing to another thread
-constexpr int kPiecesPerThread = 8;              // at most, as threads are not equally fast
-
 inline void require(bool holds, const char* what) {
     if (!holds) throw std::invalid_argument(std::string("program: ") + what);
 }
@@ -70,13 +66,17 @@ struct Requantization {
     }
 };
 
-struct DenseLayer {
-    std::int64_t first_channel, outputs;      // written to channels [first_channel, first_channel + outputs)
-    Window window;                            // stride and padding are read
+// A group of a dense layer's channels.
+struct DenseGroup {
     std::vector<Run> runs;                    // offsets from the window's first code
     std::vector<Vector<std::int8_t>> panels;  // weights
     std::vector<int> folds;                   // of each panel
     Requantization requantization;
+};
+
+struct DenseLayer {
+    Window window;                   // stride and padding are read
+    std::vector<DenseGroup> groups;  // of as many output channels each
 };
 
 // Of kChannelBlock channels.
@@ -92,6 +92,13 @@ struct DepthwiseLayer {
     Requantization requantization;
 };
 
+// A value whose codes go through a table of 256.
+struct LookupPart {
+    Value in;
+    std::vector<std::uint8_t> table;
+};
+
+// Every operator is one step. One caller at a time: threads that share a program need a lock (engine.py).
 class Program {
 public:
     Program(std::int64_t arena_bytes, int threads, const KernelSet& kernels);
@@ -105,16 +112,20 @@ public:
     void reference(const Value& in, const Value& out, Geometry geometry, Policy policy, int source_zero_point,
                    std::vector<std::int8_t> weight, Requantization requantization);
     void add(const Value& a, const Value& b, const Value& out, Quantization qa, Quantization qb, Quantization q);
-    // Every code through a table of 256, into the channels from `first_channel` on.
-    void lookup(const Value& in, const Value& out, std::int64_t first_channel, std::vector<std::uint8_t> table);
+    // The parts side by side.
+    void lookup(std::vector<LookupPart> parts, const Value& out);
     void max_pool(const Value& in, const Value& out, Window window);
-    void average_pool(const Value& in, const Value& out, Window window, int source_zero_point, float multiplier,
-                      int zero_point, int q_max);
+    // multipliers: of each window, in the order of the output's pixels.
+    void average_pool(const Value& in, const Value& out, Window window, int source_zero_point,
+                      std::vector<float> multipliers, int zero_point, int q_max);
     void resize(const Value& in, const Value& out, std::vector<std::int64_t> rows, std::vector<float> row_weights,
                 std::vector<std::int64_t> columns, std::vector<float> column_weights, int q_max);
+    // Pixels at these rows and columns.
+    void resize_nearest(const Value& in, const Value& out, std::vector<std::int64_t> rows, std::vector<std::int64_t> columns);
     // To [C * H * W] in the order of NCHW.
     void flatten(const Value& in, const Value& out);
-    void dequantize(const Value& in, Quantization q, int output);
+    // To the outputs of these indices.
+    void dequantize(const Value& in, Quantization q, std::vector<int> outputs);
 
     // input: float32 [C, H, W]; outputs: float32 [C, H, W] or [C], in the order of their indices.
     void run(const float* input, const std::vector<float*>& outputs);
@@ -139,7 +150,6 @@ private:
     std::unique_ptr<std::uint8_t[]> memory_;
     std::uint8_t* arena_;
     std::unique_ptr<std::int16_t[]> wide_;  // codes at the same places as in the arena, for exact routes; null without
-    bool widened_ = false;  // whether a group of the layer that is being added does it
     const KernelSet& kernels_;
     Pool pool_;
     std::vector<std::function<void()>> steps_;

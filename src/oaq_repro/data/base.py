@@ -12,11 +12,14 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
-from oaq_repro.data.checks import check_integer, check_sides, unexpected
+from oaq_repro.data.fields import check_integer, check_sides, unexpected
 from oaq_repro.data.loading import ErrorCollate, Loader, Samples, Shuffle, View
+from oaq_repro.data.notes import say
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+ABSENT_NAMED = 5
+"""How many classes that never occur are named."""
 
 Transform = Callable[[Any, Any], Any]
 
@@ -32,6 +35,9 @@ class DataModule(pl.LightningDataModule, ABC):
     """
 
     task: str
+    benchmark: str | None = None  # its entry in manifests.yaml; None: a data set of the user's own
+    download = False  # whether `prepare_data` may download
+    trains = True  # False: the first split is for calibration alone
 
     def __init__(
         self,
@@ -57,6 +63,7 @@ class DataModule(pl.LightningDataModule, ABC):
         self.mean, self.std = [float(v) for v in mean], [float(v) for v in std]
         if len(self.mean) not in (1, 3) or len(self.mean) != len(self.std) or min(self.std) <= 0:
             raise unexpected("data.mean, data.std", f"{self.mean}, {self.std}", "as many as channels, std above 0")
+        self.counts: dict[str, int] = {}  # what `read` found before any selection, by the names of manifests.yaml
         self._splits: tuple[Samples, Samples] | None = None
 
     @abstractmethod
@@ -83,17 +90,21 @@ class DataModule(pl.LightningDataModule, ABC):
 
     @property
     def splits(self) -> tuple[Samples, Samples]:
-        """Training and held-out samples after `subset` and `val_subset`; read at the first use."""
+        """Training and held-out samples after `subset` and `val_subset`; read and checked at the first use."""
         if self._splits is None:
             self.prepare_data()
             train, val = self.read()
+            self._check_classes(train)
             self._splits = (self._cut(train, self.subset, "subset"), self._cut(val, self.val_subset, "val_subset"))
         return self._splits
 
     def setup(self, stage: str | None = None) -> None:
-        """Read the annotations and check the layout. Raises InputError naming file, field, found, expected."""
+        """Read the annotations and check the layout. Raises InputError naming file, field, found, expected.
+
+        What needs the pixels is checked as they are loaded (`inspection.inspect_data` loads all).
+        """
         train, val = self.splits
-        if len(train) < self.batch_size:
+        if self.trains and len(train) < self.batch_size:
             raise unexpected("data.batch_size", self.batch_size, f"at most the {len(train)} training samples")
         if not len(val):
             raise unexpected(self.root, "no held-out samples", "at least one")
@@ -110,6 +121,10 @@ class DataModule(pl.LightningDataModule, ABC):
 
     def train_dataloader(self) -> DataLoader:
         """Augmented training samples in a seeded random order; the last incomplete batch is dropped."""
+        if not self.trains:
+            raise unexpected(
+                self.root, "no images to train on", "some, or schedule.float=null and no fine-tuning (method=ptq_int8)"
+            )
         view = View(self.splits[0], self.transform(train=True), self.seed)
         return self._loader(view, sampler=Shuffle(len(view), self.seed), drop_last=True)
 
@@ -132,6 +147,20 @@ class DataModule(pl.LightningDataModule, ABC):
             generator=torch.Generator().manual_seed(self.seed),  # else each epoch would draw from the global one
             **how,
         )
+
+    def _check_classes(self, train: Samples) -> None:
+        """Say which classes never occur in the training samples."""
+        if self.trains:
+            seen = train.seen()
+            absent = [name for index, name in enumerate(train.classes) if index not in seen]
+            if absent:
+                names = ", ".join(absent[:ABSENT_NAMED]) + (", ..." if len(absent) > ABSENT_NAMED else "")
+                text = f"{len(absent)} of {len(train.classes)} classes never occur in the training samples: {names}"
+                say(self.root, f"{text}{self.why_absent(names, seen)}")
+
+    def why_absent(self, names: str, seen: set[int]) -> str:
+        """What to add where only the classes `seen` occur; InputError where nothing can be learned from those."""
+        return ""
 
     def _cut(self, samples: Samples, count: int | None, field: str) -> Samples:
         if count is None:

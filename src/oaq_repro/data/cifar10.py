@@ -10,19 +10,22 @@ from typing import Any
 import numpy as np
 from torchvision import tv_tensors
 from torchvision.datasets import CIFAR10
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from oaq_repro.data import transforms
 from oaq_repro.data.base import Transform
-from oaq_repro.data.checks import require_folder, unexpected
-from oaq_repro.data.classification import ArraySamples, ClassificationData, FolderSamples, read_class_folders
+from oaq_repro.data.classification import ArraySamples, ClassificationData, FolderSamples, is_image, read_class_folders
+from oaq_repro.data.fields import require_unique, unexpected
 from oaq_repro.data.images import read_image
 from oaq_repro.data.loading import Samples
+from oaq_repro.data.notes import say
+from oaq_repro.data.reading import MissingError, reading, require_folder
 
 HOLD_OUT_EVERY = 10
 """Where there is no test split, every tenth image of each class (in the order of the names) is held out."""
 HELD_OUT_FOLDERS = ("test", "val")
 EXPECTED = f"{CIFAR10.base_folder}, train/<class>/<image> or train.zip"
+MOST_BYTES = 1 << 26
+"""Of an image in a zip, unpacked: known before it is."""
 Files = list[tuple[str, int]]
 
 
@@ -38,12 +41,13 @@ class ZipSamples(FolderSamples):
         """Return image and class index."""
         name, label = self.files[index]
         where = f"{self.archive}: {name}"
-        if self._open is None or self._open[0] != os.getpid():  # a file handle must not be shared with a forked worker
-            self._open = (os.getpid(), zipfile.ZipFile(self.archive))
-        try:
+        with reading(where, "member of a zip", "an image, neither encrypted nor in a compression unknown here"):
+            if self._open is None or self._open[0] != os.getpid():  # a file must not be shared with a forked worker
+                self._open = (os.getpid(), zipfile.ZipFile(self.archive))
+            size = self._open[1].getinfo(name).file_size
+            if size > MOST_BYTES:
+                raise unexpected(where, f"{size} bytes", f"at most {MOST_BYTES}")
             content = self._open[1].read(name)
-        except (zipfile.BadZipFile, OSError, KeyError) as error:
-            raise unexpected(where, f"a damaged member ({error})", "an image") from None
         return read_image(where, content), label
 
     def __getstate__(self) -> dict[str, Any]:
@@ -58,10 +62,11 @@ class Cifar10(ClassificationData):
     to (`download`). Without a test split every tenth training image of each class, in the order of names, is held out.
     """
 
+    benchmark = "cifar10"
+
     def __init__(self, *, download: bool = False, **common: Any) -> None:
         super().__init__(**common)
         self.download = download
-        self.holds_out = False  # set by read: whether part of the training images is held out
 
     def prepare_data(self) -> None:
         """Download the canonical files where nothing is found and `download` is set."""
@@ -71,7 +76,7 @@ class Cifar10(ClassificationData):
         if self._is_there(root) or not self.download:
             return
         if root.suffix == ".zip":
-            raise unexpected(root, "no such file", "a zip with train/<class>/<image>")
+            raise unexpected(root, "no such file", "a zip with train/<class>/<image>", MissingError)
         try:
             CIFAR10(root, download=True)
         except (OSError, RuntimeError) as error:
@@ -79,6 +84,7 @@ class Cifar10(ClassificationData):
                 f"data.root={root}",
                 f"no CIFAR-10, and it cannot be downloaded ({error})",
                 EXPECTED,
+                MissingError,
             ) from None
 
     @staticmethod
@@ -91,7 +97,9 @@ class Cifar10(ClassificationData):
         assert root is not None  # prepare_data has seen to it
         archive = next((path for path in (root, root / "train.zip") if path.is_file()), None)
         if (root / CIFAR10.base_folder).is_dir():
-            return _canonical(root, train=True), _canonical(root, train=False)
+            train, val = _canonical(root, train=True), _canonical(root, train=False)
+            self.counts = {"train: images": len(train), "test: images": len(val)}
+            return train, val
         make: Callable[..., Samples] = FolderSamples
         if (root / "train").is_dir():
             names, splits = _folders(root)
@@ -100,11 +108,16 @@ class Cifar10(ClassificationData):
             make = partial(ZipSamples, archive=archive)
         else:
             require_folder(root, "CIFAR-10")
-            raise unexpected(f"data.root={root}", "no CIFAR-10", EXPECTED)
+            raise unexpected(f"data.root={root}", "no CIFAR-10", EXPECTED, MissingError)
         held_out = next((splits[name] for name in HELD_OUT_FOLDERS if name in splits), None)
-        self.holds_out = held_out is None
-        train, val = hold_out(splits["train"]) if held_out is None else (splits["train"], held_out)
-        return make(names, files=train), make(names, files=val)
+        self.counts = {"train: images": len(splits["train"])}
+        if held_out is None:
+            train_files, held_out = hold_out(splits["train"])
+            say(root, f"no test split; {len(held_out)} of the {len(splits['train'])} training images are held out")
+        else:
+            self.counts["test: images"] = len(held_out)
+            train_files = splits["train"]
+        return make(names, files=train_files), make(names, files=held_out)
 
     def transform(self, train: bool) -> Transform:
         """Pad by an eighth of the side (4 of 32), crop, flip."""
@@ -113,10 +126,8 @@ class Cifar10(ClassificationData):
 
 def _canonical(root: Path, train: bool) -> ArraySamples:
     folder = root / CIFAR10.base_folder
-    try:
+    with reading(str(folder), "copy of CIFAR-10", "torchvision's files"):
         data = CIFAR10(root, train=train)
-    except Exception as error:  # RuntimeError for checksums, and whatever unpickling a broken file raises
-        raise unexpected(folder, f"damaged files ({error})", "torchvision's CIFAR-10") from None
     return ArraySamples(tuple(data.classes), data.data.transpose(0, 3, 1, 2), np.array(data.targets))
 
 
@@ -133,11 +144,9 @@ def _folders(root: Path) -> tuple[tuple[str, ...], dict[str, Files]]:
 
 def _members(archive: Path) -> tuple[tuple[str, ...], dict[str, Files]]:
     """Return class names and the images of every split in a zip: members that end in <split>/<class>/<image>."""
-    try:
-        with zipfile.ZipFile(archive) as content:
-            members = sorted(name for name in content.namelist() if name.lower().endswith(IMG_EXTENSIONS))
-    except (zipfile.BadZipFile, OSError) as error:
-        raise unexpected(archive, f"a damaged zip ({error})", "one with train/<class>/<image>") from None
+    with reading(archive, "zip", "one with train/<class>/<image>"), zipfile.ZipFile(archive) as content:
+        members = sorted(name for name in content.namelist() if is_image(name.rpartition("/")[2]))
+    require_unique(archive, members, "every member once")
     found: dict[str, list[tuple[str, str]]] = {}
     for name in members:
         parts = name.split("/")

@@ -1,7 +1,6 @@
 """Detection: annotated images, checked boxes, and the data module that VOC, COCO and the scenes share."""
 
 import json
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,17 @@ from torchvision import tv_tensors
 
 from oaq_repro.data import transforms
 from oaq_repro.data.base import DataModule, Transform
-from oaq_repro.data.checks import check_fraction, unexpected
-from oaq_repro.data.images import read_image
+from oaq_repro.data.fields import check_fraction, unexpected
+from oaq_repro.data.images import read_annotated
 from oaq_repro.data.loading import Samples
+from oaq_repro.data.notes import Repairs
 
 BORDER = 1.0
-"""Pixels that a box may stand out of its image (rounding of real annotations); it is clipped then."""
+"""Pixels that a box may stand out of its image without a word (rounding of real annotations); it is clipped."""
+EMPTY = "boxes without width or height, dropped"
+CLIPPED = "boxes that reach out of their images, clipped"
+CLIPPED_SHARE, CLIPPED_LEAST = 0.01, 5
+"""More clipped boxes than this share of a file's, and than this number, are no slips but other images' coordinates."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,35 +44,47 @@ class Annotated:
 
 
 class BoxCollector:
-    """Collects the boxes of one image and checks each: one InputError, or a count of dropped empty boxes."""
+    """Collects the boxes of one image and checks each: it is taken, repaired (and counted), or one InputError.
 
-    def __init__(self, where: str, size: tuple[int, int]) -> None:
-        self.where, self.size = where, size
+    `where` is the file, `place` the image in it where the file is that of many.
+    """
+
+    def __init__(self, where: object, size: tuple[int, int], repairs: Repairs, place: str = "") -> None:
+        self.where, self.size, self.repairs, self.place = where, size, repairs, place
         self.rows: list[tuple[float, float, float, float]] = []
         self.labels: list[int] = []
         self.ignored: list[int] = []
         self.areas: list[float] = []
-        self.dropped = 0
 
     def add(
         self, field: str, box: tuple[float, float, float, float], label: int, ignored: bool, area: float | None
     ) -> None:
-        """Add a half-open xyxy box. Empty ones are counted, inverted ones and those outside the image are errors."""
+        """Add a half-open xyxy box.
+
+        One that reaches out of the image is clipped; an empty one is dropped. An inverted box, and one that has
+        nothing in the image, are errors.
+        """
         height, width = self.size
+        place = f"{self.place}{field}"
         x0, y0, x1, y1 = box
         where, found = f"{self.where}: {field}", f"box ({x0:g}, {y0:g}, {x1:g}, {y1:g})"
         if not np.isfinite(box).all() or x1 < x0 or y1 < y0:
             raise unexpected(where, found, "finite numbers with the smaller corner first")
-        if min(x0, y0) < -BORDER or x1 > width + BORDER or y1 > height + BORDER:
+        outside = min(x0, y0) < -BORDER or x1 > width + BORDER or y1 > height + BORDER
+        if outside and (x1 <= 0 or y1 <= 0 or x0 >= width or y0 >= height):
             raise unexpected(where, found, f"it inside the image of {width}x{height} pixels")
         x0, y0, x1, y1 = max(x0, 0.0), max(y0, 0.0), min(x1, float(width)), min(y1, float(height))
         if x1 <= x0 or y1 <= y0:
-            self.dropped += 1
+            self.repairs.count(EMPTY, place)
             return
+        inside = (x1 - x0) * (y1 - y0)
+        if outside:
+            self.repairs.count(CLIPPED, place)
+            area = None if area is None else min(area, inside)
         self.rows.append((x0, y0, x1, y1))
         self.labels.append(label)
         self.ignored.append(int(ignored))
-        self.areas.append((x1 - x0) * (y1 - y0) if area is None else area)
+        self.areas.append(inside if area is None else area)
 
     def finish(self, path: Path, image_id: int) -> Annotated:
         """Return the image with its boxes."""
@@ -83,10 +99,11 @@ class BoxCollector:
         )
 
 
-def warn_dropped(where: Path | str, dropped: int) -> None:
-    """Say once how many boxes of no width or height were left out."""
-    if dropped:
-        warnings.warn(f"{where}: dropped {dropped} boxes without width or height", stacklevel=2)
+def say_repairs(repairs: Repairs, records: list[Annotated]) -> None:
+    """Say what was repaired in the boxes of one file; InputError where too many had to be clipped."""
+    total = sum(len(record.labels) for record in records)
+    repairs.limit(CLIPPED, total, CLIPPED_SHARE, CLIPPED_LEAST, "coordinates in pixels of the images as they are there")
+    repairs.say()
 
 
 class DetectionSamples(Samples):
@@ -99,14 +116,7 @@ class DetectionSamples(Samples):
     def load(self, index: int) -> tuple[tv_tensors.Image, dict[str, Any]]:
         """Return the image and the target of the contract, boxes in original pixels. Image size is checked."""
         record = self.records[index]
-        image = read_image(record.path)
-        found = (image.shape[1], image.shape[2])
-        if found != record.size:
-            raise unexpected(
-                record.path,
-                f"{found[1]}x{found[0]} pixels",
-                f"{record.size[1]}x{record.size[0]} as its annotation says",
-            )
+        image = read_annotated(record.path, record.size, "its annotation")
         boxes = tv_tensors.BoundingBoxes(torch.from_numpy(record.boxes.copy()), format="XYXY", canvas_size=record.size)
         return image, {
             "boxes": boxes,
@@ -123,6 +133,10 @@ class DetectionSamples(Samples):
         head = json.dumps([record.path.name, record.image_id, record.size, len(record.labels)]).encode()
         arrays = (record.boxes, record.labels, record.ignored, record.area)
         return head + b"".join(array.tobytes() for array in arrays)
+
+    def seen(self) -> set[int]:
+        """Classes of the boxes."""
+        return set().union(*((self.records[index].labels - 1).tolist() for index in self.indices))
 
 
 class DetectionData(DataModule):

@@ -35,6 +35,10 @@ class Samples(ABC):
         """Return the class of every used sample where it has one (subsets are balanced over it), zeros otherwise."""
         return np.zeros(len(self.indices), dtype=np.int64)
 
+    def seen(self) -> set[int]:
+        """Return the indices in `classes` that occur in the used samples (no more once all do), and 255 for void."""
+        return set(np.unique(self.labels()).tolist())
+
     def cut(self, positions: np.ndarray) -> Self:
         """Return the same samples, restricted to these positions."""
         part = copy.copy(self)

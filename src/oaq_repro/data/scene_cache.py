@@ -17,8 +17,8 @@ from platformdirs import user_cache_path
 from pycocotools import mask as coco_mask
 
 from oaq_repro.data.base import DataModule
-from oaq_repro.data.checks import unexpected
 from oaq_repro.data.coco import CocoDetection, CocoSegmentation
+from oaq_repro.data.fields import unexpected
 from oaq_repro.data.scenes import SCENE_CLASSES, VERSION, Scene, SceneParameters, draw_scenes
 from oaq_repro.data.voc import VocDetection, VocSegmentation
 

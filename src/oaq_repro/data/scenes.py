@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from PIL import Image, ImageFilter
 
-from oaq_repro.data.checks import unexpected
 from oaq_repro.data.digits import CLASSES, scans
+from oaq_repro.data.fields import unexpected
 
 VERSION = 1
 """Raised with every change of what the same parameters draw."""

@@ -1,19 +1,22 @@
 """Segmentation: images with masks, and the data module that VOC, COCO, CamVid and the scenes share."""
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torchvision import tv_tensors
 
 from oaq_repro.data import transforms
 from oaq_repro.data.base import DataModule, Transform
-from oaq_repro.data.checks import check_fraction, check_sides, unexpected
-from oaq_repro.data.images import read_image, read_mask
+from oaq_repro.data.fields import check_fraction, check_sides, unexpected
+from oaq_repro.data.images import IGNORE, read_annotated, read_mask
 from oaq_repro.data.loading import Samples
+from oaq_repro.data.reading import reading
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,25 +28,41 @@ class MaskFile:
 
 
 class MaskFileSamples(Samples):
-    """Images whose masks are files."""
+    """Images whose masks are files; `void` is an index that is ignored as 255 is."""
 
-    def __init__(self, classes: tuple[str, ...], files: list[MaskFile]) -> None:
+    def __init__(self, classes: tuple[str, ...], files: list[MaskFile], void: int | None = None) -> None:
         super().__init__(classes, len(files))
-        self.files = files
+        self.files, self.void = files, void
 
     def load(self, index: int) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
         """Return image and mask of the same size, uint8."""
-        image = read_image(self.files[index].image)
-        return image, read_mask(self.files[index].mask, len(self.classes), (image.shape[1], image.shape[2]))
+        file, mask = self.files[index], self._mask(index)
+        image = read_annotated(file.image, (mask.shape[0], mask.shape[1]), f"its mask {file.mask}")
+        return image, tv_tensors.Mask(torch.from_numpy(mask))
+
+    def _mask(self, index: int) -> np.ndarray:
+        if self.void is None:
+            return read_mask(self.files[index].mask, len(self.classes))
+        mask = read_mask(self.files[index].mask, max(len(self.classes), self.void + 1))
+        mask[mask == self.void] = IGNORE
+        return mask
+
+    def seen(self) -> set[int]:
+        """Classes of the masks' pixels, and 255 where it occurs."""
+        seen: set[int] = set()
+        wanted = set(range(len(self.classes)))
+        for index in self.indices:
+            seen |= set(np.flatnonzero(np.bincount(self._mask(int(index)).ravel(), minlength=IGNORE + 1)).tolist())
+            if wanted <= seen:
+                break
+        return seen
 
     def identity(self, index: int) -> bytes:
         """File name and the hash of the mask's file."""
         file = self.files[index]
-        try:
+        with reading(file.mask, "mask", "a PNG of class indices"):
             content = hashlib.sha256(file.mask.read_bytes()).digest()
-        except OSError as error:
-            raise unexpected(file.mask, f"an unreadable mask ({error.strerror})", "a PNG") from None
-        return file.image.name.encode() + b"\0" + content
+        return os.fsencode(file.image.name) + b"\0" + content
 
 
 class SegmentationData(DataModule):
@@ -70,6 +89,19 @@ class SegmentationData(DataModule):
             raise unexpected("data.scale_range", f"{list(scale_range)}", "[low, high], 0 < low <= high")
         self.scale_range, self.flip = (low, high), check_fraction("flip", flip)
         self.eval_size = self.size if eval_size is None else check_sides("eval_size", eval_size)
+
+    def why_absent(self, names: str, seen: set[int]) -> str:
+        """InputError where 255 stands in place of all classes but one: it must have been meant as a class.
+
+        Where several classes occur 255 is by all appearance what it is by convention; that is said.
+        """
+        if IGNORE not in seen:
+            return ""
+        if len(seen) <= 2:
+            values = " and ".join(str(value) for value in sorted(seen))
+            found = f"no pixel of {names} in any training mask, only {values}"
+            raise unexpected(self.root, found, "the indices of the classes in the masks; 255 means ignored")
+        return "; 255 occurs in the masks and means ignored"
 
     def transform(self, train: bool) -> Transform:
         """DeepLab's augmentation, or padding alone."""

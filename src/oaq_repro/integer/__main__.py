@@ -1,7 +1,8 @@
 """Command line of the integer engine: `python -m oaq_repro.integer audit|run|bench|export model`.
 
-A model is an integer graph (.npz, `Graph.save`) or a quantized ONNX model (.onnx, `onnx_import`). Bad input: one line
-on standard error, exit status 2.
+A model is an integer graph (.npz, `Graph.save`) or a quantized ONNX model (.onnx): `audit` reads the layers of any
+(`onnx_audit`), the others those that are such graphs (`onnx_import`). Bad input: one line on standard error, exit
+status 2.
 """
 
 import argparse
@@ -14,11 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from oaq_repro.errors import InputError
+from oaq_repro.errors import InputError, printable
 from oaq_repro.files import write_atomic
-from oaq_repro.integer.audit import LayerAudit, audit
 from oaq_repro.integer.engine import Engine
 from oaq_repro.integer.graph import Graph
+from oaq_repro.integer.node_times import clock_hz, node_times
+from oaq_repro.integer.node_times import table as node_table
+from oaq_repro.integer.npy import load_array
 from oaq_repro.integer.routes import MODES
 
 Shape = tuple[int, int, int]
@@ -32,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         options.command(options)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         return 2
     return 0
 
@@ -49,40 +52,20 @@ def load(path: str) -> tuple[Graph, Shape | None]:
 
 
 def _audit(options: argparse.Namespace) -> None:
-    graph, _ = load(options.model)
-    rows = audit(graph)
-    if options.json:
-        print(json.dumps([row.to_dict() for row in rows], indent=2))
+    from oaq_repro.integer.audit import Audit, audit
+
+    if Path(options.model).suffix == ".onnx":
+        from oaq_repro.integer.onnx_audit import audit_onnx
+
+        found = audit_onnx(options.model)
     else:
-        _print_audit(rows)
+        found = Audit(layers=audit(load(options.model)[0]))
+    if options.json:
+        print(json.dumps(found.to_dict(), indent=2))
+    else:
+        from oaq_repro.integer.audit_table import print_audit
 
-
-def _print_audit(rows: tuple[LayerAudit, ...]) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title="Layers on 16-bit accumulators", box=box.SIMPLE, title_justify="left", padding=(0, 1, 0, 0))
-    table.add_column("layer", overflow="fold")
-    table.add_column("kind", no_wrap=True)
-    for heading in ("K", "q_max", "worst\ncase", "longest\nblock"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("pairs can\nsaturate")
-    table.add_column("narrowest\naccumulator", no_wrap=True)
-    names = {"exact": "never", "depends on pairing": "by order", "possible": "yes"}
-    for row in rows:
-        numbers = (row.depth, row.q_max, f"{row.worst_case:.2f}", row.longest_block)
-        table.add_row(row.name, row.kind, *map(str, numbers), names[row.pairs], row.narrowest.name)
-    console = Console()
-    console.print(table)
-    exact = sum(row.pairs == "exact" for row in rows)
-    whole = sum(row.worst_case <= 1 for row in rows)
-    for line in (
-        f"Whole sums that no input overflows at 16 bits: {whole} of {len(rows)} layers.",
-        f"Layers in which no pair of products can saturate on x86 without VNNI: {exact} of {len(rows)}",
-        "(by order: not in ONNX Runtime's order of products, but in others).",
-    ):
-        console.print(line, highlight=False)
+        print_audit(found)
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -91,16 +74,13 @@ def _run(options: argparse.Namespace) -> None:
     outputs = Engine(graph, images.shape[1:], options.threads, options.mode).run(images)
     write_atomic(options.output, lambda path: _write_arrays(path, dict(zip(graph.outputs, outputs, strict=True))))
     for name, output in zip(graph.outputs, outputs, strict=True):
-        print(f"{name}: {output.dtype} {list(output.shape)}")
+        print(f"{printable(name)}: {output.dtype} {list(output.shape)}")
 
 
 def _images(path: str) -> np.ndarray:
-    try:
-        images = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{path}: found no readable array ({error}), expected a .npy file of images") from error
-    if not isinstance(images, np.ndarray) or images.dtype != np.float32 or images.ndim != 4 or images.size == 0:
-        found = f"{images.dtype} {list(images.shape)}" if isinstance(images, np.ndarray) else "several arrays"
+    images = load_array(path, "a .npy file of images")
+    if images.dtype != np.float32 or images.ndim != 4 or images.size == 0:
+        found = f"{images.dtype} {list(images.shape)}"
         raise InputError(f"{path}: found {found}, expected one array float32 [N, C, H, W], not empty")
     return images
 
@@ -132,6 +112,9 @@ def _bench(options: argparse.Namespace) -> None:
     low, middle, high = (1e3 * float(value) for value in np.quantile(times, (0.1, 0.5, 0.9)))
     print(f"{options.threads} thread(s), image {list(shape)}: {middle:.3f} ms (10% {low:.3f}, 90% {high:.3f}), "
           f"{len(times)} runs of one image")  # fmt: skip
+    if options.profile:
+        clock = clock_hz()
+        print("\n" + node_table(node_times(engine, image[0], len(times), clock), clock, options.threads))
 
 
 def _export(options: argparse.Namespace) -> None:
@@ -175,6 +158,7 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--threads", type=_threads, default=1)
     made.add_argument("--mode", choices=MODES, default=MODES[0])
     made = command("bench", _bench, "time the model on one image")
+    made.add_argument("--profile", action="store_true", help="print the time of every node as well")
     made.add_argument("--threads", type=_threads, default=1)
     made.add_argument("--mode", choices=MODES, default=MODES[0])
     made.add_argument("--shape", type=_shape, help="C,H,W of the images, where the model does not say it")

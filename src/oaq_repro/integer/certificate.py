@@ -47,12 +47,17 @@ def certify(layer: Layer, q: QParams, accumulator: Accumulator | None = None) ->
     """
     if not isinstance(layer, Conv | Linear):
         raise InputError(f"certificate: found {type(layer).__name__}, expected a Conv or Linear node")
-    policy = layer.accumulator if accumulator is None else accumulator
-    lower, upper = reach(layer, q, policy)
+    return certify_matrix(layer.name, layer.matrix, q, layer.accumulator if accumulator is None else accumulator)
+
+
+def certify_matrix(name: str, matrix: np.ndarray, q: QParams, policy: Accumulator) -> Certificate:
+    """As `certify`, for weights [O, K] of any integer type, in the accumulator's order of k."""
+    lowest, highest = product_range(matrix, q, policy)
+    lower, upper = _extremes(lowest, highest, policy)
     block_bits = policy.bits if policy.bits < 32 else DEFAULT_BLOCK_BITS
-    longest, per_channel = longest_blocks(*product_range(layer.matrix, q, policy), block_bits)
+    longest, per_channel = longest_blocks(lowest, highest, block_bits)
     return Certificate(
-        name=layer.name,
+        name=name,
         accumulator=policy,
         lower=lower,
         upper=upper,
@@ -66,12 +71,20 @@ def certify(layer: Layer, q: QParams, accumulator: Accumulator | None = None) ->
 
 def reach(layer: Layer, q: QParams, accumulator: Accumulator) -> tuple[int, int]:
     """Smallest and largest partial sum, over all outputs, that any input can make."""
-    lowest, highest = product_range(layer.matrix, q, accumulator)
+    return reach_of_matrix(layer.matrix, q, accumulator)
+
+
+def reach_of_matrix(matrix: np.ndarray, q: QParams, accumulator: Accumulator) -> tuple[int, int]:
+    """As `reach`, for weights [O, K] of any integer type."""
+    return _extremes(*product_range(matrix, q, accumulator), accumulator)
+
+
+def _extremes(lowest: np.ndarray, highest: np.ndarray, accumulator: Accumulator) -> tuple[int, int]:
     return int(partial_sums(lowest, accumulator).min()), int(partial_sums(highest, accumulator).max())
 
 
 def product_range(matrix: np.ndarray, q: QParams, accumulator: Accumulator) -> tuple[np.ndarray, np.ndarray]:
-    """Smallest (<= 0) and largest (>= 0) value of every product, int64 [O, K], for weights int8 [O, K]."""
+    """Smallest (<= 0) and largest (>= 0) value of every product, int64 [O, K], for integer weights [O, K]."""
     zero_point = q.zero_point if accumulator.overflow == "wrap" else 0
     weight = matrix.astype(np.int64)
     at_zero, at_top = -zero_point * weight, (q.q_max - zero_point) * weight

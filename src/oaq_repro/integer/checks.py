@@ -18,11 +18,13 @@ from oaq_repro.integer.nodes import (
     MaxPool,
     Node,
     QParams,
+    ResizeNearest,
 )
 from oaq_repro.quant.accumulator import Accumulator
 
 Expect = Callable[[bool, str, str], None]  # (what has to hold, field, what is expected)
 LARGEST_PARAMETER = 1 << 20  # of strides, padding, dilation and kernels; the kernel has the same limit
+LARGEST_FACTOR = 1 << 24
 SMALLEST_SCALE, LARGEST_SCALE = 2.0**-60, 2.0**60  # no float32 operation can make a NaN of codes then
 
 
@@ -60,7 +62,11 @@ def check_node(node: Node) -> None:
     elif isinstance(node, AvgPool):
         half = all(2 * p <= k for p, k in zip(node.padding, node.kernel, strict=True))
         expect(half, "padding", "at most half the kernel")
-        expect(node.count_include_pad or node.padding == (0, 0), "count_include_pad", "true where there is padding")
+    elif isinstance(node, ResizeNearest):
+        right = isinstance(node.factor, tuple) and len(node.factor) == 4
+        right = right and all(_integer(v) and 1 <= v <= LARGEST_FACTOR for v in node.factor)
+        expect(right, "factor", "four integers from 1 to 2^24: a fraction of the height, one of the width")
+        expect(node.rule in ("floor", "half_pixel"), "rule", "floor or half_pixel")
     elif isinstance(node, Concat):
         expect(_integer(node.axis) and node.axis == 1, "axis", "1 (the channels)")
     elif isinstance(node, Flatten):

@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 
 from oaq_repro import _kernels
+from oaq_repro.errors import InputError
 from oaq_repro.integer import operators
-from oaq_repro.integer.explain import LayerRoute
-from oaq_repro.integer.graph import Graph
+from oaq_repro.integer.explain import LayerRoute, reason_of
 from oaq_repro.integer.nodes import (
     Add,
     AvgPool,
@@ -24,100 +24,105 @@ from oaq_repro.integer.nodes import (
     Quantize,
     Requantize,
     Resize,
+    ResizeNearest,
     pool_multiplier,
 )
 from oaq_repro.integer.packing import pack_dense, pack_depthwise
 from oaq_repro.integer.plan import Placement
+from oaq_repro.integer.reorder import Ordered
 from oaq_repro.integer.routes import (
     Demand,
     InstructionSet,
     Mode,
-    demand,
-    dense_folds,
+    Obstacle,
+    channel_folds,
     depthwise_codes,
     depthwise_folds,
     scales_within_int32,
 )
-from oaq_repro.integer.shapes import Shape, resize_taps
+from oaq_repro.integer.shapes import Shape, nearest_pixels, pooled_pixels, resize_taps
 from oaq_repro.quant.accumulator import Accumulator
 
 Array = np.ndarray[Any, Any]
+MOST_GROUPS = 1024  # that are packed one by one
 
 
 def compile_graph(
     program: Any,
-    graph: Graph,
+    ordered: Ordered,
     placed: dict[str, Placement],
     shapes: dict[str, Shape],
     mode: Mode,
     kernels: InstructionSet,
 ) -> tuple[dict[str, Any], tuple[LayerRoute, ...]]:
     """Append every node to the program; returns the values by name and the routes of the layers."""
-    compiler = _Compiler(program, graph, placed, shapes, mode, kernels)
-    for node in graph.nodes:
+    compiler = _Compiler(program, ordered, placed, shapes, mode, kernels)
+    for node in ordered.graph.nodes:
         compiler.add(node)
     return compiler.values, tuple(compiler.routes)
 
 
 class _Compiler:
-    def __init__(self, program, graph, placed, shapes, mode, kernels) -> None:
+    def __init__(self, program, ordered: Ordered, placed, shapes, mode, kernels) -> None:
+        graph = ordered.graph
         self.program, self.graph, self.placed, self.shapes = program, graph, placed, shapes
+        self.demands, self.folds = ordered.demands, ordered.folds
         self.mode, self.kernels = mode, kernels
         self.qparams = {node.name: node.output for node in graph.nodes if not isinstance(node, Dequantize)}
         self.values = {name: _value(place, self.qparams[name].zero_point) for name, place in placed.items()}
         self.routes: list[LayerRoute] = []
 
     def add(self, node: Node) -> None:
-        """Append one node."""
-        program, values = self.program, self.values
+        """Append one node, as one operator."""
+        program = self.program
         if isinstance(node, Quantize):
-            program.quantize(values[node.name], _quantization(node.output))
+            program.quantize(self.values[node.name], _quantization(node.output))
             return
-        inputs = [values[name] for name in node.inputs]
+        inputs = [self.values[name] for name in node.inputs]
         sources = [self.qparams[name] for name in node.inputs]
         x, source = inputs[0], sources[0]
         if isinstance(node, Dequantize):
-            for index, name in enumerate(self.graph.outputs):
-                if name == node.name:
-                    program.dequantize(x, _quantization(source), index)
+            outputs = [index for index, name in enumerate(self.graph.outputs) if name == node.name]
+            program.dequantize(x, _quantization(source), outputs)
             return
-        out, q = values[node.name], node.output
+        out, q = self.values[node.name], node.output
         match node:
             case Conv() | Linear():
                 self._layer(node, x, out, source)
             case Add():
                 program.add(x, inputs[1], out, *(_quantization(each) for each in (*sources, q)))
-            case Requantize():
-                program.lookup(x, out, 0, _table(source, q))
-            case Concat():
-                first = 0
-                for part, part_source in zip(inputs, sources, strict=True):
-                    program.lookup(part, out, first, _table(part_source, q))
-                    first += part.channels
+            case Requantize() | Concat():
+                program.lookup([(part, _table(each, q)) for part, each in zip(inputs, sources, strict=True)], out)
             case MaxPool():
                 program.max_pool(x, out, _window(node.kernel, node.stride, node.padding, node.dilation))
             case AvgPool():
-                self._average(node, x, out, source, node.kernel, node.stride, node.padding)
+                window = _window(node.kernel, node.stride, node.padding, (1, 1))
+                self._average(x, out, window, source, q, pooled_pixels(node, x.height, x.width))
             case GlobalAvgPool():
-                self._average(node, x, out, source, (x.height, x.width), (1, 1), (0, 0))
+                window = _window((x.height, x.width), (1, 1), (0, 0), (1, 1))
+                self._average(x, out, window, source, q, np.array([x.height * x.width]))
             case Resize():
                 taps = []
                 for before, after in ((x.height, out.height), (x.width, out.width)):
                     first_tap, second, t = resize_taps(before, after, node.align_corners)
                     taps += [np.stack([first_tap, second], axis=1).astype(np.int64).ravel(), t]
                 program.resize(x, out, *taps, q.q_max)
+            case ResizeNearest():
+                sizes = (x.height, *node.factor[:2]), (x.width, *node.factor[2:])
+                program.resize_nearest(x, out, *(nearest_pixels(*size, node.rule) for size in sizes))
             case Flatten():
                 program.flatten(x, out)
+            case _:
+                raise InputError(
+                    f"graph node {node.name!r}: found {type(node).__name__}, which the engine does not have"
+                )
 
-    def _average(self, node: AvgPool | GlobalAvgPool, x, out, source: QParams, kernel, stride, padding) -> None:
-        multiplier = float(pool_multiplier(source, node.output, kernel[0] * kernel[1]))
-        window = _window(kernel, stride, padding, (1, 1))
-        self.program.average_pool(
-            x, out, window, source.zero_point, multiplier, node.output.zero_point, node.output.q_max
-        )
+    def _average(self, x, out, window, source: QParams, output: QParams, counts: Array) -> None:
+        multipliers = pool_multiplier(source, output, counts).ravel()
+        self.program.average_pool(x, out, window, source.zero_point, multipliers, output.zero_point, output.q_max)
 
     def _layer(self, layer: Layer, x, out, source: QParams) -> None:
-        demanded = demand(layer, source, self.mode)
+        demanded = self.demands[layer.name]
         if isinstance(layer, Conv):
             weight = np.ascontiguousarray(layer.weight.transpose(0, 2, 3, 1))
             window = _window(weight.shape[1:3], layer.stride, layer.padding, layer.dilation)
@@ -136,6 +141,9 @@ class _Compiler:
         place = self.placed[layer.inputs[0]]
         if groups == place.channels == len(weight) and groups > 1:
             self._depthwise(layer, x, out, source, weight, window, dilation, demanded)
+        elif groups > MOST_GROUPS:
+            policy = Accumulator(bits=demanded.bits)
+            self._reference(layer, x, out, source, weight, window, groups, policy, f"more than {MOST_GROUPS} groups")
         else:
             self._dense(layer, x, out, source, weight, window, dilation, groups, demanded)
 
@@ -143,28 +151,31 @@ class _Compiler:
         place = self.placed[layer.inputs[0]]
         outputs, inputs = len(weight) // groups, weight.shape[3]
         folds: list[int] = []
+        operands, obstacles = [], Obstacle(0)
         for group in range(groups):
-            first = group * outputs
-            part = weight[first : first + outputs]
-            packed = pack_dense(part, place.row, place.channels, group * inputs, dilation)
-            bias = layer.bias[first : first + outputs]
-            chosen = dense_folds(packed, bias, source, demanded, self.mode, self.kernels)
+            part = slice(group * outputs, (group + 1) * outputs)
+            packed = pack_dense(weight[part], place.row, place.channels, group * inputs, dilation)
+            channels = self.folds.get(layer.name) if groups == 1 else None
+            if channels is None:
+                channels = channel_folds(packed, layer.bias[part], source, demanded, self.mode, self.kernels)
+            chosen = channels.panels()
             per_channel = np.repeat(chosen, _kernels.PANEL)
-            constants = self._constants(layer, part, slice(first, first + outputs), source, per_channel, demanded.bits)
-            panels, routes = packed.panels(chosen, self.kernels.pairs)
-            self.program.dense(x, out, first, outputs, window, packed.runs, panels, routes, constants)
+            constants = self._constants(layer, weight[part], part, source, per_channel, demanded.bits)
+            operands.append(_kernels.DenseGroup(packed.runs, *packed.panels(chosen, self.kernels.pairs), constants))
             folds += chosen
-        self._note(layer, "dense", weight, source, tuple(folds), demanded)
+            obstacles |= Obstacle(int(np.bitwise_or.reduce(channels.obstacles)))
+        self.program.dense(x, out, window, operands)
+        self._note(layer, "dense", source, tuple(folds), demanded, obstacles)
 
     def _depthwise(self, layer, x, out, source, weight, window, dilation, demanded: Demand) -> None:
         row = self.placed[layer.inputs[0]].row
         blocks = pack_depthwise(weight[..., 0], row, dilation, depthwise_codes(source, self.mode, self.kernels))
-        folds = depthwise_folds(blocks, layer.bias, source, demanded, self.mode, self.kernels)
+        folds, obstacles = depthwise_folds(blocks, layer.bias, source, demanded, self.mode, self.kernels)
         per_channel = np.repeat(folds, _kernels.CHANNEL_BLOCK)
         constants = self._constants(layer, weight, slice(None), source, per_channel, demanded.bits)
         taps, weights = [block.taps for block in blocks], [block.weights for block in blocks]
         self.program.depthwise(x, out, window, taps, weights, list(folds), constants)
-        self._note(layer, "depthwise", weight, source, folds, demanded)
+        self._note(layer, "depthwise", source, folds, demanded, obstacles)
 
     def _reference(self, layer, x, out, source, weight, window, groups: int, policy: Accumulator, reason: str) -> None:
         depth = weight[0].size
@@ -194,36 +205,10 @@ class _Compiler:
             code_offset=self.kernels.code_offset(source),
         )
 
-    def _note(self, layer, kind: str, weight, source: QParams, folds: tuple[int, ...], demanded: Demand) -> None:
-        if demanded.claim == "empirical":
-            reason = f"its accumulator is {layer.accumulator.name}"
-            if any(fold != 0 for fold in folds):
-                reason += "; pairs could saturate, so sums are made wider and then wrapped"
-        elif self.mode in ("acc32", "exact"):
-            reason = f"mode {self.mode}"
-        elif all(fold == 0 for fold in folds):
-            reason = "no input can overflow the whole sum"
-        else:
-            reason = "the longest sums that no input can overflow"
-        self.routes.append(LayerRoute(layer.name, kind, weight[0].size, source.q_max, folds, demanded.claim, reason))
-
-
-def by_node(graph: Graph, seconds: list[float], repeats: int) -> dict[str, float]:
-    """Mean seconds per run and node, from those of the program's operators."""
-    means: dict[str, float] = {}
-    operators_of = []
-    for node in graph.nodes:
-        count = 1
-        if isinstance(node, Concat):
-            count = len(node.inputs)
-        elif isinstance(node, Dequantize):
-            count = graph.outputs.count(node.name)
-        elif isinstance(node, Conv) and node.groups != len(node.weight):
-            count = node.groups
-        operators_of += [node.name] * count
-    for name, value in zip(operators_of, seconds, strict=True):
-        means[name] = means.get(name, 0.0) + value / repeats
-    return means
+    def _note(self, layer, kind: str, source: QParams, folds: tuple[int, ...], demanded: Demand, obstacles) -> None:
+        reason = reason_of(folds, demanded, obstacles, layer.accumulator, self.mode)
+        depth = layer.weight[0].size
+        self.routes.append(LayerRoute(layer.name, kind, depth, source.q_max, folds, demanded.claim, reason))
 
 
 def _value(place: Placement, zero_point: int):

@@ -26,6 +26,7 @@ from oaq_repro.integer.nodes import (
     Quantize,
     Requantize,
     Resize,
+    ResizeNearest,
 )
 
 Array = np.ndarray[Any, Any]
@@ -140,6 +141,8 @@ class Executor:
                 return pooled if node.keepdims else pooled.reshape(len(pooled), -1)
             case Resize():
                 return operators.resize(node, x, (inputs[1].shape[1], inputs[1].shape[2]))
+            case ResizeNearest():
+                return operators.resize_nearest(node, x)
             case Flatten():
                 return _channels_first(x).reshape(len(x), -1)
             case Dequantize():

@@ -29,14 +29,16 @@ from oaq_repro.integer.nodes import (
     Quantize,
     Requantize,
     Resize,
+    ResizeNearest,
     pool_multiplier,
 )
-from oaq_repro.integer.shapes import Shape, output_shape, resize_taps
+from oaq_repro.integer.shapes import Shape, all_shapes, resize_taps
 from oaq_repro.quant.accumulator import Accumulator
 
 __all__ = [
     "OPERATORS", "Add", "AvgPool", "Concat", "Conv", "Dequantize", "Flatten", "GlobalAvgPool", "Graph", "Layer",
-    "Linear", "MaxPool", "Node", "QParams", "Quantize", "Requantize", "Resize", "pool_multiplier", "resize_taps",
+    "Linear", "MaxPool", "Node", "QParams", "Quantize", "Requantize", "Resize", "ResizeNearest", "pool_multiplier",
+    "resize_taps",
 ]  # fmt: skip
 
 MULTIPLIER_TOLERANCE = 1e-5  # float32 products may be taken in any order, no more
@@ -112,10 +114,7 @@ class Graph:
 
     def shapes(self, input_shape: Sequence[int]) -> dict[str, Shape]:
         """Shape of every value, without batch, for an input [C, H, W]; InputError where a node's inputs do not fit."""
-        shapes: dict[str, Shape] = {self.input_name: tuple(input_shape)}
-        for node in self.nodes:
-            shapes[node.name] = output_shape(node, [shapes[name] for name in node.inputs])
-        return shapes
+        return all_shapes(self.nodes, self.input_name, input_shape)
 
     def save(self, path: Path | str) -> Path:
         """Write one .npz (constants, and a JSON header) atomically; InputError where the disk refuses."""
@@ -143,5 +142,5 @@ def _check_scales(node: Node, known: dict[str, Node]) -> None:
         if not np.allclose(node.multiplier, wanted, rtol=MULTIPLIER_TOLERANCE, atol=1e-37):
             expected = "scale of the input * weight_scale / scale of the output"
             raise InputError(f"graph node {node.name!r}: multiplier: found another value than {expected}")
-    elif isinstance(node, MaxPool | Resize | Flatten) and node.output != source:
+    elif isinstance(node, MaxPool | Resize | ResizeNearest | Flatten) and node.output != source:
         raise InputError(f"graph node {node.name!r}: output: found {node.output}, expected its input's, {source}")

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from oaq_repro.errors import InputError
-from oaq_repro.files import write_atomic
+from oaq_repro.files import open_regular, write_atomic
 from oaq_repro.integer.nodes import OPERATORS, Node, QParams
+from oaq_repro.integer.npy import read_array
 from oaq_repro.quant.accumulator import Accumulator
 
 FORMAT = "oaq_repro integer graph 1"
@@ -86,25 +87,26 @@ def load(path: Path | str) -> tuple[str, tuple[Node, ...], tuple[str, ...]]:
 
 
 def _read_arrays(path: Path | str) -> dict[str, np.ndarray]:
+    arrays: dict[str, np.ndarray] = {}
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_regular(path, "an integer graph (.npz)") as file, zipfile.ZipFile(file) as archive:
+            # Stored members are no larger than the file: nothing can unfold into more memory than that.
             members = archive.infolist()
-        # Stored members are no larger than the file: nothing can unfold into more memory than that.
-        if any(member.compress_type != zipfile.ZIP_STORED for member in members):
-            raise InputError(f"{path}: found compressed members, expected an uncompressed .npz that Graph.save wrote")
-        if len({member.filename for member in members}) != len(members):
-            raise InputError(f"{path}: found two members of one name, expected an .npz that Graph.save wrote")
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: found no such file, expected an integer graph (.npz)") from error
+            if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+                raise InputError("found compressed members, expected an uncompressed .npz that Graph.save wrote")
+            if len({member.filename for member in members}) != len(members):
+                raise InputError("found two members of one name, expected an .npz that Graph.save wrote")
+            for member in members:
+                if not member.filename.endswith(".npy"):
+                    raise InputError(f"found the member {member.filename!r} that is no array")
+                with archive.open(member) as content:
+                    arrays[member.filename.removesuffix(".npy")] = read_array(content, member.file_size)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error, KeyError, NotImplementedError, RuntimeError,
             SyntaxError, MemoryError, OverflowError, TypeError, RecursionError) as error:  # fmt: skip
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{path}: found a damaged or foreign file ({reason}), expected a graph (.npz)") from error
-    for name, array in arrays.items():
-        if not isinstance(array, np.ndarray):
-            raise InputError(f"{path}: found the member {name!r} that is no array")
     return arrays
 
 

@@ -7,7 +7,7 @@ Sources: ONNX QLinearConv and QuantizeLinear (convolution, quantization); the ot
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -136,7 +136,8 @@ class MaxPool:
 class AvgPool:
     """`clamp(rint(float32(acc) * multiplier) + z_out, 0, q_max)`, acc = sum (q - z) in int32 over the window.
 
-    multiplier = s_in / (s_out * float32(kh * kw)) in float32 (`pool_multiplier`); padding counts as zero.
+    multiplier = s_in / (s_out * float32(count)) in float32 (`pool_multiplier`); padding counts as zero. `count` is
+    kh * kw, or without `count_include_pad` the number of the window's pixels that are not padding.
     """
 
     inputs_count: ClassVar[int | None] = 1
@@ -176,6 +177,21 @@ class Resize:
 
 
 @dataclass(frozen=True, eq=False)
+class ResizeNearest:
+    """Nearest pixel, codes and QParams unchanged: [N, C, H, W] to [N, C, floor(H * n / d), floor(W * n / d)].
+
+    `factor`: (n, d) of the height and of the width. Which pixel, in exact integers: `shapes.nearest_pixels`.
+    """
+
+    inputs_count: ClassVar[int | None] = 1
+    name: str
+    inputs: tuple[str, ...]
+    output: QParams
+    factor: tuple[int, int, int, int]
+    rule: Literal["floor", "half_pixel"] = "floor"
+
+
+@dataclass(frozen=True, eq=False)
 class Flatten:
     """[N, C, H, W] to [N, C * H * W]; codes and QParams unchanged."""
 
@@ -207,17 +223,19 @@ Node = (
     | AvgPool
     | GlobalAvgPool
     | Resize
+    | ResizeNearest
     | Flatten
     | Dequantize
 )
 OPERATORS: dict[str, type[Node]] = {
     operator.__name__: operator
     for operator in (
-        Quantize, Conv, Linear, Add, Concat, Requantize, MaxPool, AvgPool, GlobalAvgPool, Resize, Flatten, Dequantize,
+        Quantize, Conv, Linear, Add, Concat, Requantize, MaxPool, AvgPool, GlobalAvgPool, Resize, ResizeNearest,
+        Flatten, Dequantize,
     )
 }  # fmt: skip
 
 
-def pool_multiplier(source: QParams, output: QParams, count: int) -> np.float32:
-    """float32 `s_in / (s_out * float32(count))` of an average over `count` codes."""
-    return np.float32(source.scale) / (np.float32(output.scale) * np.float32(count))
+def pool_multiplier(source: QParams, output: QParams, count: int | np.ndarray) -> np.ndarray:
+    """float32 `s_in / (s_out * float32(count))` of averages over `count` codes."""
+    return np.asarray(np.float32(source.scale) / (np.float32(output.scale) * np.asarray(count, np.float32)))

@@ -9,6 +9,7 @@ ONNX knows no accumulators: they are in the metadata, with all that `onnx_import
 """
 
 import json
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from oaq_repro.files import write_atomic
 from oaq_repro.integer import graph_file
 from oaq_repro.integer import nodes as ir
 from oaq_repro.integer.graph import Graph
-from oaq_repro.integer.shapes import Shape, resize_taps, window_count
+from oaq_repro.integer.shapes import Shape, nearest_pixels, pooled_pixels, resize_taps, window_count
 
 OPSET, IR_VERSION = 13, 8  # the oldest opset with weights quantized per channel; tried on ONNX Runtime 1.17 and 1.32
 METADATA_KEY = "oaq_repro.graph"
@@ -80,7 +81,9 @@ def _constant_bytes(node: ir.Node, shapes: dict[str, Shape]) -> int:
     if isinstance(node, ir.Conv | ir.Linear):
         return node.weight.nbytes
     if isinstance(node, ir.AvgPool):
-        return shapes[node.name][0] * node.kernel[0] * node.kernel[1]
+        return shapes[node.name][0] * node.kernel[0] * node.kernel[1] + 4 * prod(shapes[node.name][1:])
+    if isinstance(node, ir.ResizeNearest):
+        return 8 * sum(shapes[node.name][1:])  # an index int64 per row and column
     if isinstance(node, ir.Resize) and shapes[node.name] != shapes[node.inputs[0]]:
         return 24 * sum(shapes[node.name][1:])  # two indices int64 and two shares float32 per row and column
     return 0
@@ -146,8 +149,8 @@ class _Writer:
         kept = self._add("Max", [value, self._constant(node, "lowest", _BARRIER, np.float32)], f"{value}.kept")
         return self._quantized(node, kept, q, output)
 
-    def _requantized(self, node: ir.Node, acc: str, multiplier: np.float32, q: ir.QParams) -> None:
-        """int32 sums to codes with one multiplier, in separate float32 steps."""
+    def _requantized(self, node: ir.Node, acc: str, multiplier: np.ndarray, q: ir.QParams) -> None:
+        """int32 sums to codes with one multiplier, or one per pixel, in separate float32 steps."""
         real = self._add("Cast", [acc], self._part(node, "float"), to=TensorProto.FLOAT)
         factor = self._constant(node, "multiplier", multiplier, np.float32)
         scaled = self._add("Mul", [real, factor], self._part(node, "scaled"))
@@ -242,8 +245,9 @@ class _Writer:
             "ConvInteger", [node.inputs[0], ones, zero_point], self._part(node, "acc"), kernel_shape=node.kernel,
             strides=node.stride, pads=node.padding * 2, group=channels,
         )  # fmt: skip
-        count = node.kernel[0] * node.kernel[1]
-        self._requantized(node, acc, ir.pool_multiplier(source, node.output, count), node.output)
+        counts = pooled_pixels(node, *self.shapes[node.inputs[0]][1:])
+        counts = counts if len(np.unique(counts)) > 1 else counts[0, 0]
+        self._requantized(node, acc, ir.pool_multiplier(source, node.output, counts), node.output)
 
     def write_globalavgpool(self, node: ir.GlobalAvgPool) -> None:
         source, shape = self.q[node.inputs[0]], self.shapes[node.inputs[0]]
@@ -274,6 +278,15 @@ class _Writer:
             value = self._add("Add", terms, self._part(node, part))
         exact = ir.QParams(np.float32(1), 0, node.output.q_max)
         self._quantized(node, value, exact, node.name)
+
+    def write_resizenearest(self, node: ir.ResizeNearest) -> None:
+        value, shape = node.inputs[0], self.shapes[node.inputs[0]]
+        for axis, part in enumerate(("rows", "columns")):
+            numerator, denominator = node.factor[2 * axis], node.factor[2 * axis + 1]
+            taken = nearest_pixels(shape[1 + axis], numerator, denominator, node.rule)
+            indices = self._constant(node, f"{part}_index", taken, np.int64)
+            output = node.name if axis == 1 else self._part(node, part)
+            value = self._add("Gather", [value, indices], output, axis=axis + 2)
 
     def write_flatten(self, node: ir.Flatten) -> None:
         self._add("Flatten", [node.inputs[0]], node.name, axis=1)

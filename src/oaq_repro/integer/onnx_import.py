@@ -1,8 +1,9 @@
-"""QDQ ONNX models as integer graphs: those that `onnx_export` wrote, and those of other tools.
+"""Quantized ONNX models as integer graphs: those that `onnx_export` wrote, and those of other tools.
 
 An exported model gives back the very graph it was made from, as long as nobody has changed its nodes. Other models are
-read operator by operator (`onnx_operators`), with uint8 or int8 activations and symmetric int8 weights; their layers
-have 32-bit accumulators. Files may come from anywhere: whatever is wrong with one ends in an InputError.
+read operator by operator (`onnx_operators`): QDQ or QOperator form, uint8 or int8 activations, and weights that int8
+holds around the zero point 0; their layers have 32-bit accumulators. Files may come from anywhere: whatever is wrong
+with one ends in an InputError.
 """
 
 import json
@@ -16,8 +17,11 @@ from oaq_repro.integer import nodes as ir
 from oaq_repro.integer.graph import Graph
 from oaq_repro.integer.onnx_export import METADATA_KEY, build_model, separator
 from oaq_repro.integer.onnx_operators import CONVERTERS
-from oaq_repro.integer.onnx_qdq import Codes, Pending, Values, unsupported
+from oaq_repro.integer.onnx_qdq import Codes, Pending, Values
 from oaq_repro.integer.onnx_reader import OnnxModel, array, read_model
+from oaq_repro.integer.onnx_schemas import check_all_read, check_declared, check_opset, check_quantized
+
+LARGEST_MODEL = 10_000  # nodes
 
 
 def import_onnx(path: Path | str) -> Graph:
@@ -33,6 +37,8 @@ def import_with_shape(path: Path | str) -> tuple[Graph, tuple[int, int, int] | N
         if graph is None:
             graph = _foreign(model)
         graph.validate()
+        if model.input_shape is not None:
+            graph.shapes(model.input_shape)
         return graph, model.input_shape
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
@@ -72,12 +78,19 @@ def _arrays(model: OnnxModel, content: dict) -> dict[str, np.ndarray]:
 
 
 def _foreign(model: OnnxModel) -> Graph:
+    check_opset(model.opset)
+    if len(model.nodes) > LARGEST_MODEL:
+        raise InputError(f"found {len(model.nodes)} nodes, expected at most {LARGEST_MODEL}")
+    check_quantized(model.nodes)
     values = Values(model)
     for node in model.nodes:
         converter = CONVERTERS.get(node.op)
         if converter is None:
-            raise unsupported(node, sorted(CONVERTERS))
+            expected = ", ".join(sorted(CONVERTERS))
+            raise node.error(f"no integer form is known for this operator, expected one of {expected}")
+        check_declared(node, model.opset)
         converter(values, node)
+        check_all_read(node, model.opset)
     for name in model.outputs:
         real = values.real.get(name)
         if real is not None and isinstance(real.source, Pending):

@@ -1,34 +1,49 @@
 """ONNX files as plain values: nodes in order, constants as arrays. Files may come from anywhere.
 
-Whatever is wrong with a file ends in an InputError. Nothing outside the file is read, and no array is made that is
-larger than the file. Format: onnx.proto and Operators.md of ONNX.
+Whatever is wrong with a file ends in an InputError. Nothing outside the model's folder is read (`onnx_external`), and
+no array is made that is larger than the file it comes from. Format: onnx.proto and Operators.md of ONNX.
 """
 
 import os
-import stat
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import DecodeError, Message
 from onnx import AttributeProto, TensorProto, numpy_helper
 
 from oaq_repro.errors import InputError
+from oaq_repro.files import open_regular
+from oaq_repro.integer.onnx_external import external_bytes, is_external
 
 OLDEST_OPSET = 11
 LARGEST_FILE = (1 << 31) - 1  # bytes; protobuf's own limit
 LARGEST_RANK = 8
 DTYPES: dict[int, Any] = {
     TensorProto.FLOAT: np.float32, TensorProto.UINT8: np.uint8, TensorProto.INT8: np.int8,
-    TensorProto.INT32: np.int32, TensorProto.INT64: np.int64,
+    TensorProto.INT32: np.int32, TensorProto.INT64: np.int64, TensorProto.BOOL: np.bool_,
 }  # fmt: skip
+IMPORTED = DTYPES.keys()
+CODE_BITS: dict[int, int] = {
+    TensorProto.UINT8: 8, TensorProto.INT8: 8, TensorProto.UINT16: 16, TensorProto.INT16: 16,
+    TensorProto.UINT4: 4, TensorProto.INT4: 4, TensorProto.INT32: 32,
+}  # fmt: skip
+"""The data types that quantized values have, and their widths."""
+_BITS = CODE_BITS | {
+    TensorProto.FLOAT: 32, TensorProto.FLOAT16: 16, TensorProto.BFLOAT16: 16, TensorProto.DOUBLE: 64,
+    TensorProto.INT64: 64, TensorProto.BOOL: 8,
+}  # fmt: skip
+READABLE = _BITS.keys()
 _FIELDS: dict[int, str] = {
-    TensorProto.FLOAT: "float_data", TensorProto.UINT8: "int32_data", TensorProto.INT8: "int32_data",
-    TensorProto.INT32: "int32_data", TensorProto.INT64: "int64_data",
-}  # fmt: skip
+    TensorProto.FLOAT: "float_data",
+    TensorProto.DOUBLE: "double_data",
+    TensorProto.INT64: "int64_data",
+}  # others: int32_data
 _KINDS = {
     int: (AttributeProto.INT, "i"), float: (AttributeProto.FLOAT, "f"), str: (AttributeProto.STRING, "s"),
     tuple: (AttributeProto.INTS, "ints"),
@@ -37,18 +52,25 @@ _KINDS = {
 
 @dataclass(frozen=True, eq=False)
 class OnnxNode:
-    """One node: inputs that are left out at the end are missing, those left out before are ''."""
+    """One node: inputs that are left out at the end are missing, those left out before are ''.
+
+    `read` and `read_inputs` keep what has been asked for, attributes by name and inputs by index: what nobody has read
+    at the end has to be what ONNX does without it (`onnx_schemas.check_all_read`).
+    """
 
     op: str
     name: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     attributes: dict[str, AttributeProto]
+    read: set[str] = field(default_factory=set)
+    read_inputs: set[int] = field(default_factory=set)
+    part_of: str = ""
 
     @property
     def label(self) -> str:
         """How messages call the node."""
-        return f"node {self.name or self.outputs[0]!r} ({self.op})"
+        return f"node {self.name or self.outputs[0]!r} ({self.part_of or self.op})"
 
     def error(self, problem: str) -> InputError:
         """An InputError about this node."""
@@ -56,16 +78,24 @@ class OnnxNode:
 
     def attribute(self, name: str, default: Any) -> Any:
         """An attribute of the type of `default` (int, float, str, tuple of int), or `default` where it is missing."""
+        self.read.add(name)
         found = self.attributes.get(name)
         if found is None:
             return default
-        kind, field = _KINDS[type(default)]
+        kind, content = _KINDS[type(default)]
         if found.type != kind:
             raise self.error(f"{name}: found another type than {type(default).__name__}")
-        value = getattr(found, field)
+        value = getattr(found, content)
         if isinstance(value, bytes):
             return value.decode(errors="replace")
         return type(default)(value)
+
+    def flag(self, name: str, default: bool) -> bool:
+        """An attribute that is 0 or 1."""
+        value = self.attribute(name, int(default))
+        if value not in (0, 1):
+            raise self.error(f"{name}: found {value}, expected 0 or 1")
+        return bool(value)
 
     def expect(self, **values: Any) -> None:
         """Attributes that have to have one value (or be missing, where that is the operator's default)."""
@@ -76,7 +106,17 @@ class OnnxNode:
 
     def input(self, at: int) -> str:
         """Name of an input, '' where it is left out."""
+        self.read_inputs.add(at)
         return self.inputs[at] if at < len(self.inputs) else ""
+
+    def all_inputs(self) -> tuple[str, ...]:
+        """The names of all inputs, for operators that take any number."""
+        return tuple(self.input(at) for at in range(len(self.inputs)))
+
+    def part(self, op: str, inputs: Sequence[str], output: str) -> "OnnxNode":
+        """One of the operators that this node is made of; what it reads of the attributes, this node has read."""
+        name = self.name or self.outputs[0]
+        return OnnxNode(op, name, tuple(inputs), (output,), self.attributes, self.read, part_of=self.op)
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +124,7 @@ class OnnxModel:
     """A model: one float32 input [N, C, H, W], `input_shape` (C, H, W) or None where it is not declared in numbers."""
 
     proto: onnx.ModelProto
+    opset: int
     input_name: str
     input_shape: tuple[int, int, int] | None
     batch: int | None
@@ -95,16 +136,27 @@ class OnnxModel:
 
 def read_model(path: Path | str) -> OnnxModel:
     """Read a file; InputError where it is no ONNX model with one image as input (the caller names the file)."""
-    try:
-        with Path(path).open("rb") as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode) or status.st_size > LARGEST_FILE:
-                raise InputError("found no plain file, or more than 2 GiB, expected an ONNX model in one file")
-            content = file.read(status.st_size)
-    except FileNotFoundError as error:
-        raise InputError("found no such file, expected an ONNX model") from error
-    except OSError as error:
-        raise InputError(f"cannot be read ({error.strerror or error})") from error
+    proto = read_proto(path)
+    left = LARGEST_FILE
+    for tensor in proto.graph.initializer:
+        if is_external(tensor):
+            size = tensor_bytes(tensor.name, tensor)
+            left -= size
+            if left < 0:
+                raise InputError(f"found more than {LARGEST_FILE} bytes of tensors in other files, expected less")
+            tensor.raw_data = external_bytes(tensor.name, tensor, Path(path).parent, size)
+            tensor.ClearField("external_data")
+            tensor.ClearField("data_location")
+    return _model(proto)
+
+
+def read_proto(path: Path | str) -> onnx.ModelProto:
+    """The message of a file, tensors in other files left there; InputError where it is no ONNX model."""
+    with open_regular(path, "an ONNX model") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > LARGEST_FILE:
+            raise InputError("found more than 2 GiB, expected an ONNX model in one file")
+        content = file.read(size)
     proto = onnx.ModelProto()
     try:
         proto.ParseFromString(content)
@@ -112,39 +164,90 @@ def read_model(path: Path | str) -> OnnxModel:
         raise InputError(f"found a damaged or foreign file ({error}), expected an ONNX model") from error
     if not proto.graph.node or not proto.opset_import:
         raise InputError("found no nodes or no opset, expected an ONNX model")
-    return _model(proto)
+    if not _is_text(proto):
+        raise InputError("found text that is not UTF-8, expected an ONNX model")
+    return proto
 
 
-def array(name: str, tensor: TensorProto) -> np.ndarray:
-    """The values of a constant tensor; InputError where type, shape and data do not agree or lie in another file."""
+def _is_text(message: Message) -> bool:
+    """Whether every string is one; protobuf gives others as bytes, or raises UnicodeDecodeError."""
+    if isinstance(message, TensorProto):  # without a copy of its values
+        texts = [message.name, *(text for entry in message.external_data for text in (entry.key, entry.value))]
+        return all(isinstance(text, str) for text in texts)
+    for declared, value in message.ListFields():
+        values = [value] if isinstance(value, str | bytes | Message) else value
+        if declared.type == FieldDescriptor.TYPE_STRING and not all(isinstance(text, str) for text in values):
+            return False
+        if declared.type == FieldDescriptor.TYPE_MESSAGE and not all(map(_is_text, values)):
+            return False
+    return True
+
+
+def opset_of(proto: onnx.ModelProto, oldest: int) -> int:
+    """The version of ONNX's own operators; InputError where there is none, or an older one than `oldest`."""
+    versions = [entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")]
+    if len(versions) != 1 or versions[0] < oldest:
+        raise InputError(f"opset: found {versions}, expected one version of at least {oldest}")
+    return versions[0]
+
+
+def type_name(data_type: int) -> str:
+    """Name of an ONNX data type, as INT16."""
+    try:
+        return TensorProto.DataType.Name(data_type)
+    except ValueError:
+        return f"of number {data_type}"
+
+
+def tensor_bytes(name: str, tensor: TensorProto) -> int:
+    """Bytes that a tensor's values take, by its shape; InputError where that is no shape, or of no type known here."""
+    shape = tuple(tensor.dims)
+    if tensor.data_type not in READABLE:
+        raise _wrong_type(name, tensor, READABLE)
+    if len(shape) > LARGEST_RANK or any(size < 0 for size in shape):
+        expected = f"expected at most {LARGEST_RANK} sizes of at least 0"
+        raise InputError(f"tensor {name!r}: found the shape {list(shape)}, {expected}")
+    return (prod(shape) * _BITS[tensor.data_type] + 7) // 8
+
+
+def array(name: str, tensor: TensorProto, types: Collection[int] = IMPORTED, folder: Path | None = None) -> np.ndarray:
+    """The values of a constant tensor, of one of the ONNX data types `types`.
+
+    InputError where type, shape and data do not agree, or where the data lie in another file and `folder`, the model's,
+    is not given or is not where they lie.
+    """
 
     def error(problem: str) -> InputError:
         return InputError(f"tensor {name!r}: {problem}")
 
-    if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
-        raise error("found data in another file, expected all data in the model")
-    dtype = DTYPES.get(tensor.data_type)
-    if dtype is None:
-        expected = ", ".join(np.dtype(known).name for known in DTYPES.values())
-        raise error(f"found ONNX data type {tensor.data_type}, expected {expected}")
-    shape = tuple(tensor.dims)
-    if len(shape) > LARGEST_RANK or any(size < 0 for size in shape):
-        raise error(f"found the shape {list(shape)}, expected at most {LARGEST_RANK} sizes of at least 0")
-    field = _FIELDS[tensor.data_type]
-    found = len(tensor.raw_data) // np.dtype(dtype).itemsize if tensor.raw_data else len(getattr(tensor, field))
-    if found != prod(shape) or len(tensor.raw_data) % np.dtype(dtype).itemsize:
-        raise error(f"found {found} values, expected {prod(shape)} for the shape {list(shape)}")
+    if tensor.data_type not in types:
+        raise _wrong_type(name, tensor, types)
+    size = tensor_bytes(name, tensor)
+    if is_external(tensor):
+        if folder is None:
+            raise error("found data in another file, expected all data in the model")
+        content = external_bytes(name, tensor, folder, size)
+        tensor = TensorProto(data_type=tensor.data_type, dims=tensor.dims, raw_data=content)
+    shape, bits = tuple(tensor.dims), _BITS[tensor.data_type]
+    field = _FIELDS.get(tensor.data_type, "int32_data")
+    wanted = prod(shape) if bits >= 8 else size  # those of 4 bits lie two by two
+    found = len(tensor.raw_data) * 8 // max(bits, 8) if tensor.raw_data else len(getattr(tensor, field))
+    if found != wanted or len(tensor.raw_data) not in (0, size):
+        raise error(f"found {found} values, expected {wanted} for the shape {list(shape)}")
     try:
         return numpy_helper.to_array(tensor)
     except (ValueError, TypeError, OverflowError) as problem:
-        raise error(f"found values that are no {np.dtype(dtype).name} ({problem})") from problem
+        raise error(f"found values that are no {type_name(tensor.data_type)} ({problem})") from problem
+
+
+def _wrong_type(name: str, tensor: TensorProto, types: Collection[int]) -> InputError:
+    expected = ", ".join(type_name(known) for known in types)
+    return InputError(f"tensor {name!r}: found data type {type_name(tensor.data_type)}, expected {expected}")
 
 
 def _model(proto: onnx.ModelProto) -> OnnxModel:
     graph = proto.graph
-    versions = [entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")]
-    if len(versions) != 1 or versions[0] < OLDEST_OPSET:
-        raise InputError(f"opset: found {versions}, expected one version of at least {OLDEST_OPSET}")
+    opset = opset_of(proto, OLDEST_OPSET)
     if graph.sparse_initializer:
         raise InputError("found sparse initializers, expected dense ones")
     tensors: dict[str, TensorProto] = {}
@@ -176,12 +279,23 @@ def _model(proto: onnx.ModelProto) -> OnnxModel:
     if not outputs or len(set(outputs)) != len(outputs):
         raise InputError(f"outputs: found {list(outputs)}, expected at least one, and unique names")
     metadata = {entry.key: entry.value for entry in proto.metadata_props}
-    return OnnxModel(proto, value.name, known, batch, nodes, tensors, outputs, metadata)  # type: ignore
+    return OnnxModel(proto, opset, value.name, known, batch, nodes, tensors, outputs, metadata)  # type: ignore
 
 
 def _node(proto: onnx.NodeProto) -> OnnxNode:
+    texts = (proto.op_type, proto.domain, proto.name, *proto.input, *proto.output, *(a.name for a in proto.attribute))
+    if not all(isinstance(text, str) for text in texts):  # protobuf gives bytes for what is not UTF-8
+        raise InputError("found a node with text that is not UTF-8, expected an ONNX model")
     if not proto.output or not proto.output[0]:
         raise InputError(f"node {proto.name!r} ({proto.op_type}): found no output")
+    return node_of(proto)
+
+
+def node_of(proto: onnx.NodeProto) -> OnnxNode:
+    """A node as plain values, unchecked."""
     op = proto.op_type if proto.domain in ("", "ai.onnx") else f"{proto.domain}.{proto.op_type}"
     attributes = {attribute.name: attribute for attribute in proto.attribute}
-    return OnnxNode(op, proto.name, tuple(proto.input), tuple(proto.output), attributes)
+    node = OnnxNode(op, proto.name, tuple(proto.input), tuple(proto.output), attributes)
+    if len(attributes) < len(proto.attribute):
+        raise node.error("found an attribute twice, expected each once")
+    return node

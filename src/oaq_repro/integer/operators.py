@@ -1,12 +1,13 @@
 """What each operator does with codes, in NumPy: channels last, one function per kind. Arithmetic: see `nodes`."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from oaq_repro import _kernels
-from oaq_repro.integer.nodes import AvgPool, Conv, Layer, MaxPool, QParams, Resize, pool_multiplier
-from oaq_repro.integer.shapes import resize_taps, window_count
+from oaq_repro.integer.nodes import AvgPool, Conv, Layer, MaxPool, QParams, Resize, ResizeNearest, pool_multiplier
+from oaq_repro.integer.shapes import nearest_pixels, pooled_pixels, resize_taps, window_count
 
 Array = np.ndarray[Any, Any]
 
@@ -47,8 +48,8 @@ def accumulate(layer: Layer, x: Array, source: QParams) -> tuple[Array, Array, i
     return acc.reshape(len(x), -1), events.reshape(len(x), -1), lowest, highest
 
 
-def requantize(acc: Array, multiplier: Array | np.float32, q: QParams) -> Array:
-    """int32 to codes: `clamp(rint(float32(acc) * multiplier) + zero_point, 0, q_max)`; multiplier on the last axis."""
+def requantize(acc: Array, multiplier: Array, q: QParams) -> Array:
+    """int32 to codes: `clamp(rint(float32(acc) * multiplier) + zero_point, 0, q_max)`; multiplier broadcast."""
     result = acc.astype(np.float32)
     result *= multiplier
     return _to_codes(result, q)
@@ -80,14 +81,14 @@ def max_pool(node: MaxPool, x: Array) -> Array:
 
 
 def average_pool(node: AvgPool, x: Array, source: QParams) -> Array:
-    """Mean of each window of [N, H, W, C], padding counted as zero."""
-    count = node.kernel[0] * node.kernel[1]
+    """Mean of each window of [N, H, W, C]."""
     total: Array | None = None
     for tap in _windows(x, node.kernel, node.stride, node.padding, (1, 1), False, fill=source.zero_point):
         total = tap.astype(np.int32) if total is None else np.add(total, tap, out=total)
     assert total is not None
-    total -= np.int32(count * source.zero_point)
-    return requantize(total, pool_multiplier(source, node.output, count), node.output)
+    total -= np.int32(node.kernel[0] * node.kernel[1] * source.zero_point)
+    multiplier = pool_multiplier(source, node.output, pooled_pixels(node, x.shape[1], x.shape[2]))
+    return requantize(total, multiplier[..., None], node.output)
 
 
 def global_average_pool(x: Array, source: QParams, output: QParams) -> Array:
@@ -110,6 +111,14 @@ def resize(node: Resize, x: Array, size: tuple[int, int]) -> Array:
     return np.clip(values, 0, node.output.q_max).astype(np.uint8)
 
 
+def resize_nearest(node: ResizeNearest, x: Array) -> Array:
+    """Pixels of [N, H, W, C], repeated or left out."""
+    for axis in (1, 2):
+        numerator, denominator = node.factor[2 * axis - 2], node.factor[2 * axis - 1]
+        x = x.take(nearest_pixels(x.shape[axis], numerator, denominator, node.rule), axis)
+    return x
+
+
 def _to_codes(values: Array, q: QParams) -> Array:
     """float32 in units of the scale to codes; overwrites `values`. Where the sum is inexact it is clamped anyway."""
     np.rint(values, out=values)
@@ -121,7 +130,7 @@ def _to_codes(values: Array, q: QParams) -> Array:
 def _windows(
     x: Array, kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int], dilation: tuple[int, int],
     ceil: bool, fill: int,
-) -> list[Array]:  # fmt: skip
+) -> Iterator[Array]:  # fmt: skip
     """One view [N, H', W', C] per position within the kernel, of x with a border of `fill`."""
     counts, borders = [], []
     for axis in range(2):
@@ -131,10 +140,8 @@ def _windows(
         counts.append(count)
         borders.append((padding[axis], max(needed - size - padding[axis], 0)))
     padded = np.pad(x, ((0, 0), *borders, (0, 0)), constant_values=fill)
-    views = []
     for row in range(kernel[0]):
         for column in range(kernel[1]):
             top, left = row * dilation[0], column * dilation[1]
             bottom, right = top + (counts[0] - 1) * stride[0] + 1, left + (counts[1] - 1) * stride[1] + 1
-            views.append(padded[:, top : bottom : stride[0], left : right : stride[1]])
-    return views
+            yield padded[:, top : bottom : stride[0], left : right : stride[1]]

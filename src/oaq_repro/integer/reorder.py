@@ -13,7 +13,7 @@ are dealt once more so that channels whose sums are short in the heaviest writer
 The order is kept for which all its readers and writers together are cheapest.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -32,9 +32,10 @@ from oaq_repro.integer.nodes import (
     Node,
     Requantize,
     Resize,
+    ResizeNearest,
 )
 from oaq_repro.integer.packing import Dense, pack_dense, product_range
-from oaq_repro.integer.routes import InstructionSet, Mode, channel_folds, demand, dense_folds
+from oaq_repro.integer.routes import ChannelFolds, Demand, InstructionSet, Mode, channel_folds, demand
 from oaq_repro.integer.shapes import Shape
 
 Array = np.ndarray[Any, Any]
@@ -46,20 +47,49 @@ WORTH = 0.01  # what sorting a writer's channels has to gain, as a part of the t
 LARGEST_SUMS = 256  # the sums that are looked at while channels are dealt
 
 
-def reorder(graph: Graph, shapes: dict[str, Shape], mode: Mode, kernels: InstructionSet) -> Graph:
+@dataclass(frozen=True, eq=False)
+class Ordered:
+    """A graph in the order that the engine compiles, and what is known of its layers, by name.
+
+    demands: of the graph as it was given: where no input overflows its lanes or blocks, sums are exact, and stay so in
+    another order, whose lanes and blocks could overflow. folds: of layers whose channels have been looked at.
+    """
+
+    graph: Graph
+    demands: dict[str, Demand | None]
+    folds: dict[str, ChannelFolds]
+
+
+def as_given(graph: Graph, mode: Mode) -> Ordered:
+    """The graph as it is."""
+    demands = {layer.name: demand(layer, graph.qparams(layer.inputs[0]), mode) for layer in graph.layers()}
+    return Ordered(graph, demands, {})
+
+
+def reorder(graph: Graph, shapes: dict[str, Shape], mode: Mode, kernels: InstructionSet) -> Ordered:
     """The graph with channels in better orders; its outputs are the same bit for bit."""
+    given = as_given(graph, mode)
     if mode == "exact":
-        return graph
+        return given
     orders = _Orders(graph, shapes)
     permutations: dict[str, Array] = {}
+    folds: dict[str, ChannelFolds] = {}
     for order in orders.free():
         layers = [layer for layer in graph.layers() if _is_dense(layer)]
         readers = [orders.permuted(x, permutations) for x in layers if orders.find(x.inputs[0]) == order]
         writers = [orders.permuted(x, permutations) for x in layers if orders.find(x.name) == order]
-        search = _Search(readers, writers, graph, shapes, mode, kernels)
-        if (found := search.best()) is not None:
+        search = _Search(readers, writers, Ordered(graph, given.demands, folds), shapes, mode, kernels)
+        folds |= search.known
+        found = search.best()
+        folds |= search.known_in(found)
+        if found is not None:
             permutations[order] = found
-    return replace(graph, nodes=tuple(orders.permuted(node, permutations) for node in graph.nodes))
+            folds |= {layer.name: folds[layer.name].permuted(found) for layer in writers if layer.name in folds}
+    nodes = tuple(orders.permuted(node, permutations) for node in graph.nodes)
+    # Runs of dilated layers are other ones than were looked at.
+    dilated = {node.name for node in nodes if isinstance(node, Conv) and node.dilation != (1, 1)}
+    known = {name: channels for name, channels in folds.items() if name not in dilated}
+    return Ordered(replace(graph, nodes=nodes), given.demands, known)
 
 
 class _Orders:
@@ -78,7 +108,7 @@ class _Orders:
                     pass
                 case Add():
                     self.join(node.name, *node.inputs)
-                case Requantize() | MaxPool() | AvgPool() | GlobalAvgPool() | Resize():
+                case Requantize() | MaxPool() | AvgPool() | GlobalAvgPool() | Resize() | ResizeNearest():
                     self.join(node.name, node.inputs[0])
                 case Conv() if node.groups == len(node.weight) == shapes[node.inputs[0]][0]:
                     self.join(node.name, node.inputs[0])
@@ -129,23 +159,24 @@ class _Search:
         self,
         readers: list[Layer],
         writers: list[Layer],
-        graph: Graph,
+        known: Ordered,
         shapes: dict[str, Shape],
         mode: Mode,
         kernels: InstructionSet,
     ) -> None:
         self.readers, self.mode, self.kernels = readers, mode, kernels
-        self.q = {layer.name: graph.qparams(layer.inputs[0]) for layer in (*readers, *writers)}
+        self.q = {layer.name: known.graph.qparams(layer.inputs[0]) for layer in (*readers, *writers)}
         self.work = {
             layer.name: float(np.prod(shapes[layer.name])) * layer.weight[0].size for layer in (*readers, *writers)
         }
-        self.demanded = {layer.name: demand(layer, self.q[layer.name], mode) for layer in (*readers, *writers)}
+        self.demands, self.known = known.demands, dict(known.folds)
+        self.found: dict[tuple[str, bytes], ChannelFolds] = {}  # by reader and order
         self.reader = max(readers, key=lambda layer: self.work[layer.name])
         self.written = {layer.name: self._channel_costs(layer) for layer in writers}
 
     def best(self) -> Array | None:
         """A permutation, positions to channels; None where none that is tried is better than the order as it is."""
-        if any(self.demanded[layer.name] is None for layer in self.readers):
+        if any(self.demands[layer.name] is None for layer in self.readers):
             return None
         now = np.arange(_weight(self.reader).shape[3])
         least = self._cost(now)
@@ -153,7 +184,7 @@ class _Search:
             return None  # nothing can be better
         ranks = self._ranks(len(now))
         sort = self._writing(now) - self._writing(np.argsort(ranks, kind="stable")) > WORTH * sum(self.work.values())
-        fold = max(int(np.median(self._folds(self.reader, now))), 1)
+        fold = max(int(np.median(self.folds(self.reader, now).panels())), 1)
         blocks = [b for b in (fold, 2 * fold) if 4 * b <= len(now)] if fold < self.kernels.folds[-1] else []
         if not blocks and not sort:
             return None
@@ -170,7 +201,7 @@ class _Search:
         """Time of all layers, in that of a product in 16 bits throughout."""
         costs = self._writing(order)
         for layer in self.readers:
-            costs += self.work[layer.name] * float(np.mean([STEP_COST[f] for f in self._folds(layer, order)]))
+            costs += self.work[layer.name] * float(np.mean([STEP_COST[f] for f in self.folds(layer, order).panels()]))
         return costs
 
     def _writing(self, order: Array) -> float:
@@ -181,21 +212,31 @@ class _Search:
             costs += self.work[name] * float(panels.mean())
         return costs
 
-    def _folds(self, layer: Layer, order: Array) -> tuple[int, ...]:
-        """The fold of every panel of a reader, as `routes` chooses it."""
-        demanded = self.demanded[layer.name]
-        assert demanded is not None  # `best` has seen to it
-        packed = _packed(_weight(layer)[..., order])
-        return dense_folds(packed, layer.bias, self.q[layer.name], demanded, self.mode, self.kernels)
+    def folds(self, layer: Layer, order: Array) -> ChannelFolds:
+        """What the channels of a reader allow when its inputs are in that order, as `routes` finds it."""
+        key = layer.name, order.tobytes()
+        if key not in self.found:
+            self.found[key] = self._channel_folds(layer, _weight(layer)[..., order])
+        return self.found[key]
+
+    def known_in(self, order: Array | None) -> dict[str, ChannelFolds]:
+        """The readers' folds in an order, None: as it is, as far as they have been looked at."""
+        key = (np.arange(_weight(self.reader).shape[3]) if order is None else order).tobytes()
+        return {name: channels for (name, tried), channels in self.found.items() if tried == key}
+
+    def _channel_folds(self, layer: Layer, weight: Array) -> ChannelFolds:
+        demanded = self.demands[layer.name]
+        assert demanded is not None  # the callers have seen to it
+        return channel_folds(_packed(weight), layer.bias, self.q[layer.name], demanded, self.mode, self.kernels)
 
     def _channel_costs(self, layer: Layer) -> Array:
         """STEP_COST of every output channel alone: float64 [O]."""
-        demanded = self.demanded[layer.name]
-        if demanded is None:  # the scalar reference, whatever the order
+        if self.demands[layer.name] is None:  # the scalar reference, whatever the order
             return np.ones(len(layer.weight))
-        packed = _packed(_weight(layer))
-        whole, largest = channel_folds(packed, layer.bias, self.q[layer.name], demanded, self.mode, self.kernels)
-        folds = np.where(whole, 0, largest).ravel()[: len(layer.weight)]
+        if layer.name not in self.known:
+            self.known[layer.name] = self._channel_folds(layer, _weight(layer))
+        channels = self.known[layer.name]
+        folds = np.where(channels.obstacles == 0, 0, channels.largest)
         return np.array([STEP_COST[fold] for fold in folds.tolist()])
 
     def _ranks(self, channels: int) -> Array:
@@ -222,15 +263,18 @@ class _Search:
             [position[(rank_at == rank) & (half == h)].tolist() for h in range(halves)]
             for rank in range(int(rank_at[-1]) + 1)
         ]
+        full = np.array([[not left for left in places] for places in free])  # [ranks, halves]
         sums = np.zeros((halves, reach.shape[1]), np.float32)
         order = np.empty(channels, np.int64)
         for channel in np.argsort(-reach.max(1), kind="stable").tolist():
-            places = free[ranks[channel]]
+            rank = ranks[channel]
             worst = (sums + reach[channel]).max(1)
-            worst[[not left for left in places]] = np.inf
+            worst[full[rank]] = np.inf
             chosen = int(worst.argmin())
             sums[chosen] += reach[channel]
-            order[places[chosen].pop(0)] = channel
+            places = free[rank][chosen]
+            order[places.pop(0)] = channel
+            full[rank, chosen] = not places
         return order
 
 

@@ -8,6 +8,7 @@ never overflow. `fast`: the result of the graph's own accumulators, overflow inc
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import IntFlag, auto
 from typing import Any, Literal
 
 import numpy as np
@@ -79,31 +80,61 @@ def demand(layer: Layer, q: QParams, mode: Mode) -> Demand | None:
     return None
 
 
-def dense_folds(
-    packed: Dense, bias: Array, q: QParams, demanded: Demand, mode: Mode, kernels: InstructionSet
-) -> tuple[int, ...]:
-    """The fold of every panel: 0 (16 bits throughout), the largest safe one, or EXACT."""
-    whole, largest = channel_folds(packed, bias, q, demanded, mode, kernels)
-    return tuple(np.where(whole.all(1), 0, largest.min(1)).tolist())
+class Obstacle(IntFlag):
+    """What keeps a sum from 16 bits throughout."""
+
+    MODE = auto()  # it asks for 32 bits
+    WIDTH = auto()  # no register has the accumulator's bits
+    REACH = auto()  # an input could overflow it
+    BIAS = auto()  # larger than kernels of 16 bits add
+    PAIRS = auto()  # two products could leave the range to which the instruction saturates them
+
+
+@dataclass(frozen=True, eq=False)
+class ChannelFolds:
+    """What every output channel alone allows: int64 [O] each.
+
+    largest: the largest fold that no input can overflow, or EXACT. obstacles: flags of `Obstacle`; with none, fold 0.
+    """
+
+    largest: Array
+    obstacles: Array
+
+    def permuted(self, order: Array) -> "ChannelFolds":
+        """Of the channels in that order."""
+        return ChannelFolds(self.largest[order], self.obstacles[order])
+
+    def panels(self) -> tuple[int, ...]:
+        """The fold of every panel, which is that of its unluckiest channel: 0, S or EXACT."""
+        firsts = np.arange(0, len(self.largest), _kernels.PANEL)
+        least = np.minimum.reduceat(self.largest, firsts)
+        return tuple(np.where(np.bitwise_or.reduceat(self.obstacles, firsts) == 0, 0, least).tolist())
 
 
 def channel_folds(
     packed: Dense, bias: Array, q: QParams, demanded: Demand, mode: Mode, kernels: InstructionSet
-) -> tuple[Array, Array]:
-    """What every channel alone allows, [panels, 16]: 16 bits throughout (bool); the largest safe fold, or EXACT."""
+) -> ChannelFolds:
+    """Of a dense layer's (or group's) channels."""
     largest = np.full((len(packed.weights), _kernels.PANEL), _kernels.EXACT)
-    whole = np.zeros(largest.shape, bool)
-    if mode == "exact":
-        return whole, largest
-    offset = kernels.code_offset(q)
-    safe = packed.safe_folds(-offset, q.q_max - offset, kernels.folds[:1] if mode == "acc32" else kernels.folds)
-    for fold, fits in safe.items():
-        largest[fits] = np.maximum(largest[fits], fold)
-    if mode != "acc32":
-        whole = packed.whole_fits(q) if demanded.bits == 32 else np.full(largest.shape, demanded.bits == 16)
-        whole &= np.pad(_small(bias), (0, largest.size - len(bias)), constant_values=True).reshape(largest.shape)
-        whole &= safe[1] | (not kernels.saturates)
-    return whole, largest
+    obstacles = np.zeros(largest.shape, np.int64)
+    if mode in ("acc32", "exact"):
+        obstacles |= Obstacle.MODE
+    if mode != "exact":
+        offset = kernels.code_offset(q)
+        safe = packed.safe_folds(-offset, q.q_max - offset, kernels.folds[:1] if mode == "acc32" else kernels.folds)
+        for fold, fits in safe.items():
+            largest[fits] = np.maximum(largest[fits], fold)
+        if mode != "acc32":
+            if demanded.bits == 32:
+                obstacles[~packed.whole_fits(q)] |= Obstacle.REACH
+            elif demanded.bits != 16:
+                obstacles |= Obstacle.WIDTH
+            if kernels.saturates:
+                obstacles[~safe[1]] |= Obstacle.PAIRS
+    folds = ChannelFolds(largest.ravel()[: len(bias)], obstacles.ravel()[: len(bias)])
+    if mode not in ("acc32", "exact"):
+        folds.obstacles[~_small(bias)] |= Obstacle.BIAS
+    return folds
 
 
 def depthwise_codes(q: QParams, mode: Mode, kernels: InstructionSet) -> tuple[int, int] | None:
@@ -114,17 +145,22 @@ def depthwise_codes(q: QParams, mode: Mode, kernels: InstructionSet) -> tuple[in
 
 def depthwise_folds(
     blocks: Sequence[Depthwise], bias: Array, q: QParams, demanded: Demand, mode: Mode, kernels: InstructionSet
-) -> tuple[int, ...]:
-    """The fold of every block of channels, whose taps are packed for `depthwise_codes`."""
+) -> tuple[tuple[int, ...], Obstacle]:
+    """The fold of every block of channels, whose taps are packed for `depthwise_codes`, and what keeps some from 0."""
     if mode in ("acc32", "exact"):
-        return (1,) * len(blocks)
+        return (1,) * len(blocks), Obstacle.MODE
     offset = kernels.code_offset(q)
     cuts = range(_kernels.CHANNEL_BLOCK, len(bias), _kernels.CHANNEL_BLOCK)
-    folds = []
+    folds, obstacles = [], Obstacle(0)
     for block, small in zip(blocks, np.split(_small(bias), cuts), strict=True):
-        whole = demanded.bits == 16 or (demanded.bits == 32 and block.whole_fits(q))
-        folds.append(0 if whole and small.all() else block.longest_fold(-offset, q.q_max - offset))
-    return tuple(folds)
+        found = Obstacle(0) if small.all() else Obstacle.BIAS
+        if demanded.bits == 32:
+            found |= Obstacle(0) if block.whole_fits(q) else Obstacle.REACH
+        elif demanded.bits != 16:
+            found |= Obstacle.WIDTH
+        folds.append(block.longest_fold(-offset, q.q_max - offset) if found else 0)
+        obstacles |= found
+    return tuple(folds), obstacles
 
 
 def _small(bias: Array) -> Array:
