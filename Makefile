@@ -7,7 +7,7 @@ BUILD ?= build
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test unit slow test-avx2 test-kernels test-neon sanitize lint tables check-tables clean
+.PHONY: help install demo test unit slow test-avx2 faults test-kernels test-neon sanitize lint tables check-tables clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -31,7 +31,10 @@ slow: $(STAMP) ## slow tests
 	$(BIN)/python -m pytest --hypothesis-profile=ci -m slow $(PYTEST)
 
 test-avx2: $(STAMP) ## all tests with ONNX Runtime and torch restricted to AVX2, as on a CPU without VNNI
-	OAQ_TEST_ISA=avx2 $(BIN)/python -m pytest -p no:faulthandler --hypothesis-profile=ci $(PYTEST)
+	OAQ_TEST_ISA=avx2 $(BIN)/python -m pytest --hypothesis-profile=ci $(PYTEST)
+
+faults: $(STAMP) ## kills, signals, full disks and damaged files, beside `make test`: 15 minutes
+	$(BIN)/python -m pytest -o python_files="fault_*.py" tests/faults $(PYTEST)
 
 test-kernels: ## the C++ kernels, without Python
 	$(call build_kernels,kernels)
@@ -46,7 +49,8 @@ test-neon: ## the same, compiled for ARM and run by qemu
 # The sanitized module lies in a folder of its own, with a copy of the package. -S: else the finder of the editable
 # install would come first. The sanitizer's runtime has to be loaded before all else, and libstdc++ for exceptions.
 SANITIZE := $(BUILD)/sanitize
-SANITIZED_TESTS := $(wildcard $(addprefix tests/integer/test_,kernel.py engine.py onnx_import.py main.py))
+SANITIZED_TESTS := $(wildcard $(addprefix tests/integer/test_,kernel.py engine.py engine_sharing.py explain.py reorder.py \
+  onnx_import.py onnx_operators.py main.py))
 
 sanitize: $(STAMP) ## kernels, engine and ONNX import with address and undefined behaviour sanitizers
 	$(call build_kernels,sanitize/kernels,-DOAQ_SANITIZE=ON)

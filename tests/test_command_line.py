@@ -93,6 +93,8 @@ def test_bad_input_is_one_message(arguments, message, tmp_path):
     (line,) = [text for text in done.stderr.splitlines() if text.startswith("error: ")]
     assert message in line
     assert "Traceback" not in done.stderr
+    written = {"runs", "parents", "fine_tuned", "fingerprints"}  # the results folder is the working folder here
+    assert {path.name for path in tmp_path.iterdir()} <= written
 
 
 def interrupted_then_resumed(tmp_path, how):
@@ -121,11 +123,12 @@ def test_data_of_another_task(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_goes_on_and_ends_the_same(tmp_path, how):
     between, resumed, status = interrupted_then_resumed(tmp_path, how)
-    assert status != 0
-    assert all(record.status == "interrupted" for record in between)
+    assert status == {signal.SIGKILL: -9, signal.SIGINT: 130, signal.SIGTERM: 143}[how]
+    assert [record.status for record in between] == ["interrupted"] * (how != signal.SIGKILL)
+    assert all(record.provenance.error == f"stopped by {how.name}" for record in between)
     whole = tmp_path / "whole"
     assert call(*LONG, f"results={whole}").returncode == 0
     (path,) = whole.glob("runs/*/0/record.json")

@@ -4,12 +4,13 @@ import pytest
 import torch
 from composing import composed, tiny
 
-from oaq_repro import fine_tuned, parent
+from oaq_repro import experiment, fine_tuned, parent
 from oaq_repro.errors import InputError
 from oaq_repro.experiment import run
 from oaq_repro.integer.executor import Executor
 from oaq_repro.integer.graph import Graph
 from oaq_repro.integer.routes import InstructionSet
+from oaq_repro.models.checkpoint import content_hash, read_torch
 from oaq_repro.results.record import load_record
 from oaq_repro.results.store import run_folder
 
@@ -152,6 +153,34 @@ def test_a_full_disk_loses_nothing(results, oaq, monkeypatch):
     monkeypatch.undo()
     monkeypatch.setattr(parent, "fit", no_training)
     assert run(tiny(results, "method=int8", "accumulator=int32")).status == "finished"
+
+
+def test_figures_are_there_before_the_record_says_finished(results, oaq, monkeypatch):
+    def full(record, folder):
+        raise InputError("alpha.png: cannot be written")
+
+    config = tiny(results, "method=oaq", "accumulator.bits=16", "quantization.activation_bits=7")
+    with monkeypatch.context() as patch:
+        patch.setattr(experiment, "write_figures", full)
+        with pytest.raises(InputError, match="alpha.png"):
+            run(config)
+    (failed,) = [
+        r for r in map(load_record, results.glob("runs/*/*/record.json")) if "alpha.png" in (r.provenance.error or "")
+    ]
+    assert failed.status == "failed"
+    again = run(config)
+    assert again.status == "finished" and (folder_of(results, again) / "alpha.png").exists()
+    checkpoint = read_torch(folder_of(results, again) / "quantized.ckpt")["state_dict"]
+    assert again.provenance.checkpoint_hash == failed.provenance.checkpoint_hash == content_hash(checkpoint)
+
+
+def test_a_damaged_record_is_one_line_with_the_remedy(results, oaq):
+    path = folder_of(results, oaq) / "record.json"
+    good = path.read_text()
+    path.write_text(good.replace('"seed": 0', '"seed": 00', 1))
+    with pytest.raises(InputError, match="record.json: is not valid JSON .* remove this one to make the run again"):
+        run(tiny(results, "method=oaq", "accumulator.bits=16"))
+    path.write_text(good)
 
 
 def test_data_of_another_task(results):

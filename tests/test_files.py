@@ -4,7 +4,7 @@ import stat
 import pytest
 
 from oaq_repro.errors import InputError
-from oaq_repro.files import write_atomic
+from oaq_repro.files import json_checksum, remove_temporary, write_atomic
 
 
 @pytest.mark.parametrize("content", ["text", b"bytes", lambda path: path.write_text("written")])
@@ -40,3 +40,24 @@ def test_an_interruption_leaves_no_rubbish(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         write_atomic(tmp_path / "file.txt", interrupted)
     assert os.listdir(tmp_path) == []
+
+
+def test_only_what_a_killed_process_left_is_removed(tmp_path, monkeypatch):
+    kept = [".lock", "last.ckpt", ".hidden", ".two.dots", "._record.json", ".keep.me.txt"]
+    for name in kept:
+        (tmp_path / name).touch()
+    monkeypatch.setattr(os, "replace", lambda source, target: None)
+    monkeypatch.setattr("pathlib.Path.unlink", lambda path, missing_ok: None)
+    for name in ("last.ckpt", "finetune/metrics.csv", "no_suffix", "weights.safetensors"):
+        write_atomic(tmp_path / name, "half")
+    monkeypatch.undo()
+    assert len(list(tmp_path.rglob("*"))) == len(kept) + 1 + 4
+    remove_temporary(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == sorted([*kept, "finetune"])
+    assert os.listdir(tmp_path / "finetune") == []
+
+
+def test_the_checksum_of_json_is_that_of_its_content():
+    content = {"b": [1, 2.5], "a": {"c": None}}
+    assert json_checksum(content) == json_checksum({"a": {"c": None}, "b": [1, 2.5], "checksum": "any"})
+    assert json_checksum(content) != json_checksum({**content, "b": [1, 2.5000000000000004]})

@@ -1,5 +1,6 @@
 """Which runs share a fine-tuning: those, and only those, whose training cannot differ."""
 
+import json
 from copy import deepcopy
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from composing import composed
 from quant.networks import Classifier, images, quantized, trained
 
+from oaq_repro.checkpoints import LAST
 from oaq_repro.configuration import build, config_folder, resolve
 from oaq_repro.errors import InputError
 from oaq_repro.fine_tuned import science
@@ -100,6 +102,60 @@ def test_a_training_that_fails_leaves_nothing_that_counts(tmp_path):
     (tmp_path / WEIGHTS).write_bytes(b"nothing")
     with pytest.raises(InputError, match=WEIGHTS):
         train_or_load(tmp_path, network, never)
+
+
+def flip(path):
+    """The last bit: in weights, the sign of a number."""
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 0x80
+    path.write_bytes(content)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+def change_a_digit(path):
+    path.write_text(path.read_text().replace("0.5", "0.6"))
+
+
+@pytest.mark.parametrize("name, damage", [(WEIGHTS, flip), (WEIGHTS, cut), (WEIGHTS, lambda path: path.unlink()),
+                                          (METRICS, change_a_digit), (METRICS, cut)])  # fmt: skip
+def test_damage_is_one_line_with_the_remedy(tmp_path, name, damage):
+    network = torch.nn.Linear(2, 2)
+    train_or_load(tmp_path, network, doubled(network))
+    damage(tmp_path / name)
+    with pytest.raises(InputError, match=rf"{name}: .*remove its folder to train there again$"):
+        train_or_load(tmp_path, network, never)
+
+
+def test_a_folder_of_an_early_version_has_no_checksum(tmp_path):
+    network = torch.nn.Linear(2, 2)
+    made = train_or_load(tmp_path, network, doubled(network))
+    (tmp_path / METRICS).write_text(json.dumps({"top1": 0.5}))
+    assert train_or_load(tmp_path, torch.nn.Linear(2, 2), never) == made
+
+
+def test_what_a_killed_process_left_does_not_stay(tmp_path):
+    network = torch.nn.Linear(2, 2)
+    train_or_load(tmp_path, network, doubled(network))
+    left = [tmp_path / LAST, tmp_path / ".weights.abcd_123.safetensors"]
+    for path in left:
+        path.touch()
+    train_or_load(tmp_path, network, never)
+    assert not any(path.exists() for path in left)
+
+
+def test_a_damaged_checkpoint_is_gone_before_training(tmp_path, capsys):
+    network = torch.nn.Linear(2, 2)
+    (tmp_path / LAST).write_bytes(b"half of a checkpoint")
+
+    def train():
+        assert not (tmp_path / LAST).exists()
+        return {}
+
+    train_or_load(tmp_path, network, train)
+    assert "training starts anew" in capsys.readouterr().out
 
 
 def test_a_folder_that_is_held_is_named(tmp_path):

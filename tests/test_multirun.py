@@ -1,8 +1,10 @@
 """Sweeps as a user meets them: what fails, what is resumed, and that every launcher makes the same records."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -36,6 +38,26 @@ def test_failures_are_listed_in_order(tmp_path):
         write_note(tmp_path, number)
     assert failures(tmp_path) == ["#9 seed=9: no disk", "#10 seed=10: no disk"]
     assert failures(tmp_path / "another") == []
+
+
+def test_a_note_that_cannot_be_read_is_a_failure(tmp_path):
+    write_note(tmp_path, 3)
+    (tmp_path / "notes" / "3.json").write_text("{")
+    (line,) = failures(tmp_path)
+    assert line.startswith("#3 ") and "cannot be read" in line
+
+
+@pytest.mark.slow
+def test_a_signal_stops_the_whole_sweep(tmp_path):
+    command = ["-m", "oaq_repro", "-m", *TINY, "schedule.float.epochs=10000", "seed=0,1,2", f"results={tmp_path}"]
+    process = subprocess.Popen([sys.executable, *command], stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    while not list(tmp_path.glob("parents/*/0/float/metrics.csv")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 143 and "Traceback" not in error
+    assert [r["status"] for r in records(tmp_path).values()] == ["interrupted"]
 
 
 def test_a_run_that_another_process_dropped_is_a_failure(tmp_path):

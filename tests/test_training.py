@@ -3,8 +3,9 @@ import os
 import pytest
 import torch
 
+from oaq_repro.checkpoints import AtomicCheckpointIO
 from oaq_repro.errors import InputError
-from oaq_repro.training import OMP_THREADS, torch_threads
+from oaq_repro.training import OMP_THREADS, _trainer, torch_threads
 
 
 @pytest.mark.parametrize("variable", [None, "7"])
@@ -34,3 +35,15 @@ def test_wrong_numbers_of_threads(count):
         torch_threads(count),
     ):
         pass
+
+
+def test_slurm_gets_no_checkpoint_and_no_job_of_lightnings(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "hpc_ckpt_1.ckpt").write_bytes(b"of another training")
+    for name, value in {"JOB_ID": "17", "JOB_NAME": "sweep", "NTASKS": "1", "PROCID": "0", "LOCALID": "0"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    trainer = _trainer({"accelerator": "cpu"}, logger=False, enable_checkpointing=False)
+    environment = trainer._accelerator_connector.cluster_environment
+    assert type(environment).__name__ == "SLURMEnvironment" and not environment.auto_requeue
+    assert trainer._checkpoint_connector._hpc_resume_path is None
+    assert isinstance(trainer.strategy.checkpoint_io, AtomicCheckpointIO)

@@ -3,10 +3,15 @@
 import os
 import sys
 
-import hydra
-from omegaconf import DictConfig
+from oaq_repro import signals
 
-from oaq_repro.configuration import config_folder
+# before the imports below and theirs, which take a while; of the processes of a training the first one speaks
+signals.install(quiet=os.environ.get("LOCAL_RANK", "0") != "0")
+
+import hydra  # noqa: E402
+from omegaconf import DictConfig  # noqa: E402
+
+from oaq_repro.configuration import config_folder  # noqa: E402
 
 failures: list[str] = []
 
@@ -23,6 +28,9 @@ def main(config: DictConfig) -> float | None:
     try:
         return _run_or_show(config)
     except Exception as error:
+        stopped = signals.interruption(error)
+        if stopped is not None:
+            raise stopped from None
         if multirun.in_sweep():
             multirun.note(error)
             return None

@@ -15,10 +15,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
 from oaq_repro.configuration import config_folder
-from oaq_repro.files import write_atomic
+from oaq_repro.files import json_checksum
 from oaq_repro.finished import finished_record
 from oaq_repro.results.record import Record
-from oaq_repro.results.store import short_hash
+from oaq_repro.results.store import short_hash, write_shared
 
 
 def finished_sweep(config: DictConfig) -> list[Record] | None:
@@ -32,10 +32,11 @@ def finished_sweep(config: DictConfig) -> list[Record] | None:
     source = _source()
     for job in BasicSweeper.split_arguments(overrides, None)[0]:
         try:
-            settings = json.loads(_place(config.results, job, source).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            content = json.loads(_place(config.results, job, source).read_text(encoding="utf-8"))
+            sound = content["checksum"] == json_checksum(content)
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
-        record = finished_record(settings)
+        record = finished_record(content["settings"]) if sound else None
         if record is None:
             return None
         records.append(record)
@@ -44,9 +45,8 @@ def finished_sweep(config: DictConfig) -> list[Record] | None:
 
 def remember_settings(settings: Mapping[str, Any], overrides: Sequence[str]) -> None:
     """Keep the resolved settings of a run of a sweep."""
-    place = _place(settings["results"], overrides, _source())
-    if not place.exists():
-        write_atomic(place, json.dumps(settings))
+    content = {"settings": settings, "checksum": json_checksum({"settings": settings})}
+    write_shared(_place(settings["results"], overrides, _source()), json.dumps(content))
 
 
 def _source() -> list[Any]:

@@ -15,5 +15,9 @@ def printable(text: str, longest: int = 2000) -> str:
     Names come from files of any origin and stand in messages; they must not move the cursor, colour the screen or begin
     a new line.
     """
-    text = text if len(text) <= longest else f"{text[: longest // 2]} ... {text[-longest // 2 :]}"
+    return escaped(text if len(text) <= longest else f"{text[: longest // 2]} ... {text[-longest // 2 :]}")
+
+
+def escaped(text: str) -> str:
+    """Text whose characters can all be printed, the others as escapes; of any length."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

@@ -16,6 +16,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, distributed
 
+from oaq_repro.checkpoints import torch_bytes
 from oaq_repro.configuration import build, resolve
 from oaq_repro.data.base import DataModule
 from oaq_repro.errors import InputError
@@ -27,6 +28,7 @@ from oaq_repro.integer.lower import lower
 from oaq_repro.integer.network import IntegerNetwork
 from oaq_repro.logging import log_record
 from oaq_repro.methods.base import Method
+from oaq_repro.models.checkpoint import content_hash
 from oaq_repro.models.network import Network
 from oaq_repro.parent import float_parent
 from oaq_repro.quant.calibrate import count_overflow
@@ -38,7 +40,8 @@ from oaq_repro.report import layer_rows, overflow_section
 from oaq_repro.results.figures import write_figures
 from oaq_repro.results.provenance import provenance, utc_now
 from oaq_repro.results.record import RECORD_NAME, Record, Status, save_record
-from oaq_repro.results.store import LONG_S, file_hash, find_record, is_worker, lock_run, run_folder, run_hash
+from oaq_repro.results.store import LONG_S, find_record, is_worker, lock_run, run_folder, run_hash
+from oaq_repro.signals import arrived, interruption
 from oaq_repro.tasks.base import Task
 from oaq_repro.training import evaluate, images_of, torch_threads
 
@@ -96,8 +99,8 @@ def _recorded(
         _stages(settings, config, data, fingerprint, folder, outcome)
         sys.exit(0)  # the first process writes the record
 
-    def write(status: Status, error: str | None) -> Record:
-        record = Record(
+    def record_as(status: Status, error: str | None) -> Record:
+        return Record(
             hash=name,
             seed=settings["seed"],
             status=status,
@@ -115,19 +118,19 @@ def _recorded(
                 error=error,
             ),
         )
-        save_record(record, folder / RECORD_NAME)
-        return record
 
     try:
         _stages(settings, config, data, fingerprint, folder, outcome)
-    except BaseException as error:
-        status: Status = "failed" if isinstance(error, Exception) else "interrupted"
-        with suppress(InputError):  # a full disk must not hide the first error
-            write(status, str(error) or type(error).__name__)
-        raise
-    record = write("finished", None)
-    if record.layers:
+        record = record_as("finished", None)
         write_figures(record, folder)
+        save_record(record, folder / RECORD_NAME)  # last: it says all is there
+    except BaseException as error:
+        cause = interruption(error) or error
+        arrived()
+        status: Status = "failed" if isinstance(cause, Exception) else "interrupted"
+        with suppress(InputError, ValueError):  # a full disk must not hide the first error
+            save_record(record_as(status, str(cause) or type(cause).__name__), folder / RECORD_NAME)
+        raise
     log_record(settings, record, folder)
     return record
 
@@ -156,8 +159,9 @@ def _stages(
     task.cpu().eval()  # the stages below are exact on any machine; the integer graph runs on the CPU
     method.finish(quantized)
     settled = settle_or_count(quantized, method, data, settings["trainer"])
-    write_atomic(folder / CHECKPOINT_NAME, lambda path: torch.save({"state_dict": task.state_dict()}, path))
-    outcome.checkpoint_hash = file_hash(folder / CHECKPOINT_NAME)
+    state = task.state_dict()
+    write_atomic(folder / CHECKPOINT_NAME, torch_bytes({"state_dict": state}))
+    outcome.checkpoint_hash = content_hash(state)
     cpu = {**settings["trainer"], "accelerator": "cpu", "devices": 1, "strategy": "auto", "num_nodes": 1}
 
     outcome.metrics["simulated"] = evaluate(task, data.val_dataloader(), cpu, "simulated on held-out data")

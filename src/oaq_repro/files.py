@@ -1,13 +1,18 @@
-"""Files of any origin are read with care, and files are written atomically: the old one or the new one, never half."""
+"""Files of any origin are read with care and written atomically (the old one or the new one); checksums of them."""
 
+import hashlib
+import json
 import os
+import re
 import stat
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from oaq_repro.errors import InputError
+
+TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}(\.\w+)?")  # as mkstemp names them below
 
 
 def open_regular(path: Path | str, expected: str) -> IO[bytes]:
@@ -41,8 +46,8 @@ def write_atomic(path: Path | str, write: Callable[[Path], None] | str | bytes) 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
-        os.close(handle)
         temporary = Path(name)
+        os.close(handle)
         if callable(write):
             write(temporary)
         elif isinstance(write, bytes):
@@ -61,3 +66,16 @@ def write_atomic(path: Path | str, write: Callable[[Path], None] | str | bytes) 
         if temporary is not None:
             temporary.unlink(missing_ok=True)
     return path
+
+
+def remove_temporary(folder: Path) -> None:
+    """Remove what a killed process left of its writes below `folder`, where nobody may be writing."""
+    for path in folder.rglob(".*"):
+        if TEMPORARY.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+
+
+def json_checksum(content: Mapping[str, Any]) -> str:
+    """Sha256 (hex) of a JSON object without its own key `checksum`, whatever the order of keys and the layout."""
+    rest = {key: value for key, value in content.items() if key != "checksum"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from oaq_repro import parent
+from oaq_repro.checkpoints import LAST
 from oaq_repro.data.base import DataModule
 from oaq_repro.logging import make_loggers
 from oaq_repro.methods.base import Method
@@ -16,7 +17,7 @@ from oaq_repro.quant.calibrate import calibrate, freeze
 from oaq_repro.quant.network import QuantizedNetwork, set_quantizing
 from oaq_repro.tasks.base import Task
 from oaq_repro.trained import Trained, train_or_load, training_folder
-from oaq_repro.training import LAST, fit, images_of
+from oaq_repro.training import fit, images_of
 
 ACCUMULATOR_FIELDS = ("accumulator", "reason", "granularity")
 

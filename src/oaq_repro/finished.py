@@ -10,9 +10,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from oaq_repro.files import write_atomic
 from oaq_repro.results.record import Record
-from oaq_repro.results.store import find_record, run_hash, short_hash
+from oaq_repro.results.store import find_record, run_hash, short_hash, write_shared
 
 FINGERPRINT_DIGITS = 64
 READERS = Path(__file__).resolve().parent / "data"
@@ -35,9 +34,7 @@ def finished_record(settings: Mapping[str, Any]) -> Record | None:
 
 def remember(settings: Mapping[str, Any], fingerprint: str) -> None:
     """Keep a fingerprint that was computed from the data themselves."""
-    place = _place(settings)
-    if not place.exists():
-        write_atomic(place, fingerprint)
+    write_shared(_place(settings), fingerprint)
 
 
 def _place(settings: Mapping[str, Any]) -> Path:

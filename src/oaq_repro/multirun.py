@@ -15,7 +15,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from oaq_repro.errors import InputError
 from oaq_repro.files import write_atomic
@@ -23,6 +23,8 @@ from oaq_repro.results.record import RECORD_NAME, load_record
 from oaq_repro.results.store import LONG_S, BusyError, lock_run, run_folder
 
 NOTES = "notes"
+unwritten: list[str] = []
+"""Failures of this process of which the disk refused the notes."""
 
 
 def in_sweep() -> bool:
@@ -40,6 +42,7 @@ def remember(settings: Mapping[str, Any]) -> None:
 def note(error: Exception) -> None:
     """Leave word of a run of this sweep that did not finish, for the end of the sweep."""
     hydra = HydraConfig.get()
+    run = " ".join(hydra.overrides.task)
     if isinstance(error, BusyError):
         print(f"{error.folder}: left to the process that works on it")
     elif isinstance(error, InputError | OSError):
@@ -47,21 +50,30 @@ def note(error: Exception) -> None:
     else:
         traceback.print_exception(error)
     content = {
-        "run": " ".join(hydra.overrides.task),
+        "run": run,
         "error": str(error) or type(error).__name__,
         "busy": str(error.folder) if isinstance(error, BusyError) else None,
     }
-    write_atomic(Path(hydra.sweep.dir) / NOTES / f"{hydra.job.num}.json", json.dumps(content, indent=1) + "\n")
+    try:
+        write_atomic(Path(hydra.sweep.dir) / NOTES / f"{hydra.job.num}.json", json.dumps(content, indent=1) + "\n")
+    except InputError as refused:
+        print(f"error: {refused}", file=sys.stderr)
+        unwritten.append(f"#{hydra.job.num} {run}: {content['error']}")
 
 
 def failures(sweep: Path) -> list[str]:
     """One line per failed run of a sweep; waits for runs that other processes were at."""
-    lines = []
-    for path in sorted((sweep / NOTES).glob("*.json"), key=lambda p: int(p.stem)):
-        content = json.loads(path.read_text(encoding="utf-8"))
-        error = content["error"] if content["busy"] is None else _after_others(Path(content["busy"]))
+    lines = list(unwritten)
+    for path in sorted((sweep / NOTES).glob("[0-9]*.json"), key=lambda p: int(p.stem)):
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            run, error, busy = content["run"], content["error"], content["busy"]
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as unreadable:
+            run, error, busy = path, f"cannot be read ({unreadable!r})", None
+        if busy is not None:
+            error = _after_others(Path(busy))
         if error is not None:
-            lines.append(f"#{path.stem} {content['run']}: {error}")
+            lines.append(f"#{path.stem} {run}: {error}")
     return lines
 
 
@@ -82,11 +94,20 @@ class Summary(Callback):
     """Ends a sweep at once where all is finished, else by listing what failed."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Exit status 0 when there is nothing to do."""
+        """Exit status 0 when there is nothing to do, 1 when there is no place to do it."""
         from oaq_repro.composed import finished_sweep
 
-        finished = finished_sweep(config)
-        if finished:
+        try:
+            finished = finished_sweep(config)
+        except InputError:  # a damaged record: its run will say so
+            finished = None
+        if not finished:
+            try:  # Hydra writes this file next and would show a traceback where it cannot
+                write_atomic(Path(config.hydra.sweep.dir) / "multirun.yaml", OmegaConf.to_yaml(config))
+            except InputError as error:
+                print(f"error: {error}", file=sys.stderr)
+                sys.exit(1)
+        else:
             for record in finished:
                 print(f"{run_folder(config.results, record.hash, record.seed)}: finished earlier")
             print(f"All {len(finished)} runs of this sweep were finished earlier")

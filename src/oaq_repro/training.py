@@ -1,6 +1,7 @@
 """Training one stage with Lightning: progress bar, checkpoint after every epoch, resumption, evaluation."""
 
 import os
+import signal
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
@@ -15,13 +16,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from oaq_repro import signals
+from oaq_repro.checkpoints import LAST, plugins
 from oaq_repro.data.base import DataModule
 from oaq_repro.errors import InputError
 from oaq_repro.hints import quiet
 from oaq_repro.tasks.base import Task
 from oaq_repro.tasks.schedule import Schedule
 
-LAST = "last.ckpt"
 OMP_THREADS = "OMP_NUM_THREADS"
 STEPS_BETWEEN_CHECKPOINTS = 100  # for data sets of which an epoch is a few batches; long epochs each get one
 
@@ -74,6 +76,25 @@ class SeedEpochs(pl.Callback):
             counts["processed"] = counts["completed"] = counts["ready"]
         batches = loop["epoch_loop.batch_progress"]["current"]
         batches.update(dict.fromkeys(batches, 0))
+
+
+class OneEnd(pl.Callback):
+    """Work in several processes ends in all of them when it ends in the first, and by our signals only.
+
+    Lightning would answer SIGTERM with a broadcast from inside its handler, and leave the other processes alone with
+    a connection that is lost.
+    """
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Lightning has put its handlers before ours."""
+        signals.reinstall()
+
+    on_validation_start = on_train_start
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """The other processes write nothing that could be lost."""
+        if trainer.strategy.launcher is not None:
+            trainer.strategy.launcher.kill(signal.SIGKILL)
 
 
 def fit(
@@ -166,4 +187,11 @@ def _progress_bar(trainer_config: Mapping[str, Any], description: str) -> list[p
 
 def _trainer(trainer_config: Mapping[str, Any], **fields: Any) -> pl.Trainer:
     quiet()
-    return pl.Trainer(**{**trainer_config, **fields}, enable_model_summary=False, num_sanity_val_steps=0)
+    fixed = {
+        "callbacks": [*fields.get("callbacks", ()), OneEnd()],
+        "plugins": [*(trainer_config.get("plugins") or ()), *plugins()],
+        "default_root_dir": os.devnull,  # no folder: Lightning would load any hpc_ckpt_1.ckpt that it finds there
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+    }
+    return pl.Trainer(**{**trainer_config, **fields, **fixed})

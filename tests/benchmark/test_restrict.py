@@ -37,18 +37,24 @@ def test_restricted_onnxruntime_saturates_pairs_as_the_audit_says():
 
 @pytest.mark.skipif(not X86_LINUX, reason="another message on other machines")
 def test_errors(monkeypatch):
-    monkeypatch.setattr(restrict, "_hide_avx_vnni", lambda: False)
-    for module in ("torch", *restrict.LIBRARIES):
-        monkeypatch.delitem(sys.modules, module, raising=False)
+    cases = {"CPU without AVX2": {"sse2"}, "found .* imported already": {"avx2"}}
     monkeypatch.setitem(sys.modules, "onnxruntime", onnxruntime)
-    cases = {
-        "CPU without AVX2": {"sse2"},
-        "found .* imported already": {"avx2"},
-    }
     for message, flags in cases.items():
         monkeypatch.setattr(restrict, "cpu_flags", lambda flags=flags: flags)
         with pytest.raises(InputError, match=message):
             restrict.restrict_to_avx2()
+
+
+@pytest.mark.skipif(not X86_LINUX, reason="another message on other machines")
+def test_a_system_that_cannot_hide_avx_vnni(monkeypatch):
+    from oaq_repro import _cpuid
+
+    monkeypatch.setattr(restrict, "cpu_flags", lambda: {"avx2", "avx_vnni"})
+    monkeypatch.setattr(_cpuid, "hide_avx_vnni", lambda: False)
+    for module in ("torch", *restrict.LIBRARIES):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    with pytest.raises(InputError, match="found AVX-VNNI, which this system cannot hide; use --isa native"):
+        restrict.restrict_to_avx2()
 
 
 def test_other_machines(monkeypatch):

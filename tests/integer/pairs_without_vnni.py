@@ -1,17 +1,12 @@
 """A program: what ONNX Runtime computes on x86 without VNNI, beside what the audit says; one line per kind of layer.
 
 Prints `<case>: <verdict> differs|equal`; exit status 1 where the audit called a layer exact that differs, or where none
-differs that it called possible. Argument `restrict`: on a processor with VNNI, as one without.
+differs that it called possible. On a processor with VNNI it has to be restricted before (`restricted.py`).
 """
 
 import sys
 import tempfile
 from pathlib import Path
-
-if "restrict" in sys.argv:
-    from oaq_repro.benchmark.restrict import restrict_to_avx2
-
-    restrict_to_avx2()
 
 import numpy as np
 import onnx

@@ -1,10 +1,6 @@
 """The audit of ONNX models: against worst cases by trying, against the import, on models of real tools and odd ones."""
 
 import itertools
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import ml_dtypes
 import numpy as np
@@ -14,8 +10,8 @@ from integer.layer_models import assemble, layer_model, node
 from integer.onnx_models import float_network, quantized_network, small_qdq
 from integer.onnx_models import model as qdq_model
 from onnx import TensorProto, helper, numpy_helper
+from restricted import NEEDS, RESTRICTABLE, run_restricted
 
-from oaq_repro.benchmark.machine import cpu_flags
 from oaq_repro.errors import InputError
 from oaq_repro.integer.audit import audit
 from oaq_repro.integer.onnx_audit import NEWEST_OPSET, OLDEST_OPSET, audit_onnx
@@ -232,15 +228,9 @@ def test_pairs_where_there_is_no_integer_kernel(path):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not RESTRICTABLE, reason=NEEDS)
 def test_pairs_are_what_onnxruntime_computes_without_vnni():
-    flags = cpu_flags()
-    if sys.platform != "linux" or "avx2" not in flags or "avx_vnni" in flags:
-        pytest.skip("needs Linux on x86-64 with AVX2 and without AVX-VNNI, which cannot be hidden")
-    program = Path(__file__).with_name("pairs_without_vnni.py")
-    command = [sys.executable, str(program), *(["restrict"] if "avx512_vnni" in flags else [])]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    run_restricted("import sys\nfrom integer.pairs_without_vnni import main\nsys.exit(main())")
 
 
 # ---- forms of weights

@@ -6,7 +6,7 @@ not from OpenVINO's own code, which then stores values as bfloat16 that the AVX2
 Therefore: libraries believe in AVX-512 and AMX only where the operating system saves those registers, which they read
 with the instruction `xgetbv`. Before a library is first used, each `xgetbv` in its code is overwritten, in memory, by
 one that answers "x87, SSE and AVX registers". AVX-VNNI needs no other registers; where a processor has it, Linux makes
-`cpuid` fault, and our handler (csrc/cpuid.cpp) leaves it out of the answer.
+`cpuid` fault while each library looks at the processor, and our handler (csrc/cpuid.cpp) leaves it out of the answer.
 """
 
 import ctypes
@@ -16,10 +16,16 @@ import os
 import platform
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+
+import numpy as np
+from onnx import TensorProto, helper
 
 from oaq_repro.benchmark.machine import cpu_flags
 from oaq_repro.errors import InputError
+from oaq_repro.integer.onnx_session import onnx_session
 
 ENVIRONMENT = {
     "ATEN_CPU_CAPABILITY": "avx2",  # torch's own kernels
@@ -49,16 +55,38 @@ def restrict_to_avx2() -> dict[str, int]:
     for package in ("torch", *LIBRARIES):
         if package in sys.modules:
             raise InputError(f"--isa avx2: found {package} imported already, expected a process that has not used it")
-    if "avx_vnni" in flags and not _hide_avx_vnni():
+    with _without_avx_vnni() if "avx_vnni" in flags else nullcontext():
+        os.environ.update(ENVIRONMENT)
+        patched = {package: _restrict(package, patterns) for package, patterns in LIBRARIES.items()}
+        if "avx_vnni" in flags:
+            _look_at_the_processor()
+    return patched
+
+
+@contextmanager
+def _without_avx_vnni() -> Iterator[None]:
+    from oaq_repro._cpuid import hide_avx_vnni, show_avx_vnni
+
+    if not hide_avx_vnni():
         raise InputError("--isa avx2: found AVX-VNNI, which this system cannot hide; use --isa native")
-    os.environ.update(ENVIRONMENT)
-    return {package: _restrict(package, patterns) for package, patterns in LIBRARIES.items()}
+    try:
+        yield
+    finally:
+        show_avx_vnni()
 
 
-def _hide_avx_vnni() -> bool:
-    from oaq_repro._cpuid import hide_avx_vnni
+def _look_at_the_processor() -> None:
+    """Make the libraries choose their kernels now, for the rest of the process: they do so at the first use."""
+    types = {"x": TensorProto.UINT8, "w": TensorProto.INT8, "y": TensorProto.INT32}
+    x, w, y = (helper.make_tensor_value_info(name, kind, [1, 1]) for name, kind in types.items())
+    graph = helper.make_graph([helper.make_node("MatMulInteger", ["x", "w"], ["y"])], "product", [x, w], [y])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    feeds = {"x": np.ones((1, 1), np.uint8), "w": np.ones((1, 1), np.int8)}
+    onnx_session(model, exact=False, threads=1).run(None, feeds)
+    if importlib.util.find_spec("openvino") is not None:
+        import openvino
 
-    return hide_avx_vnni()
+        openvino.Core().get_versions("CPU")  # loads the plugin
 
 
 def _restrict(package: str, patterns: tuple[str, ...]) -> int:

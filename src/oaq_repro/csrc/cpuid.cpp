@@ -1,8 +1,9 @@
-// Hides AVX-VNNI from libraries that ask the processor itself, in this process: benchmark/restrict.py.
+// Hides AVX-VNNI from libraries that ask the processor itself, while they are loaded: benchmark/restrict.py.
 //
 // Linux can make the instruction `cpuid` fault (arch_prctl, ARCH_SET_CPUID; the flag `cpuid_fault` of /proc/cpuinfo). The
-// handler answers in its place, with what the processor says but for AVX-VNNI. Threads inherit the setting, programs that
-// are started do not.
+// handler answers in its place, with what the processor says but for AVX-VNNI. Threads that are started meanwhile inherit
+// the setting, so the handler stays. The setting must not: other libraries put handlers of their own in its place, and a
+// thread that blocks the signal would end the process.
 
 #include <asm/prctl.h>
 #include <cpuid.h>
@@ -71,4 +72,5 @@ NB_MODULE(_cpuid, module) {
   module.def("hide_avx_vnni", &hide_avx_vnni,
              "Whether `cpuid` says from now on, in this thread and those it starts, that there is no AVX-VNNI; false where "
              "the system cannot do that.");
+  module.def("show_avx_vnni", [] { allow_cpuid(true); }, "`cpuid` tells this thread everything again.");
 }

@@ -5,7 +5,7 @@ import reprlib
 from collections.abc import Sequence
 from typing import Any
 
-from oaq_repro.errors import InputError
+from oaq_repro.errors import InputError, escaped
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 60
@@ -16,8 +16,7 @@ def unexpected(where: object, found: object, expected: object, kind: type[InputE
 
     Characters that a terminal would act on (they may come from the names of files) are escaped.
     """
-    text = f"{where}: found {found}; expected {expected}"
-    return kind("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text))
+    return kind(escaped(f"{where}: found {found}; expected {expected}"))
 
 
 def shown(value: Any) -> str:

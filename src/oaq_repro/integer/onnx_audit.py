@@ -32,10 +32,10 @@ from oaq_repro.integer.audit import Audit, Kind, LayerAudit, Operands, PassedOve
 from oaq_repro.integer.nodes import QParams
 from oaq_repro.integer.onnx_codes import Codes, NotStatic, Ranges
 from oaq_repro.integer.onnx_export import METADATA_KEY
-from oaq_repro.integer.onnx_folding import MICROSOFT, Constants, plain
+from oaq_repro.integer.onnx_folding import Constants
 from oaq_repro.integer.onnx_import import import_onnx
 from oaq_repro.integer.onnx_matrices import Arrange, conv_rows, linear_rows, transposed_rows
-from oaq_repro.integer.onnx_reader import OnnxNode, node_of, opset_of, read_proto
+from oaq_repro.integer.onnx_reader import MICROSOFT, OnnxNode, node_of, opset_of, plain, read_proto
 from oaq_repro.integer.onnx_weights import Weights, dequantized_weights, multiplied, weights_of_codes
 
 OLDEST_OPSET, NEWEST_OPSET = 10, 23  # QuantizeLinear came with 10; newer ones may have changed what is read here

@@ -13,8 +13,8 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from oaq_repro.errors import InputError
-from oaq_repro.integer.onnx_folding import LAYOUT, Array, Constants, plain
-from oaq_repro.integer.onnx_reader import CODE_BITS, OnnxNode, type_name
+from oaq_repro.integer.onnx_folding import LAYOUT, Array, Constants
+from oaq_repro.integer.onnx_reader import CODE_BITS, OnnxNode, plain, type_name
 
 MOVING = LAYOUT | {
     "DepthToSpace", "Dropout", "Expand", "Gather", "MaxPool", "Slice", "SpaceToDepth", "Split", "Tile",

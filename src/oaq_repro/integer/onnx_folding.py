@@ -14,19 +14,13 @@ from onnx import AttributeProto, NodeProto
 from onnx.reference import ReferenceEvaluator
 
 from oaq_repro.errors import InputError
-from oaq_repro.integer.onnx_reader import READABLE, OnnxNode, array
+from oaq_repro.integer.onnx_reader import MICROSOFT, READABLE, OnnxNode, array, plain
 
 Array = np.ndarray[Any, Any]
 LAYOUT = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 FOLDED = LAYOUT | {"Cast", "Clip", "DequantizeLinear", "QuantizeLinear"}
 LONGEST_CHAIN = 32
-MICROSOFT = "com.microsoft."  # the domain of ONNX Runtime's own operators
 _OPSET_OF_MICROSOFT = 21  # what QuantizeLinear of that domain can do, ONNX's can since then
-
-
-def plain(op: str) -> str:
-    """Name of an operator without ONNX Runtime's domain: its QuantizeLinear and DequantizeLinear are ONNX's."""
-    return op.removeprefix(MICROSOFT)
 
 
 class Constants:

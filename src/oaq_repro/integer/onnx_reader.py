@@ -24,6 +24,7 @@ from oaq_repro.integer.onnx_external import external_bytes, is_external
 OLDEST_OPSET = 11
 LARGEST_FILE = (1 << 31) - 1  # bytes; protobuf's own limit
 LARGEST_RANK = 8
+MICROSOFT = "com.microsoft."  # the domain of ONNX Runtime's own operators, as `OnnxNode.op` begins
 DTYPES: dict[int, Any] = {
     TensorProto.FLOAT: np.float32, TensorProto.UINT8: np.uint8, TensorProto.INT8: np.int8,
     TensorProto.INT32: np.int32, TensorProto.INT64: np.int64, TensorProto.BOOL: np.bool_,
@@ -132,6 +133,11 @@ class OnnxModel:
     tensors: dict[str, TensorProto]
     outputs: tuple[str, ...]
     metadata: dict[str, str]
+
+
+def plain(op: str) -> str:
+    """Name of an operator without ONNX Runtime's domain: its QuantizeLinear and DequantizeLinear are ONNX's."""
+    return op.removeprefix(MICROSOFT)
 
 
 def read_model(path: Path | str) -> OnnxModel:
@@ -283,9 +289,6 @@ def _model(proto: onnx.ModelProto) -> OnnxModel:
 
 
 def _node(proto: onnx.NodeProto) -> OnnxNode:
-    texts = (proto.op_type, proto.domain, proto.name, *proto.input, *proto.output, *(a.name for a in proto.attribute))
-    if not all(isinstance(text, str) for text in texts):  # protobuf gives bytes for what is not UTF-8
-        raise InputError("found a node with text that is not UTF-8, expected an ONNX model")
     if not proto.output or not proto.output[0]:
         raise InputError(f"node {proto.name!r} ({proto.op_type}): found no output")
     return node_of(proto)

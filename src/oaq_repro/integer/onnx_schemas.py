@@ -11,10 +11,9 @@ from typing import Any
 from onnx import AttributeProto, defs, helper
 
 from oaq_repro.errors import InputError
-from oaq_repro.integer.onnx_reader import OnnxNode
+from oaq_repro.integer.onnx_reader import MICROSOFT, OnnxNode, plain
 
 NEWEST_OPSET = min(23, defs.onnx_opset_version())  # up to 23 the operators have been compared with ONNX Runtime
-MICROSOFT = "com.microsoft."
 DYNAMIC = {"DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM", "MatMulIntegerToFloat"}
 
 
@@ -26,7 +25,7 @@ def check_opset(opset: int) -> None:
 
 def check_quantized(nodes: Sequence[OnnxNode]) -> None:
     """InputError for a model whose activations have no constant scales: a float one, or one quantized dynamically."""
-    operators = {node.op.removeprefix(MICROSOFT) for node in nodes}
+    operators = {plain(node.op) for node in nodes}
     dynamic = sorted(operators & DYNAMIC)
     if not dynamic and any(op == "QuantizeLinear" or op.startswith("QLinear") or op == "QGemm" for op in operators):
         return

@@ -10,9 +10,9 @@ import numpy as np
 
 from oaq_repro.errors import InputError
 from oaq_repro.integer.onnx_codes import Codes, NotStatic, all_codes, data_type
-from oaq_repro.integer.onnx_folding import LAYOUT, Constants, plain
+from oaq_repro.integer.onnx_folding import LAYOUT, Constants
 from oaq_repro.integer.onnx_matrices import Arrange
-from oaq_repro.integer.onnx_reader import OnnxNode
+from oaq_repro.integer.onnx_reader import OnnxNode, plain
 
 Array = np.ndarray[Any, Any]
 

@@ -1,5 +1,8 @@
 """Reading weights from a file: one loader for every network, one clear message when the file is of another one."""
 
+import hashlib
+import json
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,15 +29,9 @@ def read_state_dict(path: Path | str) -> dict[str, Tensor]:
     if not path.is_file():
         raise InputError(f"checkpoint {path}: no such file, expected a .safetensors, .pth or .ckpt file")
     try:
-        content: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-    except SafetensorError as error:
+        content: Any = load_file(path) if path.suffix == ".safetensors" else read_torch(path)
+    except (SafetensorError, OSError) as error:
         raise InputError(f"checkpoint {path}: not a safetensors file ({error})") from error
-    except Exception as error:  # torch.load raises pickle, zip, runtime and unicode errors on foreign files
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(
-            f"checkpoint {path}: cannot be read with weights_only=True ({reason}), "
-            "expected a plain state dict; convert files with pickled objects to .safetensors"
-        ) from error
     for wrapper in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
@@ -43,6 +40,41 @@ def read_state_dict(path: Path | str) -> dict[str, Tensor]:
         raise InputError(f"checkpoint {path}: holds no named tensors, expected a state dict")
     ours = {k.removeprefix("dense."): v for k, v in tensors.items() if k.startswith("dense.")}
     return ours or tensors
+
+
+def read_torch(path: Path) -> Any:
+    """What torch.save wrote, without unpickling objects; InputError when it cannot be read.
+
+    Of checkpoints of ours (.ckpt) the checksums are compared too: torch writes one per tensor and never looks at them.
+    """
+    try:
+        if path.suffix == ".ckpt":
+            with zipfile.ZipFile(path) as archive:
+                damaged = archive.testzip()
+            if damaged is not None:
+                raise InputError(f"checkpoint {path}: is damaged (the checksum of {damaged} does not fit)")
+        return torch.load(path, "cpu", weights_only=True)
+    except InputError:
+        raise
+    except Exception as error:  # torch.load raises pickle, zip, runtime and unicode errors on foreign files
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(
+            f"checkpoint {path}: cannot be read with weights_only=True ({reason}), "
+            "expected a plain state dict; convert files with pickled objects to .safetensors"
+        ) from error
+
+
+def content_hash(state: Mapping[str, Any]) -> str:
+    """Sha256 (hex) of a state dict: names, types, shapes and values, whatever the layout of the file that holds it."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        value = state[name]
+        if isinstance(value, Tensor):
+            digest.update(json.dumps([name, str(value.dtype), list(value.shape)]).encode())
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        else:
+            digest.update(json.dumps([name, value], sort_keys=True).encode())
+    return digest.hexdigest()
 
 
 def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:

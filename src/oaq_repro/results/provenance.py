@@ -91,8 +91,8 @@ def provenance(
 ) -> Provenance:
     """Provenance of a run that began at `started` (see `utc_now`) and took `wall_time_s` seconds.
 
-    `error` is what ended a run that did not finish; the hashes are of weights (see `store.file_hash`); `kernels` is the
-    engine's instruction set (`Engine.isa`).
+    `error` is what ended a run that did not finish; the hashes are of weights; `kernels` is the engine's
+    instruction set (`Engine.isa`).
     """
     return Provenance(
         **git_state(),

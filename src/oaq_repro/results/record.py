@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, ValidationError, model_validator
 
 from oaq_repro.errors import InputError
-from oaq_repro.files import write_atomic
+from oaq_repro.files import json_checksum, write_atomic
 
 RECORD_NAME = "record.json"
 
@@ -141,7 +141,7 @@ class Provenance(_Section):
     dataset: str
     dataset_fingerprint: str
     parent_hash: str | None = Field(default=None, description="sha256 of the float parent's weights")
-    checkpoint_hash: str | None = Field(default=None, description="sha256 of the checkpoint that was loaded or written")
+    checkpoint_hash: str | None = Field(default=None, description="sha256 of the weights in the run's checkpoint")
     hardware: Hardware
     kernels: str | None = Field(
         default=None,
@@ -171,6 +171,9 @@ class Record(_Section):
     swapped: list[str] = Field(default_factory=list, description="float modules that became quantized modules")
     left_float: list[str] = Field(default_factory=list, description="modules of the dense part that stayed in float")
     provenance: Provenance
+    checksum: str | None = Field(
+        default=None, description="sha256 of the other fields, in files only; null in those of early versions"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -208,6 +211,7 @@ def save_record(record: Record, path: Path | str) -> Path:
         checked = Record.model_validate(record.model_dump(warnings=False))
     except ValidationError as error:
         raise InputError(_explain(error, Path(path))) from error
+    checked.checksum = json_checksum(json.loads(checked.model_dump_json()))
     return write_atomic(path, checked.model_dump_json(indent=1) + "\n")
 
 
@@ -223,9 +227,13 @@ def load_record(path: Path | str) -> Record:
             f"{path}: is not UTF-8 text (byte {error.start}), expected the JSON record of a run"
         ) from error
     try:
-        return Record.model_validate_json(text)
+        record = Record.model_validate_json(text)
     except ValidationError as error:
         raise InputError(_explain(error, path)) from error
+    if record.checksum not in (json_checksum(json.loads(text)), None):
+        raise InputError(f"{path}: field checksum: is not that of the other fields, expected a record as it was saved")
+    record.checksum = None
+    return record
 
 
 def record_schema() -> dict[str, Any]:

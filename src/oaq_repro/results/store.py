@@ -17,11 +17,14 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from oaq_repro.errors import InputError
+from oaq_repro.files import remove_temporary, write_atomic
 from oaq_repro.results.record import RECORD_NAME, Record, load_record
 
 LOCK_NAME = ".lock"
 LONG_S = 30 * 24 * 3600.0
 """How long a process waits for another that trains what both need."""
+SHORT_S = 1.0
+"""How long it waits without saying so."""
 
 # Top-level keys that say where, how loudly and for which seed a run is made, not what it measures. `choices` are
 # the names of the config files, whose content is hashed.
@@ -80,7 +83,12 @@ def run_folder(results: Path | str, hash: str, seed: int) -> Path:
 def find_record(results: Path | str, hash: str, seed: int) -> Record | None:
     """Record of one run, or None when there is none yet; InputError when there is one that cannot be read."""
     path = run_folder(results, hash, seed) / RECORD_NAME
-    return load_in_place(path) if path.exists() else None
+    if not path.exists():
+        return None
+    try:
+        return load_in_place(path)
+    except InputError as error:
+        raise InputError(f"{error}; put the right file there, or remove this one to make the run again") from error
 
 
 def is_worker() -> bool:
@@ -101,9 +109,10 @@ class BusyError(InputError):
 
 @contextmanager
 def lock_run(folder: Path | str, timeout: float = 0.0) -> Iterator[Path]:
-    """Hold a run's folder (created if absent) for this process; the system frees it when the process ends.
+    """Hold a folder (created if absent) for this process; the system frees it when the process ends.
 
-    `timeout` is in seconds. Raises BusyError when another process holds the folder, InputError when it cannot be made.
+    Files that a killed process did not finish are removed. `timeout` is in seconds.
+    Raises BusyError when another process holds the folder, InputError when it cannot be made.
     """
     folder = Path(folder)
     if is_worker():
@@ -113,11 +122,12 @@ def lock_run(folder: Path | str, timeout: float = 0.0) -> Iterator[Path]:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / LOCK_NAME)
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=min(timeout, SHORT_S))
         except Timeout:
             if timeout:
                 print(f"{folder}: another process works there; waiting for it")
             lock.acquire(timeout=timeout)
+        remove_temporary(folder)
     except Timeout as error:
         raise BusyError(folder) from error
     except OSError as error:
@@ -128,6 +138,13 @@ def lock_run(folder: Path | str, timeout: float = 0.0) -> Iterator[Path]:
         yield folder
     finally:
         lock.release()
+
+
+def write_shared(path: Path, content: str) -> None:
+    """Write a small file that many processes share, unless one has already; InputError when the disk refuses."""
+    if not path.exists() or path.read_bytes() != content.encode():
+        with lock_run(path.parent, LONG_S):
+            write_atomic(path, content)
 
 
 @dataclass(frozen=True)
