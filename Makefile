@@ -7,7 +7,7 @@ BUILD ?= build
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test unit slow test-avx2 faults test-kernels test-neon sanitize lint tables check-tables clean
+.PHONY: help install demo test unit slow test-avx2 faults fuzz test-kernels test-neon sanitize lint tables check-tables clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -34,7 +34,10 @@ test-avx2: $(STAMP) ## all tests with ONNX Runtime and torch restricted to AVX2,
 	OAQ_TEST_ISA=avx2 $(BIN)/python -m pytest --hypothesis-profile=ci $(PYTEST)
 
 faults: $(STAMP) ## kills, signals, full disks and damaged files, beside `make test`: 15 minutes
-	$(BIN)/python -m pytest -o python_files="fault_*.py" tests/faults $(PYTEST)
+	$(BIN)/python -m pytest -o python_files="fault_*.py test_engine_sharing.py" tests/faults tests/integer $(PYTEST)
+
+fuzz: $(STAMP) ## 20,000 random graphs in all modes, thousands of mutated graph and ONNX files: half an hour
+	$(BIN)/python -m pytest -o python_files="fuzz_*.py" tests/fuzz $(PYTEST)
 
 test-kernels: ## the C++ kernels, without Python
 	$(call build_kernels,kernels)

@@ -77,6 +77,12 @@ def test_the_command_line_wins_over_what_data_and_task_choose():
     assert config.data._target_.endswith("VocDetection")
 
 
+def test_data_choose_fields_of_the_top_level_that_the_command_line_may_change():
+    assert composed("task=classification").threads is None
+    assert composed("task=detection").threads == 1
+    assert composed("task=detection", "threads=2").threads == 2
+
+
 def test_the_ends_of_a_network_can_be_set_on_the_command_line():
     config = composed("quantization.overrides.first.accumulator=int12", "~quantization.overrides.last")
     (first,) = build(config.quantization, "quantization").overrides.values()

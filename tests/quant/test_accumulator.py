@@ -28,6 +28,8 @@ def test_range():
         ({"bits": True}, "bits"),
         ({"overflow": "clip"}, "overflow"),
         ({"lanes": 0}, "lanes"),
+        ({"lanes": True}, "lanes"),
+        ({"block": True}, "block"),
         ({"block": 0}, "block"),
         ({"lanes": 8, "block": 4}, "lanes=8"),
     ],

@@ -36,15 +36,15 @@ class Accumulator:
 
     def __post_init__(self) -> None:
         """Reject what no kernel could mean (InputError)."""
-        if isinstance(self.bits, bool) or not isinstance(self.bits, int) or not MIN_BITS <= self.bits <= MAX_BITS:
+        if not _integer(self.bits) or not MIN_BITS <= self.bits <= MAX_BITS:
             raise InputError(
                 f"accumulator.bits: found {self.bits!r}, expected an integer from {MIN_BITS} to {MAX_BITS}"
             )
         if self.overflow not in ("wrap", "saturate"):
             raise InputError(f"accumulator.overflow: found {self.overflow!r}, expected 'wrap' or 'saturate'")
-        if not isinstance(self.lanes, int) or self.lanes < 1:
+        if not _integer(self.lanes) or self.lanes < 1:
             raise InputError(f"accumulator.lanes: found {self.lanes!r}, expected an integer of at least 1")
-        if self.block is not None and (not isinstance(self.block, int) or self.block < 1):
+        if self.block is not None and (not _integer(self.block) or self.block < 1):
             raise InputError(f"accumulator.block: found {self.block!r}, expected null or an integer of at least 1")
         if self.lanes > 1 and self.block is not None:
             raise InputError(f"accumulator: found lanes={self.lanes} with block={self.block}, expected one of them")
@@ -99,6 +99,10 @@ class Accumulator:
     def with_bits(self, bits: int) -> "Accumulator":
         """The same policy at another width."""
         return replace(self, bits=bits)
+
+
+def _integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 NAMED: dict[str, Accumulator] = {
