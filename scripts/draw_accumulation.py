@@ -18,14 +18,13 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from omegaconf import OmegaConf
 
+from oaq_repro.accumulator import NAMED
 from oaq_repro.configuration import build
 from oaq_repro.errors import InputError
 from oaq_repro.files import write_atomic
 from oaq_repro.integer.certificate import product_range, reach
-from oaq_repro.integer.executor import Executor
 from oaq_repro.integer.graph import Conv, Graph
-from oaq_repro.integer.operators import accumulate
-from oaq_repro.quant.accumulator import NAMED
+from oaq_repro.integer.reference import Reference
 from oaq_repro.results.record import load_record
 
 LIMIT = NAMED["int16"].maximum
@@ -154,8 +153,8 @@ def exact_sums(folder: Path, layer: str, count: int) -> np.ndarray:
             break
     graph = Graph.load(folder / "graph.npz").with_accumulator(NAMED["int32"])
     node = _node(graph, layer)
-    codes = Executor(graph).run(np.concatenate(batches)[:count], trace=True).values[node.inputs[0]]
-    sums, *_ = accumulate(node, codes.transpose(0, 2, 3, 1), graph.qparams(node.inputs[0]))
+    codes = Reference(graph).run(np.concatenate(batches)[:count], trace=True).values[node.inputs[0]]
+    sums, *_ = node.accumulate(codes.transpose(0, 2, 3, 1), graph.qparams(node.inputs[0]))
     return sums.ravel()
 
 

@@ -7,9 +7,9 @@ from composing import composed, tiny
 from oaq_repro import experiment, fine_tuned, parent
 from oaq_repro.errors import InputError
 from oaq_repro.experiment import run
-from oaq_repro.integer.executor import Executor
+from oaq_repro.integer.engine.routes import InstructionSet
 from oaq_repro.integer.graph import Graph
-from oaq_repro.integer.routes import InstructionSet
+from oaq_repro.integer.reference import Reference
 from oaq_repro.models.checkpoint import content_hash, read_torch
 from oaq_repro.results.record import load_record
 from oaq_repro.results.store import run_folder
@@ -62,7 +62,7 @@ def test_the_saved_graph_and_checkpoint_are_those_of_the_record(results, oaq):
     folder = folder_of(results, oaq)
     graph = Graph.load(folder / "graph.npz")
     assert [layer.name for layer in graph.layers()] == [layer.name for layer in oaq.layers]
-    assert Executor(graph).run(torch.zeros(1, 1, 16, 16).numpy()).outputs[0].shape == (1, 10)
+    assert Reference(graph).run(torch.zeros(1, 1, 16, 16).numpy()).outputs[0].shape == (1, 10)
     state = torch.load(folder / "quantized.ckpt", weights_only=True)["state_dict"]
     alphas = {k: float(v.mean()) for k, v in state.items() if k.endswith("weight_quantizer.alpha")}
     assert sorted(alphas.values()) == pytest.approx(sorted(layer.alpha_weight for layer in oaq.layers))

@@ -8,11 +8,11 @@ import torch
 from composing import composed
 from quant.networks import Classifier, images, quantized, trained
 
+from oaq_repro.accumulator import NAMED
 from oaq_repro.checkpoints import LAST
 from oaq_repro.configuration import build, config_folder, resolve
 from oaq_repro.errors import InputError
 from oaq_repro.fine_tuned import science
-from oaq_repro.quant.accumulator import NAMED
 from oaq_repro.quant.network import layers
 from oaq_repro.results.store import BusyError, lock_run, run_hash
 from oaq_repro.trained import METRICS, WEIGHTS, train_or_load

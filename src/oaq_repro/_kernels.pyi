@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-def conv2d(
+def emulate(
     x: np.ndarray[Any, Any],
     weight: np.ndarray[Any, Any],
     zero_point: int,
@@ -28,6 +28,7 @@ PANEL: int
 PAIR: int
 STEP: int
 CHANNEL_BLOCK: int
+CHANNEL_ORDER: tuple[int, ...]
 LARGEST_BIAS: int
 
 def table() -> list[dict[str, Any]]: ...
@@ -48,7 +49,7 @@ class Window:
 class Quantization:
     def __init__(self, scale: float, zero_point: int, q_max: int) -> None: ...
 
-class Requantization:
+class LayerConstants:
     def __init__(
         self,
         start: Array,
@@ -61,11 +62,11 @@ class Requantization:
     ) -> None: ...
 
 class DenseGroup:
-    def __init__(self, runs: Array, panels: list[Array], folds: list[int], constants: Requantization) -> None: ...
+    def __init__(self, runs: Array, panels: list[Array], folds: list[int], constants: LayerConstants) -> None: ...
 
 class Program:
     isa: str
-    def __init__(self, arena_bytes: int, threads: int, isa: str | None = None) -> None: ...
+    def __init__(self, arena_bytes: int, threads: int, isa: str) -> None: ...
     def quantize(self, out: Value, q: Quantization) -> None: ...
     def dense(
         self,
@@ -82,9 +83,9 @@ class Program:
         taps: list[Array],
         weights: list[Array],
         folds: list[int],
-        constants: Requantization,
+        constants: LayerConstants,
     ) -> None: ...
-    def reference(
+    def emulate(
         self,
         x: Value,
         out: Value,
@@ -97,7 +98,7 @@ class Program:
         block: int,
         zero_point: int,
         weight: Array,
-        constants: Requantization,
+        constants: LayerConstants,
     ) -> None: ...
     def add(self, a: Value, b: Value, out: Value, qa: Quantization, qb: Quantization, q: Quantization) -> None: ...
     def lookup(self, parts: list[tuple[Value, Array]], out: Value) -> None: ...
@@ -108,13 +109,14 @@ class Program:
         out: Value,
         window: Window,
         source_zero_point: int,
-        multiplier: float,
+        multipliers: Array,
         zero_point: int,
         q_max: int,
     ) -> None: ...
     def resize(
         self, x: Value, out: Value, rows: Array, row_weights: Array, columns: Array, column_weights: Array, q_max: int
     ) -> None: ...
+    def resize_nearest(self, x: Value, out: Value, rows: Array, columns: Array) -> None: ...
     def flatten(self, x: Value, out: Value) -> None: ...
     def dequantize(self, x: Value, q: Quantization, outputs: list[int]) -> None: ...
     def run(self, image: Array, outputs: list[Array]) -> None: ...

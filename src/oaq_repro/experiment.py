@@ -19,13 +19,14 @@ from torch import Tensor, distributed
 from oaq_repro.checkpoints import torch_bytes
 from oaq_repro.configuration import build, resolve
 from oaq_repro.data.base import DataModule
+from oaq_repro.deploy.checked_engine import CheckedEngine
+from oaq_repro.deploy.lower import lower
+from oaq_repro.deploy.record_sections import layer_rows, overflow_section
 from oaq_repro.errors import InputError
 from oaq_repro.files import write_atomic
 from oaq_repro.fine_tuned import fine_tune
 from oaq_repro.finished import remember
-from oaq_repro.integer.latency import latencies
-from oaq_repro.integer.lower import lower
-from oaq_repro.integer.network import IntegerNetwork
+from oaq_repro.integer.engine.latency import latencies
 from oaq_repro.logging import log_record
 from oaq_repro.methods.base import Method
 from oaq_repro.models.checkpoint import content_hash
@@ -36,7 +37,6 @@ from oaq_repro.quant.config import QuantizationConfig
 from oaq_repro.quant.convert import quantize_network
 from oaq_repro.quant.network import QuantizedNetwork
 from oaq_repro.quant.settle import SettleReport, settle
-from oaq_repro.report import layer_rows, overflow_section
 from oaq_repro.results.figures import write_figures
 from oaq_repro.results.provenance import provenance, utc_now
 from oaq_repro.results.record import RECORD_NAME, Record, Status, save_record
@@ -170,8 +170,8 @@ def _stages(
     graph = lower(quantized)
     graph.save(folder / GRAPH_NAME)
     threads = settings["threads"] or torch.get_num_threads()
-    certified = IntegerNetwork(graph, quantized, "certified", threads)
-    fast = IntegerNetwork(graph, quantized, "fast", threads)
+    certified = CheckedEngine(graph, quantized, "certified", threads)
+    fast = CheckedEngine(graph, quantized, "fast", threads)
     outcome.kernels = fast.engine(data.input_shape).isa
     for stage, integer in (("integer_int32", certified), ("integer", fast)):
         outcome.metrics[stage] = evaluate_integer(integer, quantized, task, data, cpu)
@@ -223,7 +223,7 @@ def keep_curves(source: Path, folder: Path) -> None:
 
 
 def evaluate_integer(
-    integer: IntegerNetwork,
+    integer: CheckedEngine,
     quantized: QuantizedNetwork,
     task: Task,
     data: DataModule,

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from oaq_repro import _kernels
+from oaq_repro.accumulator import NAMED
 from oaq_repro.benchmark.kernels import (
     ROUTES,
     ConvShape,
@@ -14,9 +15,7 @@ from oaq_repro.benchmark.kernels import (
     shapes_of,
     single_layer,
 )
-from oaq_repro.integer.executor import Executor
-from oaq_repro.integer.node_times import layer_macs
-from oaq_repro.quant.accumulator import NAMED
+from oaq_repro.integer.reference import Reference
 
 DENSE = ConvShape(64, 7, 6, 32, (1, 1), (1, 1), (0, 0), (1, 1), 1)
 WIDE = ConvShape(16, 9, 9, 20, (3, 3), (2, 2), (1, 1), (1, 1), 1)
@@ -35,7 +34,7 @@ def test_the_engine_takes_the_wanted_route(shape, route):
     assert set(engine.routes[0].folds) == {int(route.split()[1]) if fold is None else fold}
     rng = np.random.default_rng(0)
     image = rng.integers(0, 3, (1, shape.channels, shape.height, shape.width)).astype(np.float32)
-    reference = Executor(engine.graph.with_accumulator(NAMED["int32"])).run(image).outputs[0]
+    reference = Reference(engine.graph.with_accumulator(NAMED["int32"])).run(image).outputs[0]
     np.testing.assert_array_equal(engine.run(image)[0], reference)
 
 
@@ -48,7 +47,7 @@ def test_shapes_are_found_again_and_named(shape):
 
 def test_products():
     graph = single_layer(DEPTHWISE, 1)
-    assert layer_macs(graph.layers()[0], (40, 9, 8)) == 40 * 9 * 9 * 8
+    assert graph.layers()[0].products((40, 9, 8)) == 40 * 9 * 9 * 8
 
 
 def test_rows(tiny, tmp_path):

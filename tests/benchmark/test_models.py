@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from integer.reference import small_network
+from oracles.reference import small_network
 
+from oaq_repro.accumulator import NAMED
 from oaq_repro.benchmark import models, suite
 from oaq_repro.benchmark.agreement import compare
 from oaq_repro.benchmark.case import Case, macs
@@ -15,9 +16,8 @@ from oaq_repro.benchmark.networks import images
 from oaq_repro.benchmark.peers import PEERS, Peer, Runner, attempt, faster, without
 from oaq_repro.benchmark.plain_onnx import build_plain_model
 from oaq_repro.errors import InputError
-from oaq_repro.integer.executor import Executor
-from oaq_repro.integer.onnx_session import run_onnx
-from oaq_repro.quant.accumulator import NAMED
+from oaq_repro.integer.onnx.session import run_onnx
+from oaq_repro.integer.reference import Reference
 
 MODES = ["fast", "certified", "acc32", "exact"]
 QUICK = tuple(peer for peer in PEERS if peer.name.startswith(("onnxruntime", "ncnn")))
@@ -92,7 +92,7 @@ def test_the_plain_model_computes_the_same_network():
     image = case.images[:1]
     model = build_plain_model(graph, image.shape[1:])
     assert not {"Max", "Gather", "ConvInteger", "ReduceSum"} & {node.op_type for node in model.graph.node}
-    found = compare(run_onnx(model, image), Executor(graph).run(image).outputs)
+    found = compare(run_onnx(model, image), Reference(graph).run(image).outputs)
     assert found.cosine > 0.99
 
 

@@ -11,12 +11,12 @@ from oaq_repro.errors import InputError
 
 SATURATES = """
 import numpy as np
-from integer.reference import around, conv, q
+from oracles.reference import around, conv, q
 from oaq_repro.benchmark.agreement import with_saturating_pairs
-from oaq_repro.integer.executor import Executor
-from oaq_repro.integer.onnx_export import build_model
-from oaq_repro.integer.onnx_session import run_onnx
-from oaq_repro.quant.accumulator import NAMED
+from oaq_repro.integer.reference import Reference
+from oaq_repro.integer.onnx.exporter import build_model
+from oaq_repro.integer.onnx.session import run_onnx
+from oaq_repro.accumulator import NAMED
 rng = np.random.default_rng(0)
 weight = rng.integers(-128, 128, (32, 64, 1, 1))
 layer = conv("layer", "x", q(), q(4000.0, 128), weight, accumulator=NAMED["int32"])
@@ -24,7 +24,7 @@ graph = around(layer, source=q())
 image = rng.integers(100, 256, (1, 64, 6, 6)).astype(np.float32)
 model = build_model(graph, (64, 6, 6))
 by_default, with_exact_products = (run_onnx(model, image, exact)[0] for exact in (False, True))
-pairs, exact = (Executor(each).run(image).outputs[0] for each in (with_saturating_pairs(graph), graph))
+pairs, exact = (Reference(each).run(image).outputs[0] for each in (with_saturating_pairs(graph), graph))
 assert (pairs != exact).any()
 print((by_default == pairs).all(), (with_exact_products == exact).all())
 """

@@ -39,11 +39,11 @@ bool products_of_sum(Random& random, std::int64_t target, int lowest, int highes
     return false;
 }
 
-int code_of(std::int64_t acc, bool narrow, const Output& output, int channel) {
-    const int bias = narrow || output.wrap_shift != 0 ? output.bias[channel] : 0;
-    const std::int64_t sum = wrapped(wrapped(acc, 32 - output.wrap_shift) + bias, 32);
-    const volatile float scaled = static_cast<float>(sum) * output.multiplier[channel];
-    return rounded_code(scaled, output.zero_point, output.q_max);
+int code_of(std::int64_t acc, bool narrow, const OutputConstants& constants, int channel) {
+    const int bias = narrow || constants.wrap_shift != 0 ? constants.bias[channel] : 0;
+    const std::int64_t sum = wrapped(wrapped(acc, 32 - constants.wrap_shift) + bias, 32);
+    const volatile float scaled = static_cast<float>(sum) * constants.multiplier[channel];
+    return rounded_code(scaled, constants.zero_point, constants.q_max);
 }
 
 int rounded_code(double value, int zero_point, int q_max) {

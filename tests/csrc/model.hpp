@@ -53,7 +53,7 @@ std::int64_t half_sum(const std::vector<Product>& products, bool saturates);
 bool products_of_sum(Random& random, std::int64_t target, int lowest, int highest, std::vector<Product>& products);
 
 // The code of an accumulator's value.
-int code_of(std::int64_t acc, bool narrow, const Output& output, int channel);  // narrow: of 16-bit accumulation
+int code_of(std::int64_t acc, bool narrow, const OutputConstants& constants, int channel);  // narrow: of 16-bit accumulation
 int rounded_code(double value, int zero_point, int q_max);  // half to even, clamped
 
 // Whether a dense route's results are modulo 2^16.
@@ -77,7 +77,7 @@ struct DenseWeights {
 struct Constants {
     std::vector<std::int32_t> start, bias;
     std::vector<float> multiplier;
-    Output output;
+    OutputConstants output;
 
     Constants(Random& random, int count, int wrap_shift);
     // Constants that show the lowest bits of channel c's accumulator, whose value is `acc`.

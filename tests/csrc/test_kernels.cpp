@@ -176,7 +176,7 @@ void test_dense(Random& random, const KernelSet& set, const DenseRoute& route) {
     block.runs = layer.runs.data();
     block.run_count = static_cast<int>(layer.runs.size());
     block.weights = reinterpret_cast<const std::int8_t*>(weights.begin());
-    block.output = constants.output;
+    block.constants = constants.output;
     block.channels = channels;
     block.code_offset = source.offset;
     route.kernel(block);
@@ -271,7 +271,7 @@ void test_depthwise(Random& random, const KernelSet& set) {
     block.taps = taps.data();
     block.tap_count = count;
     block.weights = weights;
-    block.output = constants.output;
+    block.constants = constants.output;
     block.channels = channels;
     block.fold = fold;
     block.code_offset = source.offset;

@@ -1,10 +1,10 @@
-// Whole layers of a program against conv2d(): packing as packing.py does it, operands for which each route is certified.
+// Whole layers of a program against emulate(): packing as packing.py does it, operands for which each route is certified.
 #include <algorithm>
 #include <cstring>
 #include <functional>
 #include <numeric>
 
-#include "conv2d.hpp"
+#include "emulate.hpp"
 #include "model.hpp"
 #include "program.hpp"
 
@@ -58,7 +58,7 @@ struct Setting {
     }
 };
 
-Requantization requantization(Random& random, const Layer& layer, int first, int count, int block) {
+LayerConstants layer_constants(Random& random, const Layer& layer, int first, int count, int block) {
     Constants constants(random, (count + block - 1) / block * block, wraps(layer.fold) ? 16 : 0);
     const std::size_t depth = layer.weight.size() / static_cast<std::size_t>(layer.geometry.outputs);
     const int offset = layer.fold == kExact ? 0 : layer.code_offset;
@@ -76,7 +76,7 @@ Requantization requantization(Random& random, const Layer& layer, int first, int
 }
 
 // One run per tap, or per row of taps where those lie side by side in memory.
-DenseGroup pack_group(const Layer& layer, const Value& in, int group, const Requantization& constants) {
+DenseGroup pack_group(const Layer& layer, const Value& in, int group, const LayerConstants& constants) {
     const Geometry& g = layer.geometry;
     const bool joined = g.groups == 1 && g.dilation_w == 1;
     const std::int64_t columns = joined ? 1 : g.kernel_w, length = joined ? g.kernel_w * g.channels : g.group_inputs;
@@ -102,12 +102,12 @@ DenseGroup pack_group(const Layer& layer, const Value& in, int group, const Requ
         packed.panels.emplace_back(weights.begin(), weights.end());
         packed.folds.push_back(layer.fold);
     }
-    packed.requantization = constants;
+    packed.constants = constants;
     return packed;
 }
 
 DepthwiseLayer pack_depthwise(Random& random, const Layer& layer, const Window& window, const Value& in,
-                              const Requantization& constants) {
+                              const LayerConstants& constants) {
     const Geometry& g = layer.geometry;
     DepthwiseLayer packed;
     packed.window = window;
@@ -134,7 +134,7 @@ DepthwiseLayer pack_depthwise(Random& random, const Layer& layer, const Window& 
         }
         packed.panels.push_back(std::move(panel));
     }
-    packed.requantization = constants;
+    packed.constants = constants;
     return packed;
 }
 
@@ -145,10 +145,10 @@ void test_layer(Random& random, const KernelSet& set, bool depthwise, int fold) 
     setting.program.quantize(setting.in, {1.0f, 0, layer.q_max});
     const int groups = depthwise ? 1 : static_cast<int>(g.groups), outputs = static_cast<int>(g.outputs) / groups;
     const Window window{g.kernel_h, g.kernel_w, g.stride_h, g.stride_w, g.padding_h, g.padding_w, g.dilation_h, g.dilation_w};
-    std::vector<Requantization> constants;
+    std::vector<LayerConstants> constants;
     DenseLayer packed{window, {}};
     for (int i = 0; i < groups; ++i) {
-        constants.push_back(requantization(random, layer, i * outputs, outputs, depthwise ? kChannelBlock : kWidePanel));
+        constants.push_back(layer_constants(random, layer, i * outputs, outputs, depthwise ? kChannelBlock : kWidePanel));
         if (!depthwise) packed.groups.push_back(pack_group(layer, setting.in, i, constants.back()));
     }
     if (depthwise)
@@ -167,13 +167,13 @@ void test_layer(Random& random, const KernelSet& set, bool depthwise, int fold) 
     std::vector<std::uint8_t> found(results), events(results);
     std::vector<std::int32_t> acc(results);
     const Policy policy{wraps(fold) ? 16 : 32, false, 1, 0};
-    conv2d(codes.data(), layer.weight.data(), g, layer.zero_point, policy, acc.data(), events.data());
+    emulate(codes.data(), layer.weight.data(), g, layer.zero_point, policy, acc.data(), events.data());
     for (int run = 0; run < 2; ++run) {  // the second on what the first left in memory
         setting.program.run(image.data(), {});
         setting.program.read(setting.out, found.data());
         for (std::size_t i = 0; i < results; ++i) {
             const int channel = static_cast<int>(i) % static_cast<int>(g.outputs);
-            const Output output = constants[static_cast<std::size_t>(channel / outputs)].at(0);
+            const OutputConstants output = constants[static_cast<std::size_t>(channel / outputs)].at(0);
             expect_same(found[i], code_of(acc[i], true, output, channel % outputs),
                         "%s, %s layer of fold %d, %d channels, %d outputs, q_max %d: code %d", set.name,
                         depthwise ? "depthwise" : "dense", fold, static_cast<int>(g.channels), static_cast<int>(g.outputs),

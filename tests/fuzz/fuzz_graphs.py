@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 from fuzz.memory import no_more_than
-from integer.random_graphs import random_graph, random_images
-from integer.test_engine import ISAS, check
+from integer.engine.test_engine import ISAS, check
+from oracles.random_graphs import random_graph, random_images
 
 from oaq_repro.errors import InputError
 from oaq_repro.integer.engine import Engine
+from oaq_repro.integer.engine.routes import MODES
 from oaq_repro.integer.graph import Graph
-from oaq_repro.integer.routes import MODES
 
 GRAPHS, PART = 20_000, 500
 FILES = 2_000

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from integer.random_graphs import random_graph
-from integer.reference import accumulate, around, conv, linear, q, small_network
+from oracles.random_graphs import random_graph
+from oracles.reference import accumulate, around, conv, linear, q, small_network
 
+from oaq_repro.accumulator import NAMED, Accumulator
 from oaq_repro.errors import InputError
 from oaq_repro.integer import graph as ir
 from oaq_repro.integer.audit import Audit, Operands, audit, audit_layer, audit_schema
 from oaq_repro.integer.certificate import certify
-from oaq_repro.integer.nodes import QParams
-from oaq_repro.quant.accumulator import NAMED, Accumulator
+from oaq_repro.integer.graph.nodes import QParams
 
 
 def pairs_of(weights, q_max=255, zero_point=0):

@@ -1,8 +1,8 @@
 """The audit on the terminal."""
 
+from oaq_repro.accumulator import NAMED, Accumulator
 from oaq_repro.integer.audit import Audit, LayerAudit, PassedOver
 from oaq_repro.integer.audit_table import print_audit
-from oaq_repro.quant.accumulator import NAMED, Accumulator
 
 
 def row(name, **fields):

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from integer import reference
-from integer.reference import around, conv, linear, q
+from oracles import reference
+from oracles.reference import around, conv, linear, q
 
+from oaq_repro.accumulator import NAMED, Accumulator
 from oaq_repro.errors import InputError
 from oaq_repro.integer.certificate import certify
-from oaq_repro.integer.executor import Executor
 from oaq_repro.integer.graph import Add
-from oaq_repro.quant.accumulator import NAMED, Accumulator
+from oaq_repro.integer.reference import Reference
 
 BITS, OVERFLOW = st.integers(8, 17), st.sampled_from(["wrap", "saturate"])
 POLICIES = st.one_of(
@@ -138,7 +138,7 @@ def test_convolution_reaches_its_bound_in_the_executor(policy, groups):
     source = q(1.0, 40, 200)
     node = conv("conv", "x", source, q(100.0), weight, groups=groups, padding=(1, 1), accumulator=policy)
     certificate = certify(node, source)
-    executor = Executor(around(node, source=source))
+    executor = Reference(around(node, source=source))
     peaks = []
     for row, sign in itertools.product(range(6), (1, -1)):
         window = np.where(np.sign(weight[row]) == sign, 200, 0)

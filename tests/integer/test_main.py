@@ -7,17 +7,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from integer.onnx_models import quantized_network
-from integer.reference import small_network
+from oracles.onnx_models import quantized_network
+from oracles.reference import small_network
 
+from oaq_repro.accumulator import NAMED
 from oaq_repro.integer import __main__ as cli
 from oaq_repro.integer.audit import Audit, audit
-from oaq_repro.integer.executor import Executor
+from oaq_repro.integer.engine.routes import MODES
 from oaq_repro.integer.graph import Dequantize, Graph
-from oaq_repro.integer.onnx_export import export_onnx
-from oaq_repro.integer.onnx_import import import_onnx
-from oaq_repro.integer.routes import MODES
-from oaq_repro.quant.accumulator import NAMED
+from oaq_repro.integer.onnx.exporter import export_onnx
+from oaq_repro.integer.onnx.importer import import_onnx
+from oaq_repro.integer.reference import Reference
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_run(model, tmp_path, capsys, mode):
     graph = case.graph if mode == "fast" else case.graph.with_accumulator(NAMED["int32"])
     with np.load(out) as arrays:
         assert arrays.files == list(case.graph.outputs)
-        for name, values in zip(case.graph.outputs, Executor(graph).run(case.images).outputs, strict=True):
+        for name, values in zip(case.graph.outputs, Reference(graph).run(case.images).outputs, strict=True):
             np.testing.assert_array_equal(arrays[name], values)
 
 
@@ -193,8 +193,8 @@ def test_import_without_torch(tmp_path):
 import sys
 for name in ("torch", "pytorch_lightning", "hydra", "onnxruntime"):
     sys.modules[name] = None
-from oaq_repro.integer.onnx_export import export_onnx
-from oaq_repro.integer.onnx_import import import_with_shape
+from oaq_repro.integer.onnx.exporter import export_onnx
+from oaq_repro.integer.onnx.importer import import_with_shape
 export_onnx(*import_with_shape({str(path)!r}), {str(path)!r} + ".again")
 """
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)

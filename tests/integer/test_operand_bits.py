@@ -2,13 +2,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from integer.reference import around, conv, conv2d, q, small_network
+from oracles.reference import around, conv, conv2d, q, small_network
 
+from oaq_repro.accumulator import Accumulator
 from oaq_repro.errors import InputError
-from oaq_repro.integer.executor import Executor
 from oaq_repro.integer.graph import Conv
 from oaq_repro.integer.operand_bits import TOGETHER, operand_overflow
-from oaq_repro.quant.accumulator import Accumulator
+from oaq_repro.integer.reference import Reference
 
 
 def rounded(values, top, full):
@@ -19,7 +19,7 @@ def rounded(values, top, full):
 def test_counts_are_those_of_loops_over_everything():
     network = small_network(seed=3)
     images, policy = network.images[:2], Accumulator(bits=13)
-    values = Executor(network.graph).run(images, trace=True).values
+    values = Reference(network.graph).run(images, trace=True).values
     counts = {(c.bits, c.layer): c for c in operand_overflow(network.graph, [images], policy, bits=(4, 6, 8))}
     for layer in (network.graph.node("project"), network.graph.node("dilated"), network.graph.node("classifier")):
         source = network.graph.qparams(layer.inputs[0])
@@ -44,7 +44,7 @@ def test_eight_bits_are_the_network_itself():
     counts = {
         c.layer: c for c in operand_overflow(network.graph, [network.images[:3], network.images[3:]], policy, (8,))
     }
-    first = Executor(network.graph).run(network.images)
+    first = Reference(network.graph).run(network.images)
     assert counts["stem"].events == first.events["stem"].sum()  # later layers read wrapped sums there, exact ones here
     assert counts["stem"].images == 5 and counts["stem"].images_affected == (first.events["stem"] > 0).sum()
     together = counts.pop(TOGETHER)

@@ -9,9 +9,9 @@ import torch
 from quant.networks import Classifier, images, quantized, trained
 from torch.utils.data import DataLoader, TensorDataset
 
+from oaq_repro.accumulator import Accumulator
 from oaq_repro.methods.oaq import OAQ, OAQController
 from oaq_repro.models.network import Network
-from oaq_repro.quant.accumulator import Accumulator
 from oaq_repro.quant.network import input_quantizer, layers
 from oaq_repro.tasks.classification import ClassificationTask
 from oaq_repro.tasks.schedule import Schedule

@@ -4,13 +4,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from quant.networks import Classifier, Pyramid, images, quantized, trained
 
+from oaq_repro.accumulator import NAMED, Accumulator
+from oaq_repro.deploy.lower import lower
 from oaq_repro.errors import InputError
 from oaq_repro.integer.certificate import certify
-from oaq_repro.integer.executor import Executor
-from oaq_repro.integer.lower import lower
+from oaq_repro.integer.reference import Reference
 from oaq_repro.methods.a2q import A2Q
 from oaq_repro.methods.a2q_plus import A2QPlus, project
-from oaq_repro.quant.accumulator import NAMED, Accumulator
 from oaq_repro.quant.calibrate import freeze
 from oaq_repro.quant.network import input_constants, layers
 from oaq_repro.quant.numerics import QTensor
@@ -122,7 +122,7 @@ def test_the_guarantee_holds_through_training(method, policy):
     model.eval()
     assert all(c.certified for c in certificates(model))
     x = 20 * images(3)
-    run = Executor(lower(model)).run(x.numpy())
+    run = Reference(lower(model)).run(x.numpy())
     assert not any(events.any() for events in run.events.values())
     assert torch.equal(torch.from_numpy(run.outputs[0]), model(x))
 

@@ -4,13 +4,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from quant.networks import Classifier, Pyramid, images, quantized, trained
 
+from oaq_repro.accumulator import NAMED
+from oaq_repro.deploy.lower import lower
 from oaq_repro.integer.certificate import certify
-from oaq_repro.integer.executor import Executor
-from oaq_repro.integer.lower import lower
+from oaq_repro.integer.reference import Reference
 from oaq_repro.methods.certified_scale import CertifiedScale
 from oaq_repro.methods.controller import BatchOverflow
 from oaq_repro.methods.oaq_certified import OAQCertified
-from oaq_repro.quant.accumulator import NAMED
 from oaq_repro.quant.bounds import worst_case
 from oaq_repro.quant.network import input_constants, layers
 
@@ -74,7 +74,7 @@ def test_no_input_overflows_and_simulation_is_exact():
     model = narrow(CertifiedScale(), "int16")
     CertifiedScale().finish(model)
     x = 50 * images(6)
-    run = Executor(lower(model)).run(x.numpy())
+    run = Reference(lower(model)).run(x.numpy())
     assert not any(events.any() for events in run.events.values())
     assert torch.equal(torch.from_numpy(run.outputs[0]), model(x))
 

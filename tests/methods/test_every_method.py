@@ -10,17 +10,17 @@ from composing import composed
 from quant.networks import Classifier, Pyramid, images, quantized, trained
 from tasks.suite import Once
 
+from oaq_repro.accumulator import NAMED
 from oaq_repro.configuration import build, config_folder
+from oaq_repro.deploy.lower import lower
 from oaq_repro.errors import InputError
 from oaq_repro.experiment import make_task
 from oaq_repro.hints import quiet
 from oaq_repro.integer.certificate import certify
-from oaq_repro.integer.executor import Executor
-from oaq_repro.integer.lower import lower
+from oaq_repro.integer.reference import Reference
 from oaq_repro.methods.controller import BatchOverflow, OverflowController
 from oaq_repro.models.checkpoint import load_weights
 from oaq_repro.models.network import Network
-from oaq_repro.quant.accumulator import NAMED
 from oaq_repro.quant.calibrate import calibrate, freeze
 from oaq_repro.quant.convert import quantize_network
 from oaq_repro.quant.network import layers
@@ -113,7 +113,7 @@ def test_factors_of_either_granularity_train_settle_and_lower(name, granularity)
     freeze(model.eval())
     method.finish(model)
     settle(model, lambda: [images()], method.settle or SettleConfig())
-    run = Executor(lower(model)).run(images().numpy())
+    run = Reference(lower(model)).run(images().numpy())
     assert not any(events.any() for events in run.events.values())
     with torch.no_grad():
         assert np.array_equal(run.outputs[0], model(images()).numpy())
@@ -132,7 +132,7 @@ def test_integers_are_the_simulation_at_every_width(name, bits):
         freeze(model)
         method.finish(model)
         x = 2 * images(3, 18, seed=4)  # beyond the calibrated range, so that clamps act
-        run = Executor(lower(model)).run(x.numpy())
+        run = Reference(lower(model)).run(x.numpy())
         with torch.no_grad():
             expected = model(x)
         for found, wanted in zip(run.outputs, [expected] if torch.is_tensor(expected) else expected, strict=True):

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from quant.networks import Classifier, images, quantized, trained
 from torch import nn
 
+from oaq_repro.accumulator import NAMED
 from oaq_repro.methods.lsq import LSQ, LSQActivation
-from oaq_repro.quant.accumulator import NAMED
 from oaq_repro.quant.network import layers
 from oaq_repro.quant.numerics import QTensor
 from oaq_repro.quant.quantizers import ActivationQuantizer, ObserverConfig

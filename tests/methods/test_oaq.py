@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from quant.networks import Classifier, images, quantized, trained
 
+from oaq_repro.accumulator import NAMED
 from oaq_repro.errors import InputError
 from oaq_repro.methods.controller import BatchOverflow
 from oaq_repro.methods.oaq import OAQ
-from oaq_repro.quant.accumulator import NAMED
 from oaq_repro.quant.network import QuantizedNetwork, input_quantizer, layers
 from oaq_repro.quant.split import CANDIDATES
 

@@ -4,9 +4,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from quant.networks import Classifier, images, quantized, trained
 
+from oaq_repro.accumulator import NAMED
 from oaq_repro.errors import InputError
 from oaq_repro.methods.pact import PACT, ClippedActivation
-from oaq_repro.quant.accumulator import NAMED
 from oaq_repro.quant.network import layers
 from oaq_repro.quant.numerics import QTensor
 from oaq_repro.quant.quantizers import ActivationQuantizer, ObserverConfig

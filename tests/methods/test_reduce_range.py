@@ -4,10 +4,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from quant.networks import Classifier, images, quantized, trained
 
+from oaq_repro.accumulator import NAMED
+from oaq_repro.deploy.lower import lower
 from oaq_repro.integer.certificate import certify
-from oaq_repro.integer.lower import lower
 from oaq_repro.methods.reduce_range import ReduceRange
-from oaq_repro.quant.accumulator import NAMED
 from oaq_repro.quant.network import input_constants, layers
 from oaq_repro.quant.numerics import QTensor
 

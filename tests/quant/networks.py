@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from oaq_repro.accumulator import NAMED
 from oaq_repro.methods.int8 import Int8
-from oaq_repro.quant.accumulator import NAMED
 from oaq_repro.quant.calibrate import calibrate
 from oaq_repro.quant.config import QuantizationConfig
 from oaq_repro.quant.convert import quantize_network

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from quant.networks import Classifier, Pyramid, quantized, trained
 
+from oaq_repro.accumulator import NAMED, Accumulator
+from oaq_repro.deploy.lower import lower
 from oaq_repro.integer.certificate import certify
-from oaq_repro.integer.lower import lower
-from oaq_repro.quant.accumulator import NAMED, Accumulator
 from oaq_repro.quant.bounds import worst_case
 from oaq_repro.quant.network import input_constants, layers
 from oaq_repro.quant.numerics import QTensor

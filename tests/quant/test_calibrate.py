@@ -2,9 +2,9 @@ import pytest
 import torch
 from quant.networks import Classifier, images, quantized, trained
 
+from oaq_repro.accumulator import NAMED, Accumulator
 from oaq_repro.errors import InputError
 from oaq_repro.methods.int8 import Int8
-from oaq_repro.quant.accumulator import NAMED, Accumulator
 from oaq_repro.quant.calibrate import calibrate, count_overflow, freeze
 from oaq_repro.quant.config import QuantizationConfig
 from oaq_repro.quant.convert import quantize_network

@@ -5,9 +5,9 @@ import torch
 from quant.networks import Classifier, Pyramid, images, quantized, trained
 from torch import nn
 
+from oaq_repro.accumulator import NAMED, Accumulator
 from oaq_repro.errors import InputError
 from oaq_repro.methods.int8 import Int8
-from oaq_repro.quant.accumulator import NAMED, Accumulator
 from oaq_repro.quant.config import Override, QuantizationConfig
 from oaq_repro.quant.convert import quantize_network
 from oaq_repro.quant.network import input_quantizer, layers

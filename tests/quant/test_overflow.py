@@ -4,9 +4,9 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from integer.reference import conv2d
+from oracles.reference import conv2d
 
-from oaq_repro.quant.accumulator import NAMED, Accumulator
+from oaq_repro.accumulator import NAMED, Accumulator
 from oaq_repro.quant.overflow import Geometry, OverflowMeter, partial_sums, simulate
 
 accumulators = st.one_of(

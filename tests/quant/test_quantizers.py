@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from oaq_repro.accumulator import NAMED
 from oaq_repro.errors import InputError
-from oaq_repro.quant.accumulator import NAMED
 from oaq_repro.quant.numerics import QTensor
 from oaq_repro.quant.quantizers import ActivationQuantizer, ObserverConfig, WeightQuantizer
 

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from quant.networks import Classifier, Pyramid, images, trained
 
+from oaq_repro.accumulator import NAMED, Accumulator
+from oaq_repro.deploy.lower import lower
 from oaq_repro.errors import InputError
-from oaq_repro.integer.lower import lower
 from oaq_repro.methods.int8 import Int8
-from oaq_repro.quant.accumulator import NAMED, Accumulator
 from oaq_repro.quant.calibrate import calibrate, count_overflow
 from oaq_repro.quant.config import Override, QuantizationConfig
 from oaq_repro.quant.convert import quantize_network

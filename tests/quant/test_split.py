@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from quant.networks import Classifier, Pyramid, images, quantized, trained
 from torch import nn
 
+from oaq_repro.accumulator import NAMED, Accumulator
 from oaq_repro.errors import InputError
-from oaq_repro.quant.accumulator import NAMED, Accumulator
 from oaq_repro.quant.calibrate import count_overflow
 from oaq_repro.quant.network import input_quantizer, layers
 from oaq_repro.quant.settle import SettleConfig, settle

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from oaq_repro.accumulator import NAMED
 from oaq_repro.integer.audit import audit
 from oaq_repro.integer.graph import Graph
-from oaq_repro.integer.nodes import Conv, Linear
-from oaq_repro.quant.accumulator import NAMED
+from oaq_repro.integer.graph.nodes import Layer
 
 Array = np.ndarray[Any, Any]
 
@@ -41,7 +41,7 @@ def with_saturating_pairs(graph: Graph) -> Graph:
     exact = {row.name for row in audit(graph) if row.pairs == "exact"}
     nodes = tuple(
         replace(node, accumulator=NAMED["pair_saturating"])
-        if isinstance(node, Conv | Linear) and node.name not in exact
+        if isinstance(node, Layer) and node.name not in exact
         else node
         for node in graph.nodes
     )

@@ -10,13 +10,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from oaq_repro.accumulator import NAMED
 from oaq_repro.benchmark.agreement import with_saturating_pairs
 from oaq_repro.benchmark.networks import ARCHITECTURES, float_network, images, integer_graph
 from oaq_repro.files import write_atomic
-from oaq_repro.integer.executor import Executor
 from oaq_repro.integer.graph import Graph
-from oaq_repro.integer.node_times import layer_macs
-from oaq_repro.quant.accumulator import NAMED
+from oaq_repro.integer.reference import Reference
 
 Array = np.ndarray[Any, Any]
 ONNX_OPSET = 17
@@ -57,7 +56,7 @@ class Case:
         if sums not in self._expected:
             graph = (self.oaq if sums == "oaq" else self.int8).with_accumulator(NAMED["int32"])
             graph = with_saturating_pairs(graph) if sums == "pairs" else graph
-            self._expected[sums] = Executor(graph).run(self.image).outputs
+            self._expected[sums] = Reference(graph).run(self.image).outputs
         return self._expected[sums]
 
     @cached_property
@@ -92,4 +91,4 @@ class Case:
 def macs(graph: Graph, input_shape: Sequence[int]) -> int:
     """Products of all layers, one image."""
     shapes = graph.shapes(input_shape)
-    return sum(layer_macs(layer, shapes[layer.name]) for layer in graph.layers())
+    return sum(layer.products(shapes[layer.name]) for layer in graph.layers())

@@ -12,14 +12,13 @@ from typing import Any
 import numpy as np
 
 from oaq_repro import _kernels
+from oaq_repro.accumulator import NAMED
 from oaq_repro.benchmark.agreement import Array
 from oaq_repro.benchmark.networks import ARCHITECTURES, integer_graph
 from oaq_repro.benchmark.timing import Row, Variant, alternate, rows
 from oaq_repro.integer import graph as ir
 from oaq_repro.integer.engine import Engine
-from oaq_repro.integer.node_times import layer_macs
-from oaq_repro.integer.routes import Mode
-from oaq_repro.quant.accumulator import NAMED
+from oaq_repro.integer.engine.routes import Mode
 
 BASE = "16 bit"
 FOLDS = (16, 8, 4, 2, 1)
@@ -93,7 +92,7 @@ def single_layer(shape: ConvShape, weight: int) -> ir.Graph:
     codes = ir.QParams(ONE, 0, TOP)
     layer = ir.Conv(
         "layer", ("codes",), codes, weights, np.zeros(shape.outputs, np.int32), scale, scale, shape.stride,
-        shape.padding, shape.dilation, shape.groups, NAMED["int16"],
+        shape.padding, shape.dilation, shape.groups, accumulator=NAMED["int16"],
     )  # fmt: skip
     nodes = (ir.Quantize("codes", ("image",), codes), layer, ir.Dequantize("output", ("layer",)))
     return ir.Graph("image", nodes, ("output",))
@@ -131,7 +130,7 @@ def measure_kernels(
             for route in ROUTES:
                 engine = engine_for(shape, route, count)
                 if engine is not None:
-                    macs = layer_macs(engine.graph.layers()[0], engine.output_shapes[0])
+                    macs = engine.graph.layers()[0].products(engine.output_shapes[0])
                     variants.append(Variant(route, _node_time(engine, image.astype(np.float32))))
             yield rows(shape.name, count, alternate(variants, rounds, 1, progress), macs, clock_hz, base=BASE)
 

@@ -5,8 +5,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from oaq_repro import _kernels
-from oaq_repro.integer.node_times import clock_hz
+from oaq_repro.integer.engine.node_times import clock_hz
+from oaq_repro.integer.engine.routes import InstructionSet
 from oaq_repro.results.provenance import hardware, utc_now
 
 Isa = Literal["avx2", "native"]
@@ -33,7 +33,7 @@ def describe(isa: Isa) -> dict[str, Any]:
 
 def kernels_in_use() -> str:
     """Name of the engine's kernels (csrc/kernels.hpp): what OAQ_ISA asks for, else the best."""
-    return str(_kernels.Program(1 << 12, 1, os.environ.get("OAQ_ISA") or None).isa)
+    return InstructionSet.selected().isa
 
 
 def cpu_flags() -> set[str]:

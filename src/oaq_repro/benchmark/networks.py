@@ -13,12 +13,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from oaq_repro.accumulator import NAMED
+from oaq_repro.deploy.lower import lower
 from oaq_repro.integer.graph import Graph
-from oaq_repro.integer.lower import lower
 from oaq_repro.methods.int8 import Int8
 from oaq_repro.models import classification, mmseg_deeplab, ssd
 from oaq_repro.models.network import Network
-from oaq_repro.quant.accumulator import NAMED
 from oaq_repro.quant.calibrate import calibrate, freeze
 from oaq_repro.quant.config import Override, QuantizationConfig
 from oaq_repro.quant.convert import quantize_network

@@ -15,8 +15,8 @@ from oaq_repro.benchmark.case import Case
 from oaq_repro.benchmark.machine import Isa
 from oaq_repro.benchmark.plain_onnx import build_plain_model
 from oaq_repro.errors import InputError
-from oaq_repro.integer.onnx_export import build_model
-from oaq_repro.integer.onnx_session import onnx_session
+from oaq_repro.integer.onnx.exporter import build_model
+from oaq_repro.integer.onnx.session import onnx_session
 
 TRIALS = 8  # of each form of a model, to choose the faster one
 FORMS = {"exported": build_model, "plain": build_plain_model}

@@ -1,7 +1,7 @@
 """A quantized ONNX model as converters usually write it: the form that other runtimes have fast kernels for.
 
-`onnx_export` writes some operators so that no runtime computes them with another rounding than the executor; that keeps
-runtimes from fusing them, which would slow peers down. Here those are plain DequantizeLinear -> Operator ->
+`onnx.exporter` writes some operators so that no runtime computes them with another rounding than the reference;
+that keeps runtimes from fusing them, which would slow peers down. Here those are plain DequantizeLinear -> Operator ->
 QuantizeLinear. Results may differ from the executor's by a code per such operator.
 """
 
@@ -11,10 +11,10 @@ import numpy as np
 import onnx
 from onnx import NodeProto, helper, numpy_helper
 
-from oaq_repro.integer import nodes as ir
 from oaq_repro.integer.graph import Graph
-from oaq_repro.integer.onnx_export import build_model, separator
-from oaq_repro.integer.shapes import Shape
+from oaq_repro.integer.graph import nodes as ir
+from oaq_repro.integer.onnx.exporter import build_model
+from oaq_repro.integer.onnx.writer import separator
 
 REWRITTEN = ir.Add | ir.AvgPool | ir.Concat | ir.GlobalAvgPool | ir.Requantize | ir.Resize
 
@@ -54,7 +54,7 @@ def _replace(field, values) -> None:
 class _Plain:
     """The ONNX nodes and constants of one node of the graph."""
 
-    def __init__(self, graph: Graph, shapes: dict[str, Shape], slash: str) -> None:
+    def __init__(self, graph: Graph, shapes: dict[str, ir.Shape], slash: str) -> None:
         self.graph, self.shapes, self.slash = graph, shapes, slash
         self.constants: list[onnx.TensorProto] = []
 

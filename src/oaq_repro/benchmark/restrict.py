@@ -25,7 +25,7 @@ from onnx import TensorProto, helper
 
 from oaq_repro.benchmark.machine import cpu_flags
 from oaq_repro.errors import InputError
-from oaq_repro.integer.onnx_session import onnx_session
+from oaq_repro.integer.onnx.session import onnx_session
 
 ENVIRONMENT = {
     "ATEN_CPU_CAPABILITY": "avx2",  # torch's own kernels

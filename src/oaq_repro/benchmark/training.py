@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from oaq_repro.accumulator import NAMED
 from oaq_repro.benchmark import report
 from oaq_repro.benchmark.machine import describe
 from oaq_repro.benchmark.timing import Row, Variant, alternate, rows
@@ -24,7 +25,6 @@ from oaq_repro.methods.controller import BatchOverflow
 from oaq_repro.methods.int8 import Int8
 from oaq_repro.methods.oaq import OAQ, OAQController
 from oaq_repro.models import classification
-from oaq_repro.quant.accumulator import NAMED
 from oaq_repro.quant.calibrate import calibrate, counting
 from oaq_repro.quant.config import QuantizationConfig
 from oaq_repro.quant.convert import quantize_network

@@ -64,16 +64,16 @@ OAQ_INLINE void store(std::uint8_t* out, __m128i codes, int channels) {
 // 2^23 makes 2^23 + u; less 2^23 + 2^15 - bias, which is exact up to kLargestBias, that is the sum with its bias.
 class Epilogue32 {
 public:
-    explicit Epilogue32(const Output& output)
-        : zero_point_(_mm256_set1_epi16(static_cast<short>(output.zero_point))),
-          highest_(_mm256_set1_epi8(static_cast<char>(output.q_max))),
-          shifted_(output.zero_point != 0),
-          wrap_shift_(output.wrap_shift) {
+    explicit Epilogue32(const OutputConstants& constants)
+        : zero_point_(_mm256_set1_epi16(static_cast<short>(constants.zero_point))),
+          highest_(_mm256_set1_epi8(static_cast<char>(constants.q_max))),
+          shifted_(constants.zero_point != 0),
+          wrap_shift_(constants.wrap_shift) {
         each<4>([&](auto v) OAQ_LAMBDA {
-            start[v] = both(output.start + 4 * v);
-            bias_[v] = both(output.bias + 4 * v);
+            start[v] = both(constants.start + 4 * v);
+            bias_[v] = both(constants.bias + 4 * v);
             less_[v] = _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_set1_epi32((1 << 23) + (1 << 15)), bias_[v]));
-            multiplier_[v] = _mm256_castsi256_ps(both(reinterpret_cast<const std::int32_t*>(output.multiplier) + 4 * v));
+            multiplier_[v] = _mm256_castsi256_ps(both(reinterpret_cast<const std::int32_t*>(constants.multiplier) + 4 * v));
         });
         const __m256i mask = _mm256_set1_epi32(0xffff), half = _mm256_set1_epi16(-(1 << 15));
         each<2>([&](auto h) OAQ_LAMBDA {
@@ -112,7 +112,7 @@ private:
         return _mm256_inserti128_si256(_mm256_castsi128_si256(low), _mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 16)), 1);
     }
 
-    // Products stay below 2^31 (Output), so that nothing is clamped before packing.
+    // Products stay below 2^31 (OutputConstants), so that nothing is clamped before packing.
     OAQ_INLINE void scale_and_store(std::uint8_t* out, int channels, const __m256 (&sums)[4]) const {
         __m256i acc[4];
         each<4>([&](auto v) OAQ_LAMBDA { acc[v] = _mm256_cvtps_epi32(_mm256_mul_ps(sums[v], multiplier_[v])); });

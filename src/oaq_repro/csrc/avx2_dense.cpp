@@ -12,17 +12,17 @@ namespace oaq {
 namespace avx2 {
 namespace {
 
-// int32 sums of 8 channels to scaled and rounded int32. Products stay below 2^31 (Output), so nothing is clamped here.
+// int32 sums of 8 channels to scaled and rounded int32. Products stay below 2^31 (OutputConstants): nothing is clamped here.
 inline __m256i scale(__m256i acc, const float* multiplier) {
     return _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_cvtepi32_ps(acc), _mm256_loadu_ps(multiplier)));
 }
 
 struct Epilogue {
-    explicit Epilogue(const Output& output)
-        : zero_point(_mm256_set1_epi16(static_cast<short>(output.zero_point))),
-          highest(_mm256_set1_epi8(static_cast<char>(output.q_max))),
-          shifted(output.zero_point != 0),
-          multiplier(output.multiplier) {}
+    explicit Epilogue(const OutputConstants& constants)
+        : zero_point(_mm256_set1_epi16(static_cast<short>(constants.zero_point))),
+          highest(_mm256_set1_epi8(static_cast<char>(constants.q_max))),
+          shifted(constants.zero_point != 0),
+          multiplier(constants.multiplier) {}
 
     // 16 channels of one pixel as int16 codes, in the order 0-3, 8-11, 4-7, 12-15.
     OAQ_INLINE __m256i codes16(__m256i low, __m256i high) const {
@@ -44,7 +44,7 @@ struct Epilogue {
 
 template <int R>
 OAQ_INLINE void write(const DenseBlock& block, int first, const __m256i (&acc)[R][2]) {
-    const Epilogue epilogue(block.output);
+    const Epilogue epilogue(block.constants);
     std::uint8_t* out[R];  // read before the first byte is written, which might be one of the tile's
     each<R>([&](auto r) OAQ_LAMBDA { out[r] = block.out[first + r] + block.out_offset; });
     const int channels = block.channels;
@@ -60,7 +60,7 @@ OAQ_INLINE void write(const DenseBlock& block, int first, const __m256i (&acc)[R
 
 template <int R>
 OAQ_INLINE void add_bias(const DenseBlock& block, __m256i (&acc)[R][2]) {
-    const __m256i low = load(block.output.bias), high = load(block.output.bias + 8);
+    const __m256i low = load(block.constants.bias), high = load(block.constants.bias + 8);
     each<R>([&](auto r) OAQ_LAMBDA {
         acc[r][0] = _mm256_add_epi32(acc[r][0], low);
         acc[r][1] = _mm256_add_epi32(acc[r][1], high);
@@ -70,9 +70,9 @@ OAQ_INLINE void add_bias(const DenseBlock& block, __m256i (&acc)[R][2]) {
 // What 32-bit accumulators leave, kept to fewer bits where that is asked for.
 template <int R>
 OAQ_INLINE void finish(const DenseBlock& block, int first, __m256i (&acc)[R][2]) {
-    if (block.output.wrap_shift != 0) {
+    if (block.constants.wrap_shift != 0) {
         each<R>([&](auto r) OAQ_LAMBDA {
-            each<2>([&](auto v) OAQ_LAMBDA { acc[r][v] = wrap(acc[r][v], block.output.wrap_shift); });
+            each<2>([&](auto v) OAQ_LAMBDA { acc[r][v] = wrap(acc[r][v], block.constants.wrap_shift); });
         });
         add_bias<R>(block, acc);
     }
@@ -83,8 +83,8 @@ OAQ_INLINE void finish(const DenseBlock& block, int first, __m256i (&acc)[R][2])
 template <int R>
 OAQ_INLINE void begin(const DenseBlock& block, __m256i (&acc)[R][2], bool halves = false) {
     const __m256i mask = _mm256_set1_epi32(halves ? 0xffff : -1);
-    const __m256i low = _mm256_and_si256(load(block.output.start), mask);
-    const __m256i high = _mm256_and_si256(load(block.output.start + 8), mask);
+    const __m256i low = _mm256_and_si256(load(block.constants.start), mask);
+    const __m256i high = _mm256_and_si256(load(block.constants.start + 8), mask);
     each<R>([&](auto r) OAQ_LAMBDA {
         acc[r][0] = low;
         acc[r][1] = high;
@@ -234,7 +234,7 @@ void wrap_kernel(const DenseBlock& block) {
 }
 
 void pairs_kernel(const DenseBlock& block) {
-    const Epilogue32 constants(block.output);
+    const Epilogue32 constants(block.constants);
     const Epilogue32* epilogue = &constants;
     asm("" : "+r"(epilogue) : "m"(constants));  // stays in memory: the loops need all registers
     tiles<6>(block, [&](int first, auto rows) OAQ_LAMBDA { dense_pairs<rows>(block, *epilogue, first); });

@@ -60,7 +60,7 @@ OAQ_INLINE void each_pixel(const DepthwiseBlock& block, const Pixel& pixel) {
 }
 
 void depthwise_any(const DepthwiseBlock& block) {
-    const Epilogue32 epilogue(block.output);
+    const Epilogue32 epilogue(block.constants);
     const __m256i zero = _mm256_setzero_si256();
     const __m256i start[2] = {block.fold == 0 ? epilogue.start16[0] : zero, block.fold == 0 ? epilogue.start16[1] : zero};
     each_pixel(block, [&](const std::uint8_t* in, std::uint8_t* out) OAQ_LAMBDA {
@@ -89,7 +89,7 @@ void depthwise_any(const DepthwiseBlock& block) {
 template <int FOLD>
 void depthwise_five(const DepthwiseBlock& block) {
     constexpr int kLength = FOLD == 0 ? 5 : FOLD, kSums = (5 + kLength - 1) / kLength;
-    const Epilogue32 epilogue(block.output);
+    const Epilogue32 epilogue(block.constants);
     const int channels = block.channels;
     std::ptrdiff_t a[5], b[5];
     __m256i w[5][2];

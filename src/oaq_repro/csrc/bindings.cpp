@@ -9,7 +9,7 @@
 #include <optional>
 #include <utility>
 
-#include "conv2d.hpp"
+#include "emulate.hpp"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -29,7 +29,7 @@ nb::object to_numpy(std::unique_ptr<T[]> data, std::initializer_list<std::size_t
     return nb::cast(nb::ndarray<nb::numpy, T, nb::ndim<4>>(raw, shape, owner));
 }
 
-nb::tuple conv2d(const Input<std::uint8_t>& x, const Input<std::int8_t>& weight, int zero_point, Pair stride, Pair padding,
+nb::tuple emulate(const Input<std::uint8_t>& x, const Input<std::int8_t>& weight, int zero_point, Pair stride, Pair padding,
                  Pair dilation, std::int64_t groups, int bits, bool saturate, std::int64_t lanes,
                  std::optional<std::int64_t> block) {
     if (block && *block < 1) throw nb::value_error("block: expected at least 1, or None");
@@ -47,7 +47,7 @@ nb::tuple conv2d(const Input<std::uint8_t>& x, const Input<std::int8_t>& weight,
     oaq::Range range;
     {
         nb::gil_scoped_release release;
-        range = oaq::conv2d(x.data(), weight.data(), geometry, zero_point, policy, acc.get(), events.get());
+        range = oaq::emulate(x.data(), weight.data(), geometry, zero_point, policy, acc.get(), events.get());
     }
     return nb::make_tuple(to_numpy(std::move(acc), {n, h, w, o}), to_numpy(std::move(events), {n, h, w, o}), range.lowest,
                           range.highest);
@@ -59,7 +59,7 @@ void bind_program(nb::module_& module);
 
 NB_MODULE(_kernels, module) {
     module.doc() = "Integer kernels with narrow accumulators.";
-    module.def("conv2d", &conv2d, "x"_a.noconvert(), "weight"_a.noconvert(), "zero_point"_a, nb::kw_only(), "stride"_a = Pair(1, 1),
+    module.def("emulate", &emulate, "x"_a.noconvert(), "weight"_a.noconvert(), "zero_point"_a, nb::kw_only(), "stride"_a = Pair(1, 1),
                "padding"_a = Pair(0, 0), "dilation"_a = Pair(1, 1), "groups"_a = 1, "bits"_a = 16, "saturate"_a = false,
                "lanes"_a = 1, "block"_a = nb::none(),
                "Convolve uint8 codes [N, H, W, C] with int8 weights [O, kh, kw, C / groups] (both C-contiguous).\n\n"

@@ -1,7 +1,6 @@
 // Python class oaq_repro._kernels.Program, and the table of kernels.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
-#include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
@@ -10,7 +9,6 @@
 #include <chrono>
 #include <cstdint>
 #include <cstring>
-#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -38,11 +36,11 @@ oaq::Vector<T> aligned(const Flat<T>& array) {
     return oaq::Vector<T>(array.data(), array.data() + array.size());
 }
 
-oaq::Requantization requantization(const Flat<std::int32_t>& start, const Flat<std::int32_t>& bias,
+oaq::LayerConstants constants(const Flat<std::int32_t>& start, const Flat<std::int32_t>& bias,
                                    const Flat<float>& multiplier, int wrap_shift, int zero_point, int q_max,
                                    int code_offset) {
     if (start.size() != bias.size() || multiplier.size() != bias.size())
-        throw nb::value_error("requantization: expected three arrays of one length");
+        throw nb::value_error("constants: expected three arrays of one length");
     if (wrap_shift < 0 || wrap_shift > 31) throw nb::value_error("wrap_shift: expected 0 to 31");
     return {aligned(start), aligned(bias), aligned(multiplier), wrap_shift, zero_point, q_max, code_offset};
 }
@@ -51,8 +49,8 @@ using Runs = nb::ndarray<const std::int32_t, nb::shape<-1, 3>, nb::c_contig, nb:
 using Panel = nb::ndarray<const std::int8_t, nb::c_contig, nb::device::cpu>;
 
 oaq::DenseGroup dense_group(const Runs& runs, const std::vector<Panel>& panels, std::vector<int> folds,
-                            const oaq::Requantization& requantization) {
-    oaq::DenseGroup group{{}, {}, std::move(folds), requantization};
+                            const oaq::LayerConstants& constants) {
+    oaq::DenseGroup group{{}, {}, std::move(folds), constants};
     for (std::size_t i = 0; i < runs.shape(0); ++i) group.runs.push_back({runs(i, 0), runs(i, 1), runs(i, 2)});
     for (const Panel& panel : panels) group.panels.emplace_back(panel.data(), panel.data() + panel.size());
     return group;
@@ -62,10 +60,10 @@ using Taps = nb::ndarray<const std::int32_t, nb::shape<-1, 2>, nb::c_contig, nb:
 
 oaq::DepthwiseLayer depthwise_layer(const oaq::Window& window, const std::vector<Taps>& taps,
                                     const std::vector<Panel>& weights, const std::vector<int>& folds,
-                                    oaq::Requantization requantization) {
+                                    oaq::LayerConstants constants) {
     if (weights.size() != taps.size() || folds.size() != taps.size())
         throw nb::value_error("taps, weights, folds: expected one of each per block of channels");
-    oaq::DepthwiseLayer layer{window, {}, std::move(requantization)};
+    oaq::DepthwiseLayer layer{window, {}, std::move(constants)};
     for (std::size_t i = 0; i < taps.size(); ++i) {
         const Panel& part = weights[i];
         layer.panels.push_back({{}, oaq::Vector<std::int8_t>(part.data(), part.data() + part.size()), folds[i]});
@@ -138,6 +136,11 @@ void bind_program(nb::module_& module) {
     module.attr("STEP") = oaq::kStep;
     module.attr("PAIR") = oaq::kPair;
     module.attr("CHANNEL_BLOCK") = oaq::kChannelBlock;
+    nb::list order;
+    for (int place = 0; place < oaq::kChannelBlock; ++place)
+        for (int channel = 0; channel < oaq::kChannelBlock; ++channel)
+            if (oaq::depthwise_place(channel) == place) order.append(channel);
+    module.attr("CHANNEL_ORDER") = nb::tuple(order);
     module.attr("LARGEST_BIAS") = oaq::kLargestBias;
     module.def("table", &table, "The sets of kernels, best first: dicts of what `KernelSet` in csrc/kernels.hpp declares.");
 
@@ -162,41 +165,41 @@ void bind_program(nb::module_& module) {
         });
     nb::class_<oaq::Quantization>(module, "Quantization", "scale, zero_point, q_max.")
         .def(nb::init<float, int, int>());
-    nb::class_<oaq::Requantization>(module, "Requantization", "Constants of a layer's outputs (csrc/program.hpp).")
-        .def("__init__", [](oaq::Requantization* self, const Flat<std::int32_t>& start, const Flat<std::int32_t>& bias,
+    nb::class_<oaq::LayerConstants>(module, "LayerConstants", "Constants of a layer's outputs (csrc/program.hpp).")
+        .def("__init__", [](oaq::LayerConstants* self, const Flat<std::int32_t>& start, const Flat<std::int32_t>& bias,
                             const Flat<float>& multiplier, int wrap_shift, int zero_point, int q_max, int code_offset) {
-            new (self) oaq::Requantization(
-                requantization(start, bias, multiplier, wrap_shift, zero_point, q_max, code_offset));
+            new (self) oaq::LayerConstants(
+                constants(start, bias, multiplier, wrap_shift, zero_point, q_max, code_offset));
         }, "start"_a, "bias"_a, "multiplier"_a, "wrap_shift"_a, "zero_point"_a, "q_max"_a, "code_offset"_a);
     nb::class_<oaq::DenseGroup>(module, "DenseGroup", "Weights and constants of a dense layer's group (csrc/program.hpp).")
         .def("__init__", [](oaq::DenseGroup* self, const Runs& runs, const std::vector<Panel>& panels, std::vector<int> folds,
-                            const oaq::Requantization& constants) {
+                            const oaq::LayerConstants& constants) {
             new (self) oaq::DenseGroup(dense_group(runs, panels, std::move(folds), constants));
         }, "runs"_a, "panels"_a, "folds"_a, "constants"_a);
 
     nb::class_<Program>(module, "Program", "A compiled integer graph (csrc/program.hpp). Raises ValueError for parts that do not fit.")
-        .def("__init__", [](Program* self, std::int64_t arena_bytes, int threads, std::optional<std::string> isa) {
-            new (self) Program(arena_bytes, threads, oaq::select_kernels(isa ? isa->c_str() : nullptr));
-        }, "arena_bytes"_a, "threads"_a, "isa"_a = nb::none())
+        .def("__init__", [](Program* self, std::int64_t arena_bytes, int threads, const std::string& isa) {
+            new (self) Program(arena_bytes, threads, oaq::kernels_named(isa));
+        }, "arena_bytes"_a, "threads"_a, "isa"_a)
         .def_prop_ro("isa", [](const Program& self) { return self.kernels().name; })
         .def("quantize", &Program::quantize)
         .def("dense", [](Program& self, const Value& in, const Value& out, const Window& window,
                          std::vector<oaq::DenseGroup> groups) { self.dense(in, out, {window, std::move(groups)}); })
         .def("depthwise", [](Program& self, const Value& in, const Value& out, const Window& window,
                              const std::vector<Taps>& taps, const std::vector<Panel>& weights, const std::vector<int>& folds,
-                             const oaq::Requantization& constants) {
+                             const oaq::LayerConstants& constants) {
             self.depthwise(in, out, depthwise_layer(window, taps, weights, folds, constants));
         })
-        .def("reference", [](Program& self, const Value& in, const Value& out, const std::vector<std::int64_t>& shape,
+        .def("emulate", [](Program& self, const Value& in, const Value& out, const std::vector<std::int64_t>& shape,
                              const Window& w, std::int64_t groups, int bits, bool saturate, std::int64_t lanes,
                              std::int64_t block, int source_zero_point, const Flat<std::int8_t>& weight,
-                             const oaq::Requantization& constants) {
+                             const oaq::LayerConstants& constants) {
             if (shape.size() != 4) throw nb::value_error("shape: expected that of the weights, [O, kh, kw, I]");
             if (static_cast<std::int64_t>(weight.size()) != shape[0] * shape[1] * shape[2] * shape[3])
                 throw nb::value_error("weight: expected as many values as its shape says");
             const oaq::Geometry geometry{1, in.height, in.width, in.channels, shape[0], shape[1], shape[2], shape[3],
                                          w.stride_h, w.stride_w, w.padding_h, w.padding_w, w.dilation_h, w.dilation_w, groups};
-            self.reference(in, out, geometry, {bits, saturate, lanes, block}, source_zero_point, copy(weight), constants);
+            self.emulate(in, out, geometry, {bits, saturate, lanes, block}, source_zero_point, copy(weight), constants);
         })
         .def("add", &Program::add)
         .def("lookup", [](Program& self, const std::vector<std::pair<Value, Flat<std::uint8_t>>>& parts, const Value& out) {

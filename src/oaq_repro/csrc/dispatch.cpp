@@ -1,5 +1,4 @@
-// Chooses the kernels. Compiled without instruction set flags: it runs before anything is known of the CPU.
-#include <cstring>
+// The table of kernels. Compiled without instruction set flags: it runs before anything is known of the CPU.
 #include <stdexcept>
 #include <string>
 
@@ -7,27 +6,21 @@
 
 namespace oaq {
 
-extern const KernelSet kPortable;
-#if defined(__x86_64__)
-extern const KernelSet kAvx2;
-bool cpu_has_avx2() { return __builtin_cpu_supports("avx2") != 0; }
-const KernelSet* const kKernelSets[] = {&kAvx2, &kPortable};
-#elif defined(__aarch64__)
-extern const KernelSet kNeon;
-const KernelSet* const kKernelSets[] = {&kNeon, &kPortable};
-#else
-const KernelSet* const kKernelSets[] = {&kPortable};
-#endif
+// OAQ_FEATURES and OAQ_KERNEL_SETS come from kernels.cmake: what sets ask the processor for, and the sets, best first.
+#define OAQ_FEATURE(name) \
+    bool cpu_has_##name() { return __builtin_cpu_supports(#name) != 0; }
+OAQ_FEATURES
+#define OAQ_SET(set) extern const KernelSet set;
+OAQ_KERNEL_SETS
+#undef OAQ_SET
+#define OAQ_SET(set) &set,
+const KernelSet* const kKernelSets[] = {OAQ_KERNEL_SETS};
 const int kKernelSetCount = static_cast<int>(sizeof kKernelSets / sizeof kKernelSets[0]);
 
-const KernelSet& select_kernels(const char* name) {
-    std::string names;
-    for (const KernelSet* set : kKernelSets) {
-        if (!set->available()) continue;
-        if (name == nullptr || std::strcmp(name, set->name) == 0) return *set;
-        names += (names.empty() ? "" : ", ") + std::string(set->name);
-    }
-    throw std::invalid_argument("OAQ_ISA: found '" + std::string(name) + "', expected one of: " + names);
+const KernelSet& kernels_named(const std::string& name) {
+    for (const KernelSet* set : kKernelSets)
+        if (set->available() && name == set->name) return *set;
+    throw std::invalid_argument("isa: found '" + name + "', expected one that is available here");
 }
 
 }  // namespace oaq

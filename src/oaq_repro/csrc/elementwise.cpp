@@ -4,8 +4,10 @@
 #include <cmath>
 #include <cstring>
 
-// The compiler makes one version of each loop per instruction set and picks at load time; results are the same.
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__)
+// The compiler makes one version of each loop per instruction set and picks at load time; results are the same. Code that
+// picks would run before a sanitizer is ready.
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__) && \
+    !defined(__SANITIZE_THREAD__)
 #define OAQ_CLONES __attribute__((target_clones("avx2", "default")))
 #else
 #define OAQ_CLONES

@@ -23,6 +23,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
 
 namespace oaq {
 
@@ -46,9 +47,9 @@ struct Run {
     std::int32_t pairs;   // the same in pairs, of which the last step may need one only
 };
 
-// Requantization; arrays are padded to whole panels or channel blocks. |acc| * multiplier has to stay below 2^31 for all
+// Constants of outputs; arrays are padded to whole panels or channel blocks. |acc| * multiplier has to stay below 2^31 for all
 // that acc with its bias can be, and |bias| at most kLargestBias where a sum is 16 bits throughout (fold 0, pairs).
-struct Output {
+struct OutputConstants {
     const std::int32_t* start;      // first value of the accumulator: -zero_point * sum(weights)
     const std::int32_t* bias;
     const float* multiplier;
@@ -64,7 +65,7 @@ struct DenseBlock {
     const Run* runs;                // at least one, of at least one pair each
     int run_count;
     const std::int8_t* weights;
-    Output output;                  // of this panel
+    OutputConstants constants;                  // of this panel
     int channels;                   // of this panel, at most panel_width
     int code_offset;                // subtracted from every code, except where the route is exact; not 0 only where a
                                     // set's `largest_code` asks for it
@@ -86,7 +87,7 @@ struct DepthwiseBlock {
     const TapPair* taps;
     int tap_count;
     const std::int8_t* weights;     // [tap_count][32][2], channel c at depthwise_place(c)
-    Output output;                  // of this block
+    OutputConstants constants;                  // of this block
     int channels;                   // of this block, at most kChannelBlock
     int fold;
     int code_offset;
@@ -124,8 +125,8 @@ struct KernelSet {
 extern const KernelSet* const kKernelSets[];
 extern const int kKernelSetCount;
 
-// The set that the environment variable OAQ_ISA names, else the first available one; throws std::invalid_argument for
-// a name that is unknown or not available here.
-const KernelSet& select_kernels(const char* name);
+// The set of that name; throws std::invalid_argument where it is unknown or not available here. Which one is taken where
+// none is asked for: engine/routes.py.
+const KernelSet& kernels_named(const std::string& name);
 
 }  // namespace oaq

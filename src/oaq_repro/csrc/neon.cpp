@@ -46,24 +46,24 @@ inline int32x4_t add_wrapping(int32x4_t a, int32x4_t b) {
 
 // 4 channels to scaled and rounded int32. vcvtn rounds half to even, and saturates. NARROW: 16-bit sums.
 template <bool NARROW>
-inline int32x4_t scale(int32x4_t acc, const Output& output, int channel) {
-    if (output.wrap_shift != 0)  // sign extension from the lowest 32 - wrap_shift bits
-        acc = vshlq_s32(vshlq_s32(acc, vdupq_n_s32(output.wrap_shift)), vdupq_n_s32(-output.wrap_shift));
-    if (NARROW || output.wrap_shift != 0) acc = add_wrapping(acc, vld1q_s32(output.bias + channel));
-    return vcvtnq_s32_f32(vmulq_f32(vcvtq_f32_s32(acc), vld1q_f32(output.multiplier + channel)));
+inline int32x4_t scale(int32x4_t acc, const OutputConstants& constants, int channel) {
+    if (constants.wrap_shift != 0)  // sign extension from the lowest 32 - wrap_shift bits
+        acc = vshlq_s32(vshlq_s32(acc, vdupq_n_s32(constants.wrap_shift)), vdupq_n_s32(-constants.wrap_shift));
+    if (NARROW || constants.wrap_shift != 0) acc = add_wrapping(acc, vld1q_s32(constants.bias + channel));
+    return vcvtnq_s32_f32(vmulq_f32(vcvtq_f32_s32(acc), vld1q_f32(constants.multiplier + channel)));
 }
 
 // Codes of 16 channels, the first `channels` of them written. Saturation on the way clamps as well: zero_point <= 255.
 template <bool NARROW>
-inline void write(const int32x4_t (&acc)[4], const Output& output, std::uint8_t* out, int channels, int first = 0) {
-    const int16x8_t zero_point = vdupq_n_s16(static_cast<std::int16_t>(output.zero_point));
+inline void write(const int32x4_t (&acc)[4], const OutputConstants& constants, std::uint8_t* out, int channels, int first = 0) {
+    const int16x8_t zero_point = vdupq_n_s16(static_cast<std::int16_t>(constants.zero_point));
     int16x8_t values[2];
     for (int h = 0; h < 2; ++h) {
-        const int16x4_t low = vqmovn_s32(scale<NARROW>(acc[2 * h], output, first + 8 * h));
-        values[h] = vqaddq_s16(vqmovn_high_s32(low, scale<NARROW>(acc[2 * h + 1], output, first + 8 * h + 4)), zero_point);
+        const int16x4_t low = vqmovn_s32(scale<NARROW>(acc[2 * h], constants, first + 8 * h));
+        values[h] = vqaddq_s16(vqmovn_high_s32(low, scale<NARROW>(acc[2 * h + 1], constants, first + 8 * h + 4)), zero_point);
     }
     const uint8x16_t codes = vqmovun_high_s16(vqmovun_s16(values[0]), values[1]);
-    const uint8x16_t clamped = vminq_u8(codes, vdupq_n_u8(static_cast<std::uint8_t>(output.q_max)));
+    const uint8x16_t clamped = vminq_u8(codes, vdupq_n_u8(static_cast<std::uint8_t>(constants.q_max)));
     if (channels >= 16) {
         vst1q_u8(out, clamped);
         return;
@@ -75,7 +75,7 @@ inline void write(const int32x4_t (&acc)[4], const Output& output, std::uint8_t*
 
 template <bool NARROW>
 inline void write(const DenseBlock& block, int pixel, const int32x4_t (&acc)[4]) {
-    write<NARROW>(acc, block.output, block.out[pixel] + block.out_offset, block.channels);
+    write<NARROW>(acc, block.constants, block.out[pixel] + block.out_offset, block.channels);
 }
 
 // `start` of 8 channels modulo 2^16, and 16-bit sums sign-extended.
@@ -122,7 +122,7 @@ inline void dense_wrap(const DenseBlock& block, int first) {
         for (int h = 0; h < 2; ++h) {
             const int16x8_t* s = sums[r] + 4 * h;
             const int16x8_t joined = vpaddq_s16(vpaddq_s16(s[0], s[1]), vpaddq_s16(s[2], s[3]));
-            extend(add_wrapping(joined, start16(block.output.start + 8 * h)), acc[2 * h], acc[2 * h + 1]);
+            extend(add_wrapping(joined, start16(block.constants.start + 8 * h)), acc[2 * h], acc[2 * h + 1]);
         }
         write<true>(block, first + r, acc);
     }
@@ -163,7 +163,7 @@ inline void dense_fold(const DenseBlock& block, int first) {
     const auto* weights = block.weights;
     int32x4_t acc[R][4];
     for (int r = 0; r < R; ++r)
-        for (int v = 0; v < 4; ++v) acc[r][v] = vld1q_s32(block.output.start + 4 * v);
+        for (int v = 0; v < 4; ++v) acc[r][v] = vld1q_s32(block.constants.start + 4 * v);
     for (int i = 0; i < block.run_count; ++i) {
         const std::uint8_t* in[R];
         for (int r = 0; r < R; ++r) in[r] = block.in[first + r] + block.runs[i].offset;
@@ -199,7 +199,7 @@ inline void dense_exact(const DenseBlock& block, int pixel) {
         }
     }
     for (int v = 0; v < 4; ++v)
-        acc[v] = add_wrapping(vpaddq_s32(sums[2 * v], sums[2 * v + 1]), vld1q_s32(block.output.start + 4 * v));
+        acc[v] = add_wrapping(vpaddq_s32(sums[2 * v], sums[2 * v + 1]), vld1q_s32(block.constants.start + 4 * v));
     write<false>(block, pixel, acc);
 }
 
@@ -207,7 +207,7 @@ inline void dense_exact(const DenseBlock& block, int pixel) {
 template <int P, bool SHIFTED, bool FOLD>
 inline void depthwise_pixels(const DepthwiseBlock& block, const std::uint8_t* in, std::uint8_t* out) {
     constexpr int kGroups = kChannelBlock / kGroup;
-    const std::int32_t* start = block.output.start;
+    const std::int32_t* start = block.constants.start;
     int16x8_t sums[P][kGroups];
     int32x4_t acc[P][2 * kGroups];
     for (int p = 0; p < P; ++p) {
@@ -250,7 +250,7 @@ inline void depthwise_pixels(const DepthwiseBlock& block, const std::uint8_t* in
                     extend(sums[p][at], part[2 * g], part[2 * g + 1]);
                 }
             }
-            write<!FOLD>(part, block.output, out + p * block.out_step + c, block.channels - c, c);
+            write<!FOLD>(part, block.constants, out + p * block.out_step + c, block.channels - c, c);
         }
     }
 }

@@ -30,7 +30,7 @@ struct Halves {
 
 std::int32_t accumulate(const DenseBlock& block, const std::uint8_t* in, int channel, int fold) {
     const std::int8_t* weights = block.weights + channel * kStep;
-    std::int32_t acc = block.output.start[channel];
+    std::int32_t acc = block.constants.start[channel];
     Halves whole;
     for (int r = 0; r < block.run_count; ++r) {
         const std::uint8_t* codes = in + block.runs[r].offset;
@@ -49,7 +49,7 @@ std::int32_t accumulate(const DenseBlock& block, const std::uint8_t* in, int cha
 
 std::int32_t accumulate_pairs(const DenseBlock& block, const std::uint8_t* in, int channel) {
     const std::int8_t* weights = block.weights + depthwise_place(channel) * kPair;
-    std::int16_t sum = wrap16(block.output.start[channel]);
+    std::int16_t sum = wrap16(block.constants.start[channel]);
     for (int r = 0; r < block.run_count; ++r) {
         const std::uint8_t* codes = in + block.runs[r].offset + (channel % 2 == 0 ? -kPair : 0);
         for (int i = 0; i <= block.runs[r].pairs; ++i, codes += kPair, weights += kWidePanel * kPair)
@@ -60,7 +60,7 @@ std::int32_t accumulate_pairs(const DenseBlock& block, const std::uint8_t* in, i
 
 std::int32_t accumulate_exactly(const DenseBlock& block, const std::uint8_t* in, int channel) {
     const std::int8_t* weights = block.weights + channel * kPair;
-    std::int32_t acc = block.output.start[channel];
+    std::int32_t acc = block.constants.start[channel];
     for (int r = 0; r < block.run_count; ++r) {
         const std::int16_t* codes = reinterpret_cast<const std::int16_t*>(in) + block.runs[r].offset;
         for (int i = 0; i < block.runs[r].pairs; ++i, codes += kPair, weights += kPanel * kPair)
@@ -69,9 +69,9 @@ std::int32_t accumulate_exactly(const DenseBlock& block, const std::uint8_t* in,
     return acc;
 }
 
-std::uint8_t code(std::int32_t acc, bool narrow, const Output& output, int channel) {
-    if (narrow || output.wrap_shift != 0) return requantize(acc, output, channel);
-    return to_code(acc, output.multiplier[channel], output.zero_point, output.q_max);
+std::uint8_t code(std::int32_t acc, bool narrow, const OutputConstants& constants, int channel) {
+    if (narrow || constants.wrap_shift != 0) return requantize(acc, constants, channel);
+    return to_code(acc, constants.multiplier[channel], constants.zero_point, constants.q_max);
 }
 
 template <int S>
@@ -82,7 +82,7 @@ void dense(const DenseBlock& block) {
         for (int c = 0; c < block.channels; ++c) {
             const std::int32_t acc = S == kExact ? accumulate_exactly(block, in, c)
                                      : S == kPairs ? accumulate_pairs(block, in, c) : accumulate(block, in, c, S);
-            out[c] = code(acc, S == 0 || S == kPairs, block.output, c);
+            out[c] = code(acc, S == 0 || S == kPairs, block.constants, c);
         }
     }
 }
@@ -93,7 +93,7 @@ constexpr DenseRoute route() {
 }
 
 std::int32_t accumulate(const DepthwiseBlock& block, const std::uint8_t* in, int channel) {
-    std::int32_t acc = block.output.start[channel];
+    std::int32_t acc = block.constants.start[channel];
     std::int16_t sum = 0;
     for (int t = 0; t < block.tap_count; ++t) {
         const std::int8_t* w = block.weights + (t * kChannelBlock + depthwise_place(channel)) * 2;
@@ -112,7 +112,7 @@ void depthwise(const DepthwiseBlock& block) {
             const std::uint8_t* in = block.in + y * block.in_row + x * block.in_step;
             std::uint8_t* out = block.out + y * block.out_row + x * block.out_step;
             for (int c = 0; c < block.channels; ++c)
-                out[c] = code(accumulate(block, in, c), block.fold == 0, block.output, c);
+                out[c] = code(accumulate(block, in, c), block.fold == 0, block.constants, c);
         }
     }
 }

@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "conv2d.hpp"
+#include "emulate.hpp"
 #include "kernels.hpp"
 #include "pool.hpp"
 
@@ -55,12 +55,12 @@ struct Window {
 };
 
 // Constants of a layer's outputs, padded to whole panels or blocks.
-struct Requantization {
+struct LayerConstants {
     Vector<std::int32_t> start, bias;
     Vector<float> multiplier;
     int wrap_shift, zero_point, q_max, code_offset;
 
-    Output at(std::int64_t channel) const {
+    OutputConstants at(std::int64_t channel) const {
         return {start.data() + channel, bias.data() + channel, multiplier.data() + channel,
                 wrap_shift, zero_point, q_max};
     }
@@ -71,7 +71,7 @@ struct DenseGroup {
     std::vector<Run> runs;                    // offsets from the window's first code
     std::vector<Vector<std::int8_t>> panels;  // weights
     std::vector<int> folds;                   // of each panel
-    Requantization requantization;
+    LayerConstants constants;
 };
 
 struct DenseLayer {
@@ -89,7 +89,7 @@ struct DepthwisePanel {
 struct DepthwiseLayer {
     Window window;
     std::vector<DepthwisePanel> panels;
-    Requantization requantization;
+    LayerConstants constants;
 };
 
 // A value whose codes go through a table of 256.
@@ -108,9 +108,9 @@ public:
     void quantize(const Value& out, Quantization q);
     void dense(const Value& in, const Value& out, DenseLayer layer);
     void depthwise(const Value& in, const Value& out, DepthwiseLayer layer);
-    // The scalar reference, for accumulators that no kernel has.
-    void reference(const Value& in, const Value& out, Geometry geometry, Policy policy, int source_zero_point,
-                   std::vector<std::int8_t> weight, Requantization requantization);
+    // For accumulators that no kernel has.
+    void emulate(const Value& in, const Value& out, Geometry geometry, Policy policy, int source_zero_point,
+                   std::vector<std::int8_t> weight, LayerConstants constants);
     void add(const Value& a, const Value& b, const Value& out, Quantization qa, Quantization qb, Quantization q);
     // The parts side by side.
     void lookup(std::vector<LookupPart> parts, const Value& out);

@@ -61,7 +61,7 @@ std::int64_t validate(const DenseGroup& group, std::int64_t outputs, const Exten
                 "weights of a panel");
     }
     require(channels >= outputs, "panels");
-    require(static_cast<std::int64_t>(group.requantization.bias.size()) >= channels, "constants");
+    require(static_cast<std::int64_t>(group.constants.bias.size()) >= channels, "constants");
     return channels;
 }
 
@@ -79,9 +79,9 @@ void append_panels(const DenseGroup& group, std::int64_t first_channel, std::int
         block.runs = group.runs.data();
         block.run_count = static_cast<int>(group.runs.size());
         block.weights = group.panels[p].data();
-        block.output = group.requantization.at(channel);
+        block.constants = group.constants.at(channel);
         block.channels = static_cast<int>(std::min<std::int64_t>(width, outputs - channel));
-        block.code_offset = group.requantization.code_offset;
+        block.code_offset = group.constants.code_offset;
         work.panels.push_back({route_of(kernels, fold).kernel, block});
         channel += width;
     }

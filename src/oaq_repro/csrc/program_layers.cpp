@@ -12,7 +12,7 @@ void Program::depthwise(const Value& in, const Value& out, DepthwiseLayer layer)
     check(out);
     const auto blocks = static_cast<std::int64_t>(layer.panels.size());
     require(in.channels == out.channels && blocks == (out.channels + kChannelBlock - 1) / kChannelBlock, "blocks");
-    require(static_cast<std::int64_t>(layer.requantization.bias.size()) >= blocks * kChannelBlock, "constants");
+    require(static_cast<std::int64_t>(layer.constants.bias.size()) >= blocks * kChannelBlock, "constants");
     const Window& w = layer.window;
     std::int64_t products = 0;  // of a pixel's channels, two by two
     for (std::int64_t b = 0; b < blocks; ++b) {
@@ -38,7 +38,7 @@ void Program::depthwise(const Value& in, const Value& out, DepthwiseLayer layer)
             part.out_row = out.row();
             part.in_step = w.stride_w * in.channels;
             part.out_step = out.channels;
-            part.code_offset = layer.requantization.code_offset;
+            part.code_offset = layer.constants.code_offset;
             std::int64_t channel = 0;
             for (const DepthwisePanel& panel : layer.panels) {
                 part.in = at(in, first * w.stride_h - w.padding_h, -w.padding_w) + channel;
@@ -46,7 +46,7 @@ void Program::depthwise(const Value& in, const Value& out, DepthwiseLayer layer)
                 part.taps = panel.taps.data();
                 part.tap_count = static_cast<int>(panel.taps.size());
                 part.weights = panel.weights.data();
-                part.output = layer.requantization.at(channel);
+                part.constants = layer.constants.at(channel);
                 part.channels = static_cast<int>(std::min<std::int64_t>(kChannelBlock, out.channels - channel));
                 part.fold = panel.fold;
                 kernels_.depthwise(part);
@@ -56,8 +56,8 @@ void Program::depthwise(const Value& in, const Value& out, DepthwiseLayer layer)
     });
 }
 
-void Program::reference(const Value& in, const Value& out, Geometry geometry, Policy policy, int source_zero_point,
-                        std::vector<std::int8_t> weight, Requantization requantization) {
+void Program::emulate(const Value& in, const Value& out, Geometry geometry, Policy policy, int source_zero_point,
+                        std::vector<std::int8_t> weight, LayerConstants constants) {
     check(in);
     check(out);
     validate(geometry, source_zero_point, policy);
@@ -67,17 +67,17 @@ void Program::reference(const Value& in, const Value& out, Geometry geometry, Po
     const auto inputs = static_cast<std::size_t>(in.height * in.width * in.channels);
     const auto results = static_cast<std::size_t>(out.height * out.width * out.channels);
     step(&out, [this, in, out, geometry, policy, source_zero_point, weight = std::move(weight),
-                requantization = std::move(requantization), codes = std::vector<std::uint8_t>(inputs),
+                constants = std::move(constants), codes = std::vector<std::uint8_t>(inputs),
                 acc = std::vector<std::int32_t>(results), events = std::vector<std::uint8_t>(results)]() mutable {
         read(in, codes.data());
-        conv2d(codes.data(), weight.data(), geometry, source_zero_point, policy, acc.data(), events.data());
+        oaq::emulate(codes.data(), weight.data(), geometry, source_zero_point, policy, acc.data(), events.data());
         const std::int32_t* sums = acc.data();
-        const Output output = requantization.at(0);
+        const OutputConstants all = constants.at(0);
         for (std::int64_t y = 0; y < out.height; ++y) {
             std::uint8_t* row = at(out, y);
             for (std::int64_t x = 0; x < out.width; ++x)
                 for (std::int64_t c = 0; c < out.channels; ++c)
-                    *row++ = requantize(*sums++, output, static_cast<int>(c));
+                    *row++ = requantize(*sums++, all, static_cast<int>(c));
         }
     });
 }

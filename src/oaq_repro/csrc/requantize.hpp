@@ -16,11 +16,11 @@ inline std::uint8_t to_code(std::int32_t acc, float multiplier, int zero_point, 
 }
 
 // Of sums that may be kept to fewer bits, with their bias.
-inline std::uint8_t requantize(std::int32_t acc, const Output& output, int channel) {
-    const std::uint32_t kept = static_cast<std::uint32_t>(acc) << output.wrap_shift;
-    const std::int32_t value = static_cast<std::int32_t>(kept) >> output.wrap_shift;  // arithmetic
-    const std::uint32_t sum = static_cast<std::uint32_t>(value) + static_cast<std::uint32_t>(output.bias[channel]);
-    return to_code(static_cast<std::int32_t>(sum), output.multiplier[channel], output.zero_point, output.q_max);
+inline std::uint8_t requantize(std::int32_t acc, const OutputConstants& constants, int channel) {
+    const std::uint32_t kept = static_cast<std::uint32_t>(acc) << constants.wrap_shift;
+    const std::int32_t value = static_cast<std::int32_t>(kept) >> constants.wrap_shift;  // arithmetic
+    const std::uint32_t sum = static_cast<std::uint32_t>(value) + static_cast<std::uint32_t>(constants.bias[channel]);
+    return to_code(static_cast<std::int32_t>(sum), constants.multiplier[channel], constants.zero_point, constants.q_max);
 }
 
 }  // namespace oaq

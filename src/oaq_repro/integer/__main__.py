@@ -1,7 +1,7 @@
 """Command line of the integer engine: `python -m oaq_repro.integer audit|run|bench|export model`.
 
 A model is an integer graph (.npz, `Graph.save`) or a quantized ONNX model (.onnx): `audit` reads the layers of any
-(`onnx_audit`), the others those that are such graphs (`onnx_import`). Bad input: one line on standard error, exit
+(`onnx.audit`), the others those that are such graphs (`onnx.importer`). Bad input: one line on standard error, exit
 status 2.
 """
 
@@ -18,11 +18,11 @@ import numpy as np
 from oaq_repro.errors import InputError, printable
 from oaq_repro.files import write_atomic
 from oaq_repro.integer.engine import Engine
+from oaq_repro.integer.engine.node_times import clock_hz, node_times
+from oaq_repro.integer.engine.node_times import table as node_table
+from oaq_repro.integer.engine.routes import MODES
 from oaq_repro.integer.graph import Graph
-from oaq_repro.integer.node_times import clock_hz, node_times
-from oaq_repro.integer.node_times import table as node_table
-from oaq_repro.integer.npy import load_array
-from oaq_repro.integer.routes import MODES
+from oaq_repro.integer.graph.npy import load_array
 
 Shape = tuple[int, int, int]
 BENCH_SECONDS = 2.0
@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
 def load(path: str) -> tuple[Graph, Shape | None]:
     """A model's graph, and the shape [C, H, W] of its images where the file says it."""
     if Path(path).suffix == ".onnx":
-        from oaq_repro.integer.onnx_import import import_with_shape
+        from oaq_repro.integer.onnx.importer import import_with_shape
 
         return import_with_shape(path)
     if Path(path).suffix == ".npz":
@@ -55,7 +55,7 @@ def _audit(options: argparse.Namespace) -> None:
     from oaq_repro.integer.audit import Audit, audit
 
     if Path(options.model).suffix == ".onnx":
-        from oaq_repro.integer.onnx_audit import audit_onnx
+        from oaq_repro.integer.onnx.audit import audit_onnx
 
         found = audit_onnx(options.model)
     else:
@@ -118,7 +118,7 @@ def _bench(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
-    from oaq_repro.integer.onnx_export import export_onnx
+    from oaq_repro.integer.onnx.exporter import export_onnx
 
     graph, declared = load(options.model)
     shape = options.shape or declared

@@ -8,11 +8,11 @@ it reorders weights OIHW to HWIO and unfolds images in NHWC (qlinearconv.cc); ot
 
 What is multiplied, and what the register holds. Corrections for zero points are no products: one that is known
 beforehand, of the activation (z_a * sum(w)), is where a wrapping register starts, so that the sum of (a - z_a) * w has
-to fit (`quant.accumulator`). A weight's zero point is folded into the weights, w - z_w, where these fit into the
+to fit (`accumulator`). A weight's zero point is folded into the weights, w - z_w, where these fit into the
 weight's width (8 or 16 bits, signed); otherwise the codes themselves are multiplied, unsigned ones less half their
 range, and the correction z_w * sum(a - z_a), which depends on the input, is added outside the register.
 
-Where ONNX Runtime's products saturate (versions 1.17 to 1.32; tried on 1.32 with AVX2 alone): `onnx_audit`.
+Where ONNX Runtime's products saturate (versions 1.17 to 1.32; tried on 1.32 with AVX2 alone): `onnx.audit`.
 Depthwise convolutions with one output per channel are called exact: ONNX Runtime computes them with full 16 x 16 bit
 products and 32-bit sums (`MlasConvDepthwiseKernelAvx2` in mlas/lib/intrinsics/avx2/qdwconv_avx2.cpp).
 """
@@ -23,10 +23,10 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, computed_field, field_serializer
 
+from oaq_repro.accumulator import NAMED, Accumulator
 from oaq_repro.integer.certificate import certify_matrix, reach_of_matrix
 from oaq_repro.integer.graph import Graph
-from oaq_repro.integer.nodes import Conv, Layer, QParams
-from oaq_repro.quant.accumulator import NAMED, Accumulator
+from oaq_repro.integer.graph.nodes import Conv, Layer, QParams
 
 Array = np.ndarray[Any, Any]
 Kind = Literal["conv", "depthwise", "transposed", "linear"]
@@ -161,10 +161,9 @@ def audit_layer(found: Operands) -> LayerAudit:
 
 
 def _operands(layer: Layer, q: QParams) -> Operands:
-    """A layer of a graph: int8 weights, run by ONNX Runtime as `onnx_export` writes it."""
-    depthwise = isinstance(layer, Conv) and layer.weight.shape[1] == 1 and layer.groups == len(layer.weight)
-    kind: Kind = "depthwise" if depthwise else "conv" if isinstance(layer, Conv) else "linear"
-    matrix, products = layer.matrix, "exact" if depthwise else "neighbours"
+    """A layer of a graph: int8 weights, run by ONNX Runtime as `onnx.exporter` writes it."""
+    kind: Kind = "depthwise" if layer.depthwise else "conv" if isinstance(layer, Conv) else "linear"
+    matrix, products = layer.matrix, "exact" if layer.depthwise else "neighbours"
     return Operands(layer.name, kind, matrix, q, matrix, q.q_max, products)  # type: ignore[arg-type]
 
 

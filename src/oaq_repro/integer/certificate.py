@@ -2,7 +2,7 @@
 
 With codes a in [0, q_max] every product's extremes are reached independently of all others, so the extremes of a
 partial sum are sums of extremes: no estimate. Wrapping registers hold sums of (a - z) * w, saturating ones sums of
-a * w (see `quant.accumulator`). Zero padding is a code z, inside the range, so the bound holds with padding; it is
+a * w (see `accumulator`). Zero padding is a code z, inside the range, so the bound holds with padding; it is
 reached wherever a window lies inside the image. Source: A2Q (arXiv 2308.13504) bounds the same sums by the l1 norm of
 the weights; the exact form with signs is our choice.
 """
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from oaq_repro.accumulator import Accumulator
 from oaq_repro.errors import InputError
-from oaq_repro.integer.nodes import Conv, Layer, Linear, QParams
-from oaq_repro.quant.accumulator import Accumulator
+from oaq_repro.integer.graph.nodes import Layer, QParams
 
 DEFAULT_BLOCK_BITS = 16  # the register that a 32-bit layer's blocks are asked for
 
@@ -45,7 +45,7 @@ def certify(layer: Layer, q: QParams, accumulator: Accumulator | None = None) ->
 
     Blocks are asked for the accumulator's bits, or for 16 where it has 32.
     """
-    if not isinstance(layer, Conv | Linear):
+    if not isinstance(layer, Layer):
         raise InputError(f"certificate: found {type(layer).__name__}, expected a Conv or Linear node")
     return certify_matrix(layer.name, layer.matrix, q, layer.accumulator if accumulator is None else accumulator)
 
@@ -93,10 +93,10 @@ def product_range(matrix: np.ndarray, q: QParams, accumulator: Accumulator) -> t
 
 def partial_sums(products: np.ndarray, accumulator: Accumulator) -> np.ndarray:
     """Partial sums int64 [O, parts] of products [O, K], as the accumulator splits them."""
-    outputs, depth = products.shape
-    length = min(accumulator.lanes if accumulator.block is None else accumulator.block, depth)
-    padded = np.pad(products, ((0, 0), (0, -depth % length))).reshape(outputs, -1, length)
-    return padded.sum(axis=2 if accumulator.block is not None else 1)
+    part = accumulator.part(np.arange(products.shape[1]))
+    order = np.argsort(part, kind="stable")
+    firsts = np.unique(part[order], return_index=True)[1]
+    return np.add.reduceat(products[:, order], firsts, axis=1)
 
 
 def longest_blocks(lowest: np.ndarray, highest: np.ndarray, bits: int) -> tuple[int, np.ndarray]:

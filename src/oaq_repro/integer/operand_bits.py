@@ -14,12 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from oaq_repro.accumulator import NAMED, Accumulator
 from oaq_repro.errors import InputError
-from oaq_repro.integer.executor import Executor
 from oaq_repro.integer.graph import Graph
-from oaq_repro.integer.nodes import Layer, QParams
-from oaq_repro.integer.operators import accumulate
-from oaq_repro.quant.accumulator import NAMED, Accumulator
+from oaq_repro.integer.graph.nodes import Layer, QParams
+from oaq_repro.integer.reference import Reference
 
 Array = np.ndarray[Any, Any]
 BITS = (4, 5, 6, 7, 8)
@@ -61,7 +60,7 @@ def operand_overflow(
         )
     counts = {(width, layer.name): Count(width, layer.name) for width in bits for layer in layers}
     totals = {width: Count(width, TOGETHER) for width in bits}
-    executor = Executor(graph.with_accumulator(NAMED["int32"]))
+    executor = Reference(graph.with_accumulator(NAMED["int32"]))
     for images in batches:
         values = executor.run(images, trace=True).values
         for width in bits:
@@ -87,5 +86,5 @@ def _events(layer: Layer, codes: Array, source: QParams, bits: int, accumulator:
     x = np.ascontiguousarray(np.moveaxis(x, 1, -1)) if x.ndim == 4 else x
     zero_point = int(np.rint(source.zero_point * steps))
     narrow = replace(layer, weight=weight, accumulator=accumulator)
-    _, events, _, _ = accumulate(narrow, x, replace(source, zero_point=zero_point))
-    return (events != 0).reshape(len(codes), -1).astype(np.int64)
+    sums = narrow.accumulate(x, replace(source, zero_point=zero_point))
+    return (sums.events != 0).reshape(len(codes), -1).astype(np.int64)

@@ -26,9 +26,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from oaq_repro.accumulator import Accumulator
 from oaq_repro.errors import InputError
 from oaq_repro.methods.base import Method
-from oaq_repro.quant.accumulator import Accumulator
 from oaq_repro.quant.bounds import input_range, partial_sums, parts
 from oaq_repro.quant.network import QuantizedNetwork, input_constants, layers
 from oaq_repro.quant.numerics import SMALLEST_SCALE, QTensor, largest_magnitude, rowwise

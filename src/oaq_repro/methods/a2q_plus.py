@@ -20,8 +20,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from oaq_repro.accumulator import Accumulator
 from oaq_repro.methods.a2q import A2Q, A2QWeight
-from oaq_repro.quant.accumulator import Accumulator
 from oaq_repro.quant.bounds import input_range, partial_sums, parts
 from oaq_repro.quant.numerics import QTensor
 from oaq_repro.quant.quantizers import WeightQuantizer

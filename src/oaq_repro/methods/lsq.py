@@ -22,9 +22,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from oaq_repro.accumulator import Accumulator
 from oaq_repro.methods.base import Method
 from oaq_repro.methods.learned_range import LearnedRange
-from oaq_repro.quant.accumulator import Accumulator
 from oaq_repro.quant.numerics import SMALLEST_SCALE, QTensor, round_ste, rowwise
 from oaq_repro.quant.quantizers import Activation, ActivationQuantizer, ObserverConfig, WeightQuantizer
 

@@ -23,10 +23,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from oaq_repro.accumulator import Accumulator
 from oaq_repro.errors import InputError
 from oaq_repro.methods.base import Method
 from oaq_repro.methods.learned_range import LearnedRange
-from oaq_repro.quant.accumulator import Accumulator
 from oaq_repro.quant.network import QuantizedNetwork
 from oaq_repro.quant.numerics import SMALLEST_SCALE, QTensor, largest_magnitude, rowwise
 from oaq_repro.quant.quantizers import Activation, ActivationQuantizer, ObserverConfig, WeightQuantizer

@@ -16,9 +16,9 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from oaq_repro.accumulator import Accumulator
 from oaq_repro.errors import InputError
 from oaq_repro.methods.base import Method
-from oaq_repro.quant.accumulator import Accumulator
 from oaq_repro.quant.layers import QuantLayer
 from oaq_repro.quant.network import QuantizedNetwork, layers
 from oaq_repro.quant.numerics import QTensor

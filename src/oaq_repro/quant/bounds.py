@@ -8,22 +8,20 @@ pair has thousands of them.
 import torch
 from torch import Tensor
 
-from oaq_repro.quant.accumulator import Accumulator
+from oaq_repro.accumulator import Accumulator
 from oaq_repro.quant.numerics import QTensor
 
 
 def parts(weight: Tensor, accumulator: Accumulator) -> Tensor:
     """For each weight of a filter the partial sum that its product joins, int64 [K], in the order of `flatten(1)`.
 
-    weight: [O, C, kh, kw] or [O, K]. The order of k is that of `quant.accumulator`: the channel runs fastest.
+    weight: [O, C, kh, kw] or [O, K]. The order of k is that of `accumulator`: the channel runs fastest.
     """
     channels, *kernel = weight.shape[1:]
     k = torch.arange(weight[0].numel(), device=weight.device)
     if kernel:
         k = k.reshape(*kernel, channels).permute(2, 0, 1).flatten()
-    if accumulator.block is not None:
-        return k // accumulator.block
-    return k % accumulator.lanes
+    return accumulator.part(k)
 
 
 def partial_sums(values: Tensor, part: Tensor) -> Tensor:

@@ -5,8 +5,8 @@ from typing import Any, Protocol
 
 from torch import fx, nn
 
+from oaq_repro.accumulator import Accumulator
 from oaq_repro.errors import InputError
-from oaq_repro.quant.accumulator import Accumulator
 from oaq_repro.quant.config import ROLES, Override, QuantizationConfig
 from oaq_repro.quant.layers import QuantLayer, QuantSkip
 from oaq_repro.quant.modules import QuantInput, QuantModule, QuantOutput, QuantRequantize

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from oaq_repro.quant.accumulator import Accumulator
+from oaq_repro.accumulator import Accumulator
 from oaq_repro.quant.modules import QuantModule, Value
 from oaq_repro.quant.numerics import EXACT_FLOAT32, QTensor, channelwise
 from oaq_repro.quant.overflow import Geometry, OverflowMeter

@@ -2,7 +2,7 @@
 
 Each module has two modes. While `quantizing` is False (calibration) plain real tensors flow along the edges,
 the network computes what the BN-folded float network computes, and the observers watch. While it is True,
-`QTensor`s flow, and every module computes the exact formula of its integer twin in `oaq_repro.integer.nodes`.
+`QTensor`s flow, and every module computes the exact formula of its integer twin in `oaq_repro.integer.graph.nodes`.
 Convolutions and linear layers are in `layers.py`, the resize in `resize.py`.
 """
 

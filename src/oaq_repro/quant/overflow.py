@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from oaq_repro.quant.accumulator import Accumulator
+from oaq_repro.accumulator import Accumulator
 
 
 @dataclass(frozen=True)
@@ -75,13 +75,10 @@ def partial_sums(
     columns = columns.reshape(n, groups, channels // groups, kh * kw, -1).transpose(2, 3).reshape(n, groups, k, -1)
     rows = weight.double().reshape(groups, out_channels // groups, group_channels, kh * kw).transpose(2, 3)
     rows = rows.reshape(groups, out_channels // groups, k)
-    if accumulator.lanes > 1:
-        parts = [slice(lane, k, accumulator.lanes) for lane in range(min(accumulator.lanes, k))]
-    else:
-        block = accumulator.block or k
-        parts = [slice(start, min(start + block, k)) for start in range(0, k, block)]
-    for part in parts:
-        yield (rows[:, :, part] @ columns[:, :, part]).reshape(n, out_channels, height, width)
+    part = accumulator.part(torch.arange(k, device=rows.device))
+    for number in range(int(part.max()) + 1):
+        products = (part == number).nonzero().squeeze(1)
+        yield (rows[:, :, products] @ columns[:, :, products]).reshape(n, out_channels, height, width)
 
 
 def simulate(
@@ -90,7 +87,7 @@ def simulate(
     """Run one convolution in `accumulator`, exactly.
 
     codes: integer-valued [N, C, H, W] in [0, q_max]; zero_point: scalar; weight: integer-valued
-    [O, C/groups, kh, kw]. Padding has the code `zero_point`. Semantics: `oaq_repro.quant.accumulator`.
+    [O, C/groups, kh, kw]. Padding has the code `zero_point`. Semantics: `oaq_repro.accumulator`.
     """
     correction = None
     if accumulator.overflow == "saturate":

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
+from oaq_repro.accumulator import Accumulator
 from oaq_repro.errors import InputError
-from oaq_repro.quant.accumulator import Accumulator
 from oaq_repro.quant.layers import QuantConv2d, QuantLinear
 from oaq_repro.quant.modules import (
     QuantAdd,

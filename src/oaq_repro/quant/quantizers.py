@@ -9,8 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, distributed, nn
 
+from oaq_repro.accumulator import Accumulator
 from oaq_repro.errors import InputError
-from oaq_repro.quant.accumulator import Accumulator
 from oaq_repro.quant.numerics import (
     QTensor,
     affine_parameters,

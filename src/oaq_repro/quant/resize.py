@@ -6,6 +6,7 @@ from torch import Tensor
 
 from oaq_repro.quant.modules import QuantModule, Value
 from oaq_repro.quant.numerics import QTensor, round_ste
+from oaq_repro.resampling import resize_taps
 
 
 class QuantResize(QuantModule):
@@ -33,25 +34,10 @@ def _resize_along(codes: Tensor, dim: int, size: int, align_corners: bool) -> Te
     integer engine.
     """
     source = codes.shape[dim]
-    low, high, t = interpolation_table(source, size, align_corners)
+    low, high, t = (torch.from_numpy(part) for part in resize_taps(source, size, align_corners))
     device = codes.device
     shape = [1] * codes.dim()
     shape[dim] = size
     weight = t.to(device).reshape(shape)
     a, b = codes.index_select(dim, low.to(device)), codes.index_select(dim, high.to(device))
     return a * (1.0 - weight) + b * weight
-
-
-def interpolation_table(source: int, size: int, align_corners: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Lower index, upper index (int64 [size]) and weight of the upper (float32 [size]).
-
-    The half-pixel coordinates of torch and ONNX Resize, computed in float64 and rounded once.
-    """
-    position = torch.arange(size, dtype=torch.float64)
-    if align_corners:
-        position = position * ((source - 1) / (size - 1) if size > 1 else 0.0)
-    else:
-        position = ((position + 0.5) * (source / size) - 0.5).clamp(min=0.0)
-    low = position.floor().clamp(max=source - 1)
-    high = (low + 1).clamp(max=source - 1)
-    return low.long(), high.long(), (position - low).to(torch.float32)

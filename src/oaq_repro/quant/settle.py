@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from oaq_repro.accumulator import NAMED
 from oaq_repro.errors import InputError
-from oaq_repro.quant.accumulator import NAMED
 from oaq_repro.quant.calibrate import count_overflow
 from oaq_repro.quant.network import QuantizedNetwork, input_quantizer, layers
 from oaq_repro.quant.overflow import OverflowMeter

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from oaq_repro.accumulator import Accumulator
 from oaq_repro.errors import InputError
-from oaq_repro.quant.accumulator import Accumulator
 
 SECTIONS = ("task", "data", "model", "method", "accumulator")
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from oaq_repro.accumulator import Accumulator
 from oaq_repro.errors import InputError
-from oaq_repro.quant.accumulator import Accumulator
 from oaq_repro.results.labels import label, operand_bits
 from oaq_repro.results.record import Metric, Record
 from oaq_repro.results.store import IGNORED_IN_SECTION, IGNORED_TOP_LEVEL

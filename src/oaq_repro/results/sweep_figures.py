@@ -6,7 +6,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from oaq_repro.quant.accumulator import Accumulator
+from oaq_repro.accumulator import Accumulator
 from oaq_repro.results.plotting import LINES, REFERENCES, Plot, legend, mark, new_figure, style
 from oaq_repro.results.sweep import Point, Sweep
 

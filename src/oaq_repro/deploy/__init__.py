@@ -1,0 +1,1 @@
+"""From the trained network to integers: lowering, the engine checked against the simulation, what the record says."""

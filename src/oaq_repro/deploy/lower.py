@@ -1,0 +1,142 @@
+"""Trained quantized network -> integer graph, node by node. The only file of this room that needs torch."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor, fx
+
+from oaq_repro.errors import InputError
+from oaq_repro.integer import graph as ir
+from oaq_repro.quant import layers as ql
+from oaq_repro.quant import modules as qm
+from oaq_repro.quant.network import QuantizedNetwork
+from oaq_repro.quant.numerics import QTensor
+from oaq_repro.quant.quantizers import ActivationQuantizer
+from oaq_repro.quant.resize import QuantResize
+from oaq_repro.quant.trace import tensor_inputs
+
+
+def lower(model: QuantizedNetwork) -> ir.Graph:
+    """Turn a calibrated network into an integer graph with the same nodes and bit-identical results.
+
+    Constants (multipliers, biases, codes) are computed by the very functions that the simulation calls.
+    Raises InputError for layers left in float and for modules in calibration mode.
+    """
+    if model.left_float:
+        raise InputError(
+            f"{', '.join(model.left_float)}: left in float by an override 'skip', which has no integer form; "
+            "expected every layer quantized"
+        )
+    nodes: list[ir.Node] = []
+    names: dict[fx.Node, str] = {}
+    parameters: dict[str, ir.QParams] = {}
+    input_name = ""
+    outputs: tuple[str, ...] = ()
+    with torch.no_grad():
+        for node in model.graph.nodes:
+            if node.op == "placeholder":
+                input_name = names[node] = node.name
+            elif node.op == "output":
+                outputs = tuple(names[value] for value in tensor_inputs(node))
+            else:
+                module, name = model.get_submodule(str(node.target)), str(node.target)
+                lowered = _lower_module(name, module, tuple(names[x] for x in tensor_inputs(node)), parameters)
+                nodes.append(lowered)
+                names[node] = lowered.name
+                if isinstance(lowered, ir.CodeNode):
+                    parameters[lowered.name] = lowered.output
+    graph = ir.Graph(input_name, tuple(nodes), outputs)
+    graph.validate()
+    return graph
+
+
+def _lower_module(
+    name: str, module: torch.nn.Module, inputs: tuple[str, ...], parameters: dict[str, ir.QParams]
+) -> ir.Node:
+    builder = _BUILDERS.get(type(module))
+    if builder is None:
+        raise InputError(f"{name}: found {type(module).__name__}, which has no integer form")
+    source = parameters.get(inputs[0])
+    output = source if not isinstance(module, qm.QuantModule) or module.output is None else qparams(module.output)
+    assert output is not None
+    return builder(module, name, inputs, source, output)
+
+
+def qparams(quantizer: ActivationQuantizer) -> ir.QParams:
+    """The constants of an activation quantizer."""
+    scale, zero_point, q_max = quantizer.parameters_of_range()
+    return ir.QParams(np.float32(scale.item()), int(zero_point), int(q_max))
+
+
+def _as_qtensor(q: ir.QParams, device: torch.device) -> QTensor:
+    """A tensor without codes that carries these constants, to ask modules for theirs."""
+    scale = torch.tensor(q.scale, dtype=torch.float32, device=device)
+    zero_point = torch.tensor(float(q.zero_point), device=device)
+    return QTensor(torch.empty(0), scale, zero_point, torch.tensor(float(q.q_max), device=device))
+
+
+def _integers(values: Tensor, dtype: type) -> np.ndarray:
+    return values.cpu().numpy().astype(dtype)
+
+
+def _layer(module: ql.QuantLayer, source: ir.QParams, output: ir.QParams) -> dict:
+    x = _as_qtensor(source, module.weight.device)
+    weight, bias, scale = module.weight_codes(x)
+    _, weight_scale = module.quantized_weight(x)
+    out_scale = torch.tensor(output.scale, dtype=torch.float32, device=scale.device)
+    return {
+        "weight": _integers(weight, np.int8),
+        "bias": _integers(bias.double(), np.int32),
+        "weight_scale": weight_scale.cpu().numpy().astype(np.float32),
+        "multiplier": (scale / out_scale).cpu().numpy(),
+        "accumulator": module.accumulator,
+        "accumulator_reason": module.accumulator_reason,
+    }
+
+
+def _conv(module: ql.QuantConv2d, name, inputs, source, output) -> ir.Node:
+    g = module.geometry
+    return ir.Conv(
+        name,
+        inputs,
+        output,
+        stride=g.stride,
+        padding=g.padding,
+        dilation=g.dilation,
+        groups=g.groups,
+        **_layer(module, source, output),
+    )
+
+
+def _linear(module: ql.QuantLinear, name, inputs, source, output) -> ir.Node:
+    return ir.Linear(name, inputs, output, **_layer(module, source, output))
+
+
+_BUILDERS: dict[type, Callable[..., ir.Node]] = {
+    qm.QuantInput: lambda m, name, inputs, source, output: ir.Quantize(name, inputs, output),
+    qm.QuantOutput: lambda m, name, inputs, source, output: ir.Dequantize(name, inputs),
+    ql.QuantConv2d: _conv,
+    ql.QuantLinear: _linear,
+    qm.QuantAdd: lambda m, name, inputs, source, output: ir.Add(name, inputs, output),
+    qm.QuantConcat: lambda m, name, inputs, source, output: ir.Concat(name, inputs, output),
+    qm.QuantRequantize: lambda m, name, inputs, source, output: ir.Requantize(name, inputs, output),
+    qm.QuantFlatten: lambda m, name, inputs, source, output: ir.Flatten(name, inputs, output),
+    qm.QuantMaxPool2d: lambda m, name, inputs, source, output: ir.MaxPool(
+        name,
+        inputs,
+        output,
+        kernel=m.kernel,
+        stride=m.stride,
+        padding=m.padding,
+        dilation=m.dilation,
+        ceil_mode=m.ceil_mode,
+    ),
+    qm.QuantAvgPool2d: lambda m, name, inputs, source, output: ir.AvgPool(
+        name, inputs, output, kernel=m.kernel, stride=m.stride, padding=m.padding
+    ),
+    qm.QuantGlobalAvgPool: lambda m, name, inputs, source, output: ir.GlobalAvgPool(
+        name, inputs, output, keepdims=m.keepdims
+    ),
+    QuantResize: lambda m, name, inputs, source, output: ir.Resize(name, inputs, output, align_corners=m.align_corners),
+}

@@ -1,0 +1,87 @@
+"""What a run's integer graph, certificates and counts say, in the record's words."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from oaq_repro.deploy.checked_engine import CheckedEngine, CheckReport
+from oaq_repro.integer.certificate import certify
+from oaq_repro.integer.graph import Conv, Layer
+from oaq_repro.quant.network import input_quantizer, layers
+from oaq_repro.quant.quantizers import WeightQuantizer
+from oaq_repro.quant.settle import SettleReport
+
+
+def overflow_section(settled: SettleReport, report: CheckReport) -> dict[str, Any]:
+    """`overflow` of the record: the settle set as counted in simulation, held-out data as the integer graph ran."""
+    return {
+        "settle": settled.events,
+        "settle_outputs": settled.outputs,
+        "settle_images": settled.images,
+        "evaluation": report.totals(),
+        "outputs": report.outputs,
+        "images": report.images,
+        "images_affected": len(report.affected()),
+    }
+
+
+def layer_rows(fast: CheckedEngine, certified: CheckedEngine, input_shape: Sequence[int]) -> list[dict[str, Any]]:
+    """`layers` of the record: alphas, effective bits, certificate, counts and the engine's routes of every layer.
+
+    fast, certified: one graph in these modes, evaluated on images of input_shape [C, H, W]. Counts are those of `fast`.
+    """
+    graph, quantized, report = fast.graph, fast.simulated, fast.report
+    modules = layers(quantized)
+    totals = report.totals()
+    routes, routes_certified = (
+        {route.name: route for route in integer.engine(input_shape).routes} for integer in (fast, certified)
+    )
+    rows = []
+    for layer in graph.layers():
+        source = graph.qparams(layer.inputs[0])
+        certificate = certify(layer, source)
+        module = modules[layer.name]
+        asked = layer.accumulator_reason == "asked for"
+        rows.append(
+            {
+                "name": layer.name,
+                "kind": _kind(layer),
+                "alpha_activation": float(input_quantizer(quantized, layer.name).alpha),
+                "bits_activation": math.log2(source.q_max + 1),
+                **_weights(module.weight_quantizer, layer),
+                "overflow_seen": totals[layer.name],
+                "outputs": report.outputs[layer.name],
+                "worst_case": certificate.worst_case,
+                "certified": certificate.certified,
+                "longest_block": certificate.longest_block,
+                "accumulator": layer.accumulator.name,
+                "route": f"{routes[layer.name].registers}, {routes[layer.name].claim}",
+                "route_certified": routes_certified[layer.name].registers,
+                "reason": None if asked else layer.accumulator_reason,
+            }
+        )
+    return rows
+
+
+def _weights(quantizer: WeightQuantizer, layer: Layer) -> dict[str, float]:
+    """Alpha and effective bits of a layer's weights: mean and range over channels, or the one value for all of them."""
+    largest = np.abs(layer.matrix.astype(int)).max(1)
+    if quantizer.granularity == "tensor":
+        return {"alpha_weight": float(quantizer.alpha.max()), "bits_weight": math.log2(2 * largest.max() + 1)}
+    row: dict[str, float] = {}
+    for name, values in (
+        ("alpha_weight", quantizer.alpha.double().cpu().numpy()),
+        ("bits_weight", np.log2(2 * largest + 1)),
+    ):
+        row |= {name: float(values.mean()), f"{name}_min": float(values.min()), f"{name}_max": float(values.max())}
+    return row
+
+
+def _kind(layer: Layer) -> str:
+    if not isinstance(layer, Conv):
+        return "linear"
+    if layer.depthwise:
+        return "depthwise"
+    return "pointwise" if layer.weight.shape[2:] == (1, 1) else "conv"

@@ -1,0 +1,20 @@
+"""A graph as a compiled program: a node is a step of it."""
+
+from typing import Any
+
+from oaq_repro.integer.engine.context import Compilation
+from oaq_repro.integer.engine.explain import LayerRoute
+from oaq_repro.integer.engine.plan import Placement
+from oaq_repro.integer.engine.reorder import Ordered
+from oaq_repro.integer.engine.routes import InstructionSet, Mode
+from oaq_repro.integer.engine.steps import append
+
+
+def compile_graph(
+    program: Any, ordered: Ordered, placed: dict[str, Placement], mode: Mode, kernels: InstructionSet
+) -> tuple[dict[str, Any], tuple[LayerRoute, ...]]:
+    """Append every node to the program; returns the values by name and the routes of the layers."""
+    compilation = Compilation(program, ordered, placed, mode, kernels)
+    for node in ordered.graph.nodes:
+        append(node, compilation)
+    return compilation.values, tuple(compilation.routes)

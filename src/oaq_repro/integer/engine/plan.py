@@ -1,0 +1,82 @@
+"""Where every value of a graph lies in the engine's arena: borders for padding, memory shared over time. Our choice."""
+
+from dataclasses import dataclass
+
+from oaq_repro import _kernels
+from oaq_repro.integer.graph import Graph
+from oaq_repro.integer.graph.nodes import CodeNode, Shape
+
+ALIGNMENT = 64
+
+
+@dataclass(frozen=True)
+class Placement:
+    """A value of codes, NHWC with a border: sizes in pixels, `offset` of its first byte, border included."""
+
+    offset: int
+    height: int
+    width: int
+    channels: int
+    border: tuple[int, int]
+
+    @property
+    def row(self) -> int:
+        """Bytes of a row of pixels, border included."""
+        return (self.width + 2 * self.border[1]) * self.channels
+
+    @property
+    def inside(self) -> int:
+        """Offset of the first code within the border."""
+        return self.offset + self.border[0] * self.row + self.border[1] * self.channels
+
+    @property
+    def size(self) -> int:
+        """Bytes, aligned, with what kernels may read beyond."""
+        used = (self.height + 2 * self.border[0]) * self.row + _kernels.SLACK
+        return -(-used // ALIGNMENT) * ALIGNMENT
+
+
+def place(graph: Graph, shapes: dict[str, Shape], share: bool) -> tuple[dict[str, Placement], int]:
+    """Placement of every value of codes, and the arena's bytes.
+
+    `share`: values that are never needed at the same time may lie in the same memory.
+    """
+    last = {name: index for index, node in enumerate(graph.nodes) for name in node.inputs}
+    borders = _borders(graph)
+    placed: dict[str, Placement] = {}
+    lives: dict[str, tuple[int, int]] = {}
+    unplaced = []
+    for index, node in enumerate(graph.nodes):
+        if isinstance(node, CodeNode):
+            shape = shapes[node.name]
+            channels, height, width = (*shape, 1, 1)[:3]
+            border = borders.get(node.name, (0, 0))
+            placed[node.name] = Placement(0, height, width, channels, border)
+            lives[node.name] = (index, last.get(node.name, index) if share else len(graph.nodes))
+            unplaced.append(node.name)
+    # Largest first, each at the lowest place that no value of an overlapping life holds.
+    done: list[str] = []
+    for name in sorted(unplaced, key=lambda name: -placed[name].size):
+        value, (born, dies) = placed[name], lives[name]
+        taken = sorted(
+            (placed[other].offset, placed[other].offset + placed[other].size)
+            for other in done
+            if lives[other][0] <= dies and born <= lives[other][1]
+        )
+        offset = 0
+        for first, end in taken:
+            if offset + value.size <= first:
+                break
+            offset = max(offset, end)
+        placed[name] = Placement(offset, value.height, value.width, value.channels, value.border)
+        done.append(name)
+    return placed, max(value.offset + value.size for value in placed.values())
+
+
+def _borders(graph: Graph) -> dict[str, tuple[int, int]]:
+    """The widest padding that readers of a value ask for."""
+    borders: dict[str, tuple[int, int]] = {}
+    for node in graph.nodes:
+        before = borders.get(node.inputs[0], (0, 0))
+        borders[node.inputs[0]] = (max(before[0], node.border[0]), max(before[1], node.border[1]))
+    return borders

@@ -1,0 +1,107 @@
+"""Every operator as one step of the compiled program: one function each, found by the class of the node."""
+
+from functools import singledispatch
+
+import numpy as np
+
+from oaq_repro.errors import InputError
+from oaq_repro.integer.engine.context import Array, Compilation, kernel_window, quantization
+from oaq_repro.integer.engine.layer_steps import append_layer
+from oaq_repro.integer.graph.arithmetic import rescaling_table
+from oaq_repro.integer.graph.nodes import (
+    Add,
+    AvgPool,
+    Concat,
+    Dequantize,
+    Flatten,
+    GlobalAvgPool,
+    Layer,
+    MaxPool,
+    Node,
+    Quantize,
+    Requantize,
+    Resize,
+    ResizeNearest,
+    pool_multiplier,
+)
+from oaq_repro.integer.graph.windows import Window
+from oaq_repro.resampling import resize_taps
+
+
+@singledispatch
+def append(node: Node, to: Compilation) -> None:
+    """Append the node's step; InputError for an operator that the engine does not have."""
+    raise InputError(f"graph node {node.name!r}: found {type(node).__name__}, which the engine does not have")
+
+
+append.register(Layer, append_layer)
+
+
+@append.register
+def _quantize(node: Quantize, to: Compilation) -> None:
+    to.program.quantize(to.values[node.name], quantization(node.output))
+
+
+@append.register
+def _dequantize(node: Dequantize, to: Compilation) -> None:
+    outputs = [index for index, name in enumerate(to.ordered.graph.outputs) if name == node.name]
+    to.program.dequantize(to.x(node), quantization(to.source(node)), outputs)
+
+
+@append.register
+def _add(node: Add, to: Compilation) -> None:
+    constants = [quantization(q) for q in (to.source(node, 0), to.source(node, 1), node.output)]
+    to.program.add(to.x(node, 0), to.x(node, 1), to.values[node.name], *constants)
+
+
+@append.register(Requantize)
+@append.register(Concat)
+def _tables(node: Requantize | Concat, to: Compilation) -> None:
+    parts = [(to.values[name], rescaling_table(to.qparams[name], node.output)) for name in node.inputs]
+    to.program.lookup(parts, to.values[node.name])
+
+
+@append.register
+def _max_pool(node: MaxPool, to: Compilation) -> None:
+    to.program.max_pool(to.x(node), to.values[node.name], kernel_window(node.window))
+
+
+@append.register
+def _average_pool(node: AvgPool, to: Compilation) -> None:
+    x = to.x(node)
+    _append_average(node, to, node.window, node.pixels(x.height, x.width))
+
+
+@append.register
+def _global_average_pool(node: GlobalAvgPool, to: Compilation) -> None:
+    x = to.x(node)
+    _append_average(node, to, Window((x.height, x.width)), node.pixels(x.height, x.width))
+
+
+def _append_average(node: AvgPool | GlobalAvgPool, to: Compilation, window: Window, pixels: Array) -> None:
+    source, q = to.source(node), node.output
+    multipliers = pool_multiplier(source, q, pixels).ravel()
+    to.program.average_pool(
+        to.x(node), to.values[node.name], kernel_window(window), source.zero_point, multipliers, q.zero_point, q.q_max
+    )
+
+
+@append.register
+def _resize(node: Resize, to: Compilation) -> None:
+    x, out = to.x(node), to.values[node.name]
+    taps: list[Array] = []
+    for before, after in ((x.height, out.height), (x.width, out.width)):
+        first, second, t = resize_taps(before, after, node.align_corners)
+        taps += [np.stack([first, second], axis=1).astype(np.int64).ravel(), t]
+    to.program.resize(x, out, *taps, node.output.q_max)
+
+
+@append.register
+def _resize_nearest(node: ResizeNearest, to: Compilation) -> None:
+    x = to.x(node)
+    to.program.resize_nearest(x, to.values[node.name], *node.pixels(x.height, x.width))
+
+
+@append.register
+def _flatten(node: Flatten, to: Compilation) -> None:
+    to.program.flatten(to.x(node), to.values[node.name])

@@ -1,0 +1,53 @@
+"""What codes mean and how sums become codes, in NumPy: the arithmetic that operators share. IEEE float32, no fma."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class QParams:
+    """Affine quantization of one tensor: `real = scale * (code - zero_point)`, codes uint8 in [0, q_max]."""
+
+    scale: np.float32
+    zero_point: int
+    q_max: int
+
+
+def quantize(x: Array, q: QParams) -> Array:
+    """float32 of any shape to codes: `clamp(rint(x / scale) + zero_point, 0, q_max)`."""
+    return to_codes(x / q.scale, q)
+
+
+def dequantize(codes: Array, q: QParams) -> Array:
+    """float32 `(q - zero_point) * scale`."""
+    return (codes.astype(np.float32) - np.float32(q.zero_point)) * q.scale
+
+
+def requantize(acc: Array, multiplier: Array, q: QParams) -> Array:
+    """int32 to codes: `clamp(rint(float32(acc) * multiplier) + zero_point, 0, q_max)`; multiplier broadcast."""
+    result = acc.astype(np.float32)
+    result *= multiplier
+    return to_codes(result, q)
+
+
+def rescale(codes: Array, source: QParams, output: QParams) -> Array:
+    """Codes at other QParams, unchanged at equal ones: `clamp(rint(((q - z) * s) / s_out) + z_out, 0, q_max)`."""
+    return codes if source == output else rescaling_table(source, output)[codes]
+
+
+def rescaling_table(source: QParams, output: QParams) -> Array:
+    """What `rescale` makes of every code, uint8 [256]."""
+    codes = np.arange(256, dtype=np.uint8)
+    return codes if source == output else to_codes(dequantize(codes, source) / output.scale, output)
+
+
+def to_codes(values: Array, q: QParams) -> Array:
+    """float32 in units of the scale to codes; overwrites `values`. Where the sum is inexact it is clamped anyway."""
+    np.rint(values, out=values)
+    values += np.float32(q.zero_point)
+    np.clip(values, 0, q.q_max, out=values)
+    return values.astype(np.uint8)

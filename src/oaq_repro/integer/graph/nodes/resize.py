@@ -1,0 +1,85 @@
+"""Other heights and widths. Where resizing reads: `oaq_repro.resampling`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from oaq_repro.integer.graph.arithmetic import Array, QParams
+from oaq_repro.integer.graph.nodes.base import PassingNode, Shape, is_integer
+from oaq_repro.resampling import nearest_pixels, resize_taps
+
+LARGEST_FACTOR = 1 << 24
+
+
+@dataclass(frozen=True, eq=False)
+class Resize(PassingNode):
+    """Bilinear, inputs (x, like): x at the height and width of `like`, on codes, QParams unchanged.
+
+    float32: `a * (1 - t) + b * t` between rows (upper, lower), then between columns of the unrounded result, then rint,
+    clamp to [0, q_max]. Where a, b and t come from: `resampling.resize_taps`.
+    """
+
+    inputs_count: ClassVar[int | None] = 2
+    align_corners: bool
+
+    def check_fields(self) -> None:
+        super().check_fields()
+        self.expect_flag("align_corners")
+
+    def output_shape(self, inputs: Sequence[Shape]) -> Shape:
+        self.expect_images(inputs)
+        return (inputs[0][0], *inputs[1][1:])
+
+    def reference(self, inputs: Sequence[Array], sources: Sequence[QParams]) -> Array:
+        x, size = inputs[0], inputs[1].shape[1:3]
+        if x.shape[1:3] == size:
+            return x
+        values = x.astype(np.float32)
+        for axis in (1, 2):
+            first, second, t = resize_taps(x.shape[axis], size[axis - 1], self.align_corners)
+            t = t.reshape((-1, 1, 1) if axis == 1 else (-1, 1))
+            values = values.take(first, axis) * (np.float32(1) - t) + values.take(second, axis) * t
+        np.rint(values, out=values)
+        return np.clip(values, 0, self.output.q_max).astype(np.uint8)
+
+    def channel_sources(self, inputs: Sequence[Shape]) -> tuple[str, ...]:
+        return self.inputs[:1]
+
+
+@dataclass(frozen=True, eq=False)
+class ResizeNearest(PassingNode):
+    """Nearest pixel, codes and QParams unchanged: [N, C, H, W] to [N, C, floor(H * n / d), floor(W * n / d)].
+
+    `factor`: (n, d) of the height and of the width. Which pixel, in exact integers: `resampling.nearest_pixels`.
+    """
+
+    factor: tuple[int, int, int, int]
+    rule: Literal["floor", "half_pixel"] = "floor"
+
+    def check_fields(self) -> None:
+        super().check_fields()
+        right = isinstance(self.factor, tuple) and len(self.factor) == 4
+        right = right and all(is_integer(v) and 1 <= v <= LARGEST_FACTOR for v in self.factor)
+        self.expect(right, "factor", "four integers from 1 to 2^24: a fraction of the height, one of the width")
+        self.expect(self.rule in ("floor", "half_pixel"), "rule", "floor or half_pixel")
+
+    def output_shape(self, inputs: Sequence[Shape]) -> Shape:
+        self.expect_images(inputs)
+        sizes = [inputs[0][1 + axis] * self.factor[2 * axis] // self.factor[2 * axis + 1] for axis in (0, 1)]
+        if min(sizes) < 1:
+            raise self.misfit(inputs, "a height and width of which a pixel is left")
+        return (inputs[0][0], *sizes)
+
+    def pixels(self, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+        """Rows and columns that are taken, int64 each."""
+        down, across = self.factor[:2], self.factor[2:]
+        return nearest_pixels(height, *down, self.rule), nearest_pixels(width, *across, self.rule)
+
+    def reference(self, inputs: Sequence[Array], sources: Sequence[QParams]) -> Array:
+        rows, columns = self.pixels(*inputs[0].shape[1:3])
+        return inputs[0].take(rows, 1).take(columns, 2)
+
+    def channel_sources(self, inputs: Sequence[Shape]) -> tuple[str, ...]:
+        return self.inputs

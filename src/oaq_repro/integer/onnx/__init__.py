@@ -1,0 +1,1 @@
+"""Quantized ONNX models: exported, imported, audited."""

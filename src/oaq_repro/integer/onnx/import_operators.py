@@ -1,0 +1,179 @@
+"""Operators of quantized models of other tools as nodes of an integer graph: one function per operator.
+
+Convolutions and matrix products have ONNX Runtime's arithmetic (QLinearConv, QGemm), the others that of the graph: ONNX
+Runtime's fused Add, pools by average and Resize round ties otherwise, by one code, and so do convolutions that it
+leaves in float (an activation or a bias that it cannot fuse). What the graph cannot express is an InputError naming the
+node.
+"""
+
+from collections.abc import Callable
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from oaq_repro.integer.graph import nodes as ir
+from oaq_repro.integer.onnx.constants import order_of, value_of
+from oaq_repro.integer.onnx.import_layers import add_bias, conv, gemm, matmul, padding_of, pair
+from oaq_repro.integer.onnx.import_quantize import clip_codes, dequantize, quantize
+from oaq_repro.integer.onnx.import_resize import resize
+from oaq_repro.integer.onnx.qoperators import Converter, QOperator, same_as
+from oaq_repro.integer.onnx.reader import OnnxNode
+from oaq_repro.integer.onnx.values import Codes, Pending, Real, Values
+
+
+def _constant(values: Values, node: OnnxNode) -> None:
+    values.folded[node.outputs[0]] = value_of(node)
+
+
+def _identity(values: Values, node: OnnxNode) -> None:
+    """The same value under another name: Identity, and Dropout where nothing is trained."""
+    name, output = node.input(0), node.outputs[0]
+    if node.op == "Dropout":
+        node.input(1), node.attribute("ratio", 0.5), node.attribute("seed", 0)  # play no part
+        if values.scalar(node, 2, False, np.bool_):
+            raise node.error("training_mode: found true, expected a model for inference")
+    known: tuple[dict[str, Any], ...] = (values.folded, values.codes, values.weights, values.real)
+    values.constant(node, 0)
+    for kind in known:
+        if name in kind:
+            kind[output] = kind[name]
+            return
+    raise node.error(f"input {name!r}: expected a quantized value or a constant")
+
+
+def _transpose(values: Values, node: OnnxNode) -> None:
+    """Transpose of constants, dequantized or not."""
+    constant, weights = values.constant(node, 0), values.weights.get(node.input(0))
+    if constant is not None:
+        values.folded[node.outputs[0]] = constant.transpose(order_of(node, constant.ndim))
+    elif weights is not None:
+        values.weights[node.outputs[0]] = weights.transposed(node, order_of(node, weights.values.ndim))
+    else:
+        raise node.error(
+            f"input {node.input(0)!r}: expected a constant (values of the network are not transposed here)"
+        )
+
+
+def _clip(values: Values, node: OnnxNode) -> None:
+    """Relu, Clip, and Max with a number: bounds that the next QuantizeLinear turns into codes."""
+    if node.op == "Clip":
+        constant = values.constant(node, 0)
+        if constant is not None:
+            low, high = (values.scalar(node, at, bound, constant.dtype) for at, bound in ((1, -np.inf), (2, np.inf)))
+            values.folded[node.outputs[0]] = np.minimum(np.maximum(constant, low), high).astype(constant.dtype)
+            return
+        if node.input(0) in values.codes:
+            clip_codes(values, node)
+            return
+    real = values.float_value(node, 0)
+    low = 0.0 if node.op == "Relu" else values.scalar(node, 1, -np.inf)
+    high = values.scalar(node, 2, np.inf) if node.op == "Clip" else np.inf
+    if low <= np.finfo(np.float32).min:
+        low = -np.inf
+    if real.high < low or high < real.low:  # one of them alone is the result
+        raise node.error(f"found a clamp to [{low}, {high}] of values in [{real.low}, {real.high}]")
+    bounds = max(real.low, low), min(real.high, high)
+    values.real[node.outputs[0]] = Real(real.source, *bounds)
+
+
+def _add(values: Values, node: OnnxNode) -> None:
+    if add_bias(values, node):
+        node.all_inputs()
+        return
+    inputs = values.value(node, 0), values.value(node, 1)
+    values.real[node.outputs[0]] = Real(Pending(node, lambda name, q: ir.Add(name, inputs, q)))
+
+
+def _concat(values: Values, node: OnnxNode) -> None:
+    axis, rank = node.attribute("axis", 1), values.rank(node, 0)
+    if axis not in (1, 1 - rank):
+        raise node.error(f"axis: found {axis} for values of {rank} dimensions, expected 1 (the channels)")
+    codes = [values.codes.get(name) for name in node.all_inputs()]
+    if codes[0] is not None:
+        parts = [part for part in codes if part is not None]
+        q, offset, dtype = values.q[parts[0].node], parts[0].offset, parts[0].dtype
+        if len(parts) < len(codes) or any(values.q[c.node] != q or c.offset != offset for c in parts):
+            raise node.error("found codes of several scales or zero points, expected equal ones")
+        added = values.add(ir.Concat(values.name(node.name or node.outputs[0]), tuple(c.node for c in parts), q))
+        values.codes[node.outputs[0]] = Codes(added, offset, dtype)
+        return
+    inputs = tuple(values.value(node, at) for at in range(len(node.inputs)))
+    values.real[node.outputs[0]] = Real(Pending(node, lambda name, q: ir.Concat(name, inputs, q)))
+
+
+def _passed(values: Values, node: OnnxNode, make: Callable[[str, str, ir.QParams], ir.Node]) -> None:
+    """An operator on codes that keeps their QParams, between DequantizeLinear and QuantizeLinear or on codes."""
+    codes = values.codes.get(node.input(0))
+    source = values.value(node, 0) if codes is None else codes.node
+    added = values.add(make(values.name(node.name or node.outputs[0]), source, values.q[source]))
+    if codes is None:
+        values.real[node.outputs[0]] = Real(added)
+    else:
+        values.codes[node.outputs[0]] = Codes(added, codes.offset, codes.dtype)
+
+
+def _max_pool(values: Values, node: OnnxNode) -> None:
+    kernel, stride, padding = pair(node, "kernel_shape", 0), pair(node, "strides", 1), padding_of(node)
+    dilation, ceil = pair(node, "dilations", 1), node.flag("ceil_mode", False)
+    _passed(values, node, lambda name, x, q: ir.MaxPool(name, (x,), q, kernel, stride, padding, dilation, ceil))
+
+
+def _average_pool(values: Values, node: OnnxNode) -> None:
+    node.expect(ceil_mode=0, dilations=(1, 1))
+    kernel, stride, padding = pair(node, "kernel_shape", 0), pair(node, "strides", 1), padding_of(node)
+    counted = node.flag("count_include_pad", False) or padding == (0, 0)
+    x = values.value(node, 0)
+    pending = Pending(node, lambda name, q: ir.AvgPool(name, (x,), q, kernel, stride, padding, counted))
+    values.real[node.outputs[0]] = Real(pending)
+
+
+def _global_average_pool(values: Values, node: OnnxNode) -> None:
+    """GlobalAveragePool, and ReduceMean over height and width."""
+    keepdims = True
+    if node.op == "ReduceMean":
+        keepdims = node.flag("keepdims", True)
+        axes = values.integers(node, 1) if node.input(1) else node.attribute("axes", ())
+        if sorted(axis + 4 * (axis < 0) for axis in axes) != [2, 3]:
+            raise node.error(f"axes: found {list(axes)}, expected height and width (2, 3)")
+    x = values.value(node, 0)
+    values.real[node.outputs[0]] = Real(Pending(node, lambda name, q: ir.GlobalAvgPool(name, (x,), q, keepdims)))
+
+
+def _flatten(values: Values, node: OnnxNode) -> None:
+    """Flatten, and Reshape to [N, C * H * W]."""
+    if node.op == "Flatten":
+        axis, rank = node.attribute("axis", 1), values.rank(node, 0)
+        if axis not in (1, 1 - rank):
+            raise node.error(f"axis: found {axis} for a value of {rank} dimensions, expected 1")
+    else:
+        codes = values.codes.get(node.input(0))
+        sizes = values.shape(values.value(node, 0) if codes is None else codes.node, node)
+        count, wanted = prod(sizes), values.integers(node, 1)
+        batches = {0, -1} if values.model.batch is None else {0, -1, values.model.batch}
+        rows = len(wanted) == 2 and wanted[0] in batches and wanted[1] in (count, -1) and wanted != (-1, -1)
+        if not rows or node.flag("allowzero", False):
+            raise node.error(f"shape: found {list(wanted)}, expected [N, {count}] for an input of {list(sizes)}")
+    _passed(values, node, lambda name, x, q: ir.Flatten(name, (x,), q))
+
+
+def _resize(values: Values, node: OnnxNode) -> None:
+    _passed(values, node, lambda name, x, q: resize(values, node, name, x))
+
+
+CONVERTERS: dict[str, Converter] = {
+    "Add": _add, "AveragePool": _average_pool, "Clip": _clip, "Concat": _concat, "Constant": _constant, "Conv": conv,
+    "DequantizeLinear": dequantize, "Dropout": _identity, "Flatten": _flatten, "Gemm": gemm,
+    "GlobalAveragePool": _global_average_pool, "Identity": _identity, "MatMul": matmul, "Max": _clip,
+    "MaxPool": _max_pool, "QuantizeLinear": quantize, "ReduceMean": _global_average_pool, "Relu": _clip,
+    "Reshape": _flatten, "Resize": _resize, "Transpose": _transpose,
+    "QLinearConv": QOperator("Conv", conv, bias=8, axis=0),
+    "QLinearMatMul": QOperator("MatMul", matmul, axis=1),
+    "com.microsoft.QGemm": QOperator("Gemm", gemm, output=7, bias=6),
+    "com.microsoft.QLinearAdd": QOperator("Add", _add),
+    "com.microsoft.QLinearAveragePool": QOperator("AveragePool", _average_pool, (0,), 3),
+    "com.microsoft.QLinearConcat": QOperator("Concat", _concat, None, 0),
+    "com.microsoft.QLinearGlobalAveragePool": QOperator("GlobalAveragePool", _global_average_pool, (0,), 3),
+    "com.microsoft.QuantizeLinear": same_as("QuantizeLinear", quantize),
+    "com.microsoft.DequantizeLinear": same_as("DequantizeLinear", dequantize),
+}  # fmt: skip

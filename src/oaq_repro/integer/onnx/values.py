@@ -1,0 +1,191 @@
+"""The values of a QDQ model while it is read: what is constant, what has codes, what still waits for its codes.
+
+A QuantizeLinear gives the operation before it its output's QParams. Codes of the model and of the graph differ by an
+offset: int8 codes are shifted by 128, and codes that a Relu or Clip before the QuantizeLinear excludes are cut off,
+so that every value of the graph has codes from 0 to q_max. Both are exact.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from oaq_repro.errors import InputError
+from oaq_repro.integer.graph import nodes as ir
+from oaq_repro.integer.onnx.constants import Array, Dequantized
+from oaq_repro.integer.onnx.reader import OnnxModel, OnnxNode
+from oaq_repro.integer.onnx.tensors import array
+
+OFFSETS = {np.dtype(np.uint8): 0, np.dtype(np.int8): -128}  # the smallest code of each type
+SMALL = 1 << 28  # bytes of weights that any file may ask for
+REUSE = 4  # times that the weights of a file may be used
+
+
+@dataclass(frozen=True)
+class Codes:
+    """A tensor of codes: code of the model, uint8 or int8, = code of the graph's node + offset."""
+
+    node: str
+    offset: int
+    dtype: Any
+
+
+@dataclass(frozen=True, eq=False)
+class Pending:
+    """An operation whose result is not quantized yet; `build(name, output)` makes the graph's node."""
+
+    origin: OnnxNode
+    build: Callable[[str, ir.QParams], ir.Node]
+
+
+@dataclass(frozen=True, eq=False)
+class Real:
+    """A float tensor: the value of a node of the graph, or a pending one, clamped to [low, high]."""
+
+    source: str | Pending
+    low: float = -np.inf
+    high: float = np.inf
+
+
+class Values:
+    """What is known of each tensor of a model, and the nodes of the graph that is being built."""
+
+    def __init__(self, model: OnnxModel) -> None:
+        self.model = model
+        self.nodes: dict[str, ir.Node] = {}
+        self.q: dict[str, ir.QParams] = {}
+        self.shapes: dict[str, ir.Shape] = {} if model.input_shape is None else {model.input_name: model.input_shape}
+        self.last_of_size: dict[tuple[float, ...], str] = {}  # values by height and width
+        self.codes: dict[str, Codes] = {}
+        self.real: dict[str, Real] = {}
+        self.weights: dict[str, Dequantized] = {}
+        self.folded: dict[str, Array] = {}
+        self.readers = Counter([*model.outputs, *(name for node in model.nodes for name in node.inputs)])
+        self.fresh: set[str] = set()  # tensors whose codes are those of a node made for them
+        self._names = {model.input_name, *model.outputs}
+        self._copies: Counter[str] = Counter()
+        self._ranks: dict[str, int] = {}
+        self._weight_bytes, self._most_bytes = 0, max(SMALL, REUSE * model.proto.ByteSize())
+
+    def constant(self, node: OnnxNode, at: int) -> Array | None:
+        """A constant input; None where it is left out or no constant."""
+        return self.named_constant(node.input(at))
+
+    def named_constant(self, name: str) -> Array | None:
+        """A constant tensor; None where there is none of that name."""
+        if name in self.model.tensors and name not in self.folded:
+            self.folded[name] = array(name, self.model.tensors[name])
+        return self.folded.get(name)
+
+    def scalar(self, node: OnnxNode, at: int, default: float, dtype: Any = np.float32, rank: int = 1) -> float:
+        """A constant input of one element, of at most `rank` dimensions, never NaN."""
+        if not node.input(at):
+            return default
+        found = self.constant(node, at)
+        if found is None or found.size != 1 or found.dtype != dtype or found.ndim > rank:
+            expected = f"expected a constant {np.dtype(dtype).name} of one element and at most {rank} dimensions"
+            raise node.error(f"input {node.input(at)!r}: {expected}")
+        value = found.reshape(-1)[0].item()
+        if value != value:
+            raise node.error(f"input {node.input(at)!r}: found NaN, expected a number")
+        return value
+
+    def integers(self, node: OnnxNode, at: int) -> tuple[int, ...]:
+        """A constant input of a few int64."""
+        found = self.constant(node, at)
+        if found is None or found.dtype != np.int64 or found.ndim != 1 or found.size > 8:
+            raise node.error(f"input {node.input(at)!r}: expected a constant of at most 8 int64")
+        return tuple(int(value) for value in found)
+
+    def is_constant(self, name: str) -> bool:
+        """Whether a tensor is a constant, be it dequantized."""
+        return name in self.weights or self.named_constant(name) is not None
+
+    def shape(self, name: str, node: OnnxNode) -> ir.Shape:
+        """Shape of a value of the graph, without batch."""
+        if name not in self.shapes:
+            raise node.error("expected an input of the model whose channels, height and width are declared in numbers")
+        return self.shapes[name]
+
+    def rank(self, node: OnnxNode, at: int) -> int:
+        """Number of dimensions of an input, batch included."""
+        name = node.input(at)
+        if name in self.codes:
+            return self._ranks[self.codes[name].node]
+        return self._ranks[self.value(node, at)]
+
+    def tensor_name(self, wanted: str) -> str:
+        """A name for a tensor that no node of the model reads."""
+        while wanted in self.readers:
+            wanted += "'"
+        return wanted
+
+    def name(self, wanted: str) -> str:
+        """A name that no other node has; outputs of the model keep theirs."""
+        name = wanted
+        while name in self._names:
+            self._copies[wanted] += 1
+            name = f"{wanted}_{self._copies[wanted] + 1}"
+        self._names.add(name)
+        return name
+
+    def add(self, node: ir.Node) -> str:
+        """Append a node to the graph; InputError where it is wrong by itself or for its inputs' shapes."""
+        node.check()
+        self.nodes[node.name] = node
+        if isinstance(node, ir.CodeNode):
+            self.q[node.name] = node.output
+        self._ranks[node.name] = node.rank(self._ranks.get(node.inputs[0], 4))
+        if isinstance(node, ir.Layer):
+            self._weight_bytes += node.weight.nbytes
+            if self._weight_bytes > self._most_bytes:
+                raise InputError(f"graph node {node.name!r}: found {self._weight_bytes} bytes of weights up to it, "
+                                 f"expected at most {self._most_bytes} for this file")  # fmt: skip
+        if all(name in self.shapes for name in node.inputs):
+            shape = self.shapes[node.name] = node.output_shape([self.shapes[name] for name in node.inputs])
+            if len(shape) == 3 and isinstance(node, ir.CodeNode):
+                self.last_of_size[shape[1:]] = node.name
+        return node.name
+
+    def float_value(self, node: OnnxNode, at: int) -> Real:
+        """A float input that is computed from the image."""
+        name = node.input(at)
+        real = self.real.get(name)
+        if real is None:
+            found = "found a constant operand, " if self.is_constant(name) else ""
+            raise node.error(f"input {name!r}: {found}expected a quantized value (that a DequantizeLinear gives)")
+        return real
+
+    def value(self, node: OnnxNode, at: int) -> str:
+        """The node of the graph whose codes a float input stands for."""
+        real = self.float_value(node, at)
+        if isinstance(real.source, Pending):
+            raise real.source.origin.error("found a float result that is not quantized, expected a QuantizeLinear")
+        if real.low == -np.inf and real.high == np.inf:
+            return real.source
+        q = self.q[real.source]
+        kept = self.add(ir.Requantize(self.name(f"{real.source}.clamped"), (real.source,), clamped(node, q, real)[0]))
+        self.real[node.input(at)] = Real(kept)
+        return kept
+
+
+def clamped(node: OnnxNode, q: ir.QParams, real: Real) -> tuple[ir.QParams, int]:
+    """QParams of the codes that [low, high] leaves of `q`, and the first of these codes."""
+
+    def code(bound: float) -> int:
+        with np.errstate(over="ignore"):
+            scaled = np.rint(np.float32(bound) / q.scale) + np.float32(q.zero_point)
+        return int(np.clip(scaled, 0, q.q_max))
+
+    low, high = code(real.low), code(real.high)
+    return cut(node, q, low, high), low
+
+
+def cut(node: OnnxNode, q: ir.QParams, low: int, high: int) -> ir.QParams:
+    """QParams of the codes from `low` to `high` alone, counted from `low` on."""
+    if not low <= q.zero_point <= high or low == high:
+        last = f"[{low}, {high}] of {q.q_max + 1}, with the zero point {q.zero_point}"
+        raise node.error(f"found a clamp to the codes {last}; expected one that holds 0 and several codes")
+    return ir.QParams(q.scale, q.zero_point - low, high - low)

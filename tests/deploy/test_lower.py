@@ -1,0 +1,118 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from quant.networks import Classifier, Pyramid, images, quantized, trained
+from torch import nn
+
+from oaq_repro.accumulator import NAMED, Accumulator
+from oaq_repro.deploy.checked_engine import CheckedEngine
+from oaq_repro.deploy.lower import lower
+from oaq_repro.errors import InputError
+from oaq_repro.integer.graph import Graph
+from oaq_repro.integer.reference import Reference
+from oaq_repro.quant.calibrate import count_overflow
+from oaq_repro.quant.config import Override
+from oaq_repro.quant.network import layers
+from oaq_repro.quant.settle import SettleConfig, settle
+
+
+def outputs_of(model, x):
+    with torch.no_grad():
+        found = model(x)
+    return [found.numpy()] if isinstance(found, torch.Tensor) else [f.numpy() for f in found]
+
+
+@pytest.mark.parametrize("network", [Classifier, Pyramid])
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_simulation_and_integers_agree_bit_for_bit(network, bits, per_channel):
+    model = quantized(
+        trained(network()), accumulator="int32", weight_bits=bits, activation_bits=bits, per_channel=per_channel
+    )
+    x = images(6, 18, seed=4)
+    run = Reference(lower(model)).run(x.numpy())
+    for found, expected in zip(run.outputs, outputs_of(model, x), strict=True):
+        assert np.array_equal(found, expected)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 2**31), st.floats(1, 8), st.floats(1, 8), st.integers(8, 20))
+def test_agreement_for_any_weights_alphas_and_sizes(seed, alpha_weight, alpha_activation, size):
+    model = quantized(trained(Pyramid(), seed), accumulator="int32", batches=[images(seed=seed)])
+    for layer in layers(model).values():
+        layer.weight_quantizer.alpha.fill_(alpha_weight)
+        layer.output.alpha.fill_(alpha_activation)
+    x = 2 * images(2, size, seed=seed + 1)  # beyond the calibrated range, so that clamps act
+    run = Reference(lower(model)).run(x.numpy())
+    for found, expected in zip(run.outputs, outputs_of(model, x), strict=True):
+        assert np.array_equal(found, expected)
+
+
+def test_one_node_per_module():
+    model = quantized(trained(Pyramid()))
+    graph = lower(model)
+    modules = [node.target for node in model.graph.nodes if node.op == "call_module"]
+    assert [node.name for node in graph.nodes] == modules
+    assert graph.outputs == ("output_0", "output_1")
+
+
+def test_a_saved_graph_gives_the_same_result(tmp_path):
+    graph = lower(quantized(trained(Classifier())))
+    graph.save(tmp_path / "graph.npz")
+    again = Graph.load(tmp_path / "graph.npz")
+    x = images().numpy()
+    assert np.array_equal(Reference(again).run(x).outputs[0], Reference(graph).run(x).outputs[0])
+
+
+@pytest.mark.parametrize("policy", ["int16", "int16_lanes8", "int16_block", "pair_saturating"])
+def test_settled_networks_run_without_an_event_on_the_settle_set(policy):
+    model = quantized(trained(Classifier()))
+    for layer in layers(model).values():
+        layer.accumulator = NAMED[policy].with_bits(12)
+    settle(model, lambda: [images()], SettleConfig())
+    run = Reference(lower(model)).run(images().numpy())
+    assert not any(events.any() for events in run.events.values())
+    assert np.array_equal(run.outputs[0], outputs_of(model, images())[0])
+
+
+def test_overflow_does_damage_and_is_reported_per_image():
+    model = quantized(trained(Classifier()))
+    for layer in layers(model).values():
+        layer.accumulator = Accumulator(bits=12)
+    integer = CheckedEngine(lower(model), model, "fast", threads=2)
+    x = images(6)
+    damaged = integer(x)
+    report = integer.check()  # images with events may differ, the others may not
+    first = next(iter(report.events))
+    assert report.images == 6 and report.affected()
+    assert not torch.equal(damaged, model(x))
+    assert report.totals()[first] == count_overflow(model, [x])[first].total()
+
+
+def test_a_difference_without_an_event_is_an_error():
+    model = quantized(trained(Classifier()), accumulator="int32")
+    graph = lower(model)
+    with torch.no_grad():
+        layers(model)["head"].bias.add_(1.0)
+    integer = CheckedEngine(graph, model, "certified", threads=1)
+    integer(images())
+    with pytest.raises(InputError, match="4 images without overflow differ"):
+        integer.check()
+
+
+def test_float_layers_cannot_be_lowered():
+    model = quantized(trained(Classifier()), overrides={"mine": Override("head", skip=True)})
+    with pytest.raises(InputError, match="head: left in float"):
+        lower(model)
+
+
+def test_a_sum_beyond_float32_is_still_exact():
+    """K = 2048 products of the largest codes pass 2^24, where float32 loses units."""
+    layer = nn.Sequential(nn.Conv2d(2048, 2, 1), nn.ReLU())
+    nn.init.uniform_(layer[0].weight, 0.9, 1.0)
+    x = torch.rand(2, 2048, 3, 3, generator=torch.Generator().manual_seed(0))
+    model = quantized(layer, accumulator="int32", batches=[x])
+    run = Reference(lower(model)).run(x.numpy())
+    assert np.array_equal(run.outputs[0], outputs_of(model, x)[0])
