@@ -33,6 +33,8 @@ def test_widths_share_a_training_that_does_not_look_at_them(name):
     assert (narrow == wide) == (name in BLIND)
     other = training(method, "accumulator.bits=12", "quantization.overrides.first.accumulator=int16")
     assert (narrow == other) == (name in BLIND)
+    per_tensor = training(method, "accumulator.bits=12", "quantization.granularity=tensor")
+    assert (narrow == per_tensor) == (name in BLIND)
     assert narrow != training(method, "accumulator.bits=12", "quantization.weight_bits=6")
     assert narrow != training(method, "accumulator.bits=12", "+quantization.overrides.x={match: fc, weight_bits: 6}")
 
@@ -40,6 +42,8 @@ def test_widths_share_a_training_that_does_not_look_at_them(name):
 def test_settling_comes_after_training():
     assert training("method=int8") == training("method=int8_settle")
     assert training("method=oaq") == training("method=oaq", "method.settle.margin=2")
+    assert training("method=int8_settle") == training("method=int8_settle", "method.settle.split=even")
+    assert training("method=oaq") != training("method=oaq", "method.split=even")
     assert training("method=int8") != training("method=ptq_int8")
     assert training("method=int8") != training("method=int8", "schedule.finetune.lr=0.1")
     assert training("method=oaq") != training("method=oaq", "method.lr=0.1")

@@ -69,7 +69,8 @@ def test_wandb_shows_a_record_with_its_layers(tmp_path, monkeypatch):
     wandb = pytest.importorskip("wandb")
     seen = {}
     layer = Layer(
-        name="conv", kind="conv", alpha_activation=2.0, alpha_weight=1.5, bits_activation=7.0, bits_weight=7.4,
+        name="conv", kind="conv", alpha_activation=2.0, alpha_weight=1.5, alpha_weight_min=1.0,
+        alpha_weight_max=3.0, bits_activation=7.0, bits_weight=7.4,
         overflow_seen=3, outputs=10, worst_case=1.5, certified=False, longest_block=8, accumulator="int16",
         route="int16, seen", route_certified="int32",
     )  # fmt: skip

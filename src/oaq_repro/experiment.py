@@ -31,10 +31,11 @@ from oaq_repro.methods.base import Method
 from oaq_repro.models.checkpoint import content_hash
 from oaq_repro.models.network import Network
 from oaq_repro.parent import float_parent
-from oaq_repro.quant.calibrate import SettleReport, count_overflow, settle
+from oaq_repro.quant.calibrate import count_overflow
 from oaq_repro.quant.config import QuantizationConfig
 from oaq_repro.quant.convert import quantize_network
 from oaq_repro.quant.network import QuantizedNetwork
+from oaq_repro.quant.settle import SettleReport, settle
 from oaq_repro.results.figures import write_figures
 from oaq_repro.results.provenance import provenance, utc_now
 from oaq_repro.results.record import RECORD_NAME, Record, Status, save_record

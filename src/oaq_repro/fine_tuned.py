@@ -1,7 +1,8 @@
 """The fine-tuned quantized network before settling: trained once and shared by all runs that differ afterwards only.
 
 Runs differ afterwards in how they settle and, for methods whose training does not look at the accumulator, in the
-accumulator: a sweep over widths fine-tunes such a method once.
+accumulator and in the granularity of range factors, which such methods do not move: a sweep over widths fine-tunes
+such a method once.
 """
 
 from typing import Any

@@ -85,8 +85,10 @@ def log_record(config: Mapping[str, Any], record: Record, folder: Path) -> None:
         numbers = {f"{stage}/{name}": v for stage, found in record.metrics.items() for name, v in found.items()}
         histograms = {}
         if record.layers:
-            for field in ("alpha_activation", "alpha_weight", "overflow_seen"):
-                histograms[field] = wandb.Histogram([getattr(layer, field) for layer in record.layers])
+            for field in ("alpha_activation", "alpha_weight", "alpha_weight_min", "alpha_weight_max", "overflow_seen"):
+                values = [getattr(layer, field) for layer in record.layers]
+                if None not in values:  # ends of a range are where channels have factors of their own
+                    histograms[field] = wandb.Histogram(values)
             rows = [layer.model_dump() for layer in record.layers]
             table = wandb.Table(columns=list(rows[0]), data=[list(row.values()) for row in rows])
             artifact = wandb.Artifact(f"layers-{record.hash}-{record.seed}", "layers")

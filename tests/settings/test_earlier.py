@@ -107,13 +107,29 @@ def test_settings_of_version_1() -> None:
     assert "_target_" not in json.dumps(settings) and settings == check(settings) == current(settings)
     assert settings["method"] | {"settle": None} == {
         "kind": "oaq", "settle": None, "fine_tune": True, "rule": "paper", "interval": 2, "lr": 0.02, "lr_max": 0.2,
-        "warmup_steps": 0, "decrease_until": 0.8,
+        "warmup_steps": 0, "decrease_until": 0.8, "split": "even",
     }  # fmt: skip
+    assert settings["method"]["settle"]["split"] == "even" and settings["quantization"]["granularity"] == "tensor"
     assert settings["task"] == {"kind": "classification", "label_smoothing": 0.0}
     assert settings["quantization"]["overrides"]["first"]["accumulator"]["bits"] == 32
     assert settings["schedule"]["float"]["epochs"] == 12 and settings["choices"] == OLD["choices"]
-    overrides = ("data=digits_sweep", "accumulator.bits=14", "~quantization.overrides.last", "trainer.devices=2")
+    overrides = ("data=digits_sweep", "accumulator.bits=14", "~quantization.overrides.last", "trainer.devices=2",
+                 "quantization.granularity=tensor", "method.split=even")  # fmt: skip
     assert run_hash(settings, FINGERPRINT) == run_hash(settings_of(*overrides), FINGERPRINT)
+
+
+@pytest.mark.parametrize(
+    "kind, fields",
+    [("CertifiedScale", {}), ("OAQCertified", {"interval": 2, "lr": 0.02, "lr_max": 0.2, "settle": None})],
+)
+def test_methods_that_had_factors_per_channel_of_their_own(kind: str, fields: dict[str, Any]) -> None:
+    module = {"CertifiedScale": "certified_scale", "OAQCertified": "oaq_certified"}[kind]
+    old = OLD | {"method": {"_target_": f"oaq_repro.methods.{module}.{kind}", "fine_tune": True} | fields}
+    if kind == "CertifiedScale":
+        assert current(old)["quantization"]["granularity"] == "channel"
+    else:
+        with pytest.raises(InputError, match="oaq_certified: found factors .* make the run again"):
+            current(old)
 
 
 @pytest.mark.parametrize("task", ["detection", "segmentation"])

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from oaq_repro.errors import InputError
 from oaq_repro.methods.oaq import OAQ
-from oaq_repro.quant.calibrate import SettleConfig
+from oaq_repro.quant.settle import SettleConfig
 from oaq_repro.settings import forms, identity
 from oaq_repro.settings.identity import fine_tuned_hash, parent_hash, run_hash, science
 from oaq_repro.settings.kinds import KINDS, Kind
@@ -38,7 +38,10 @@ def hash_with(where: str, value: Any) -> str:
 
 
 def test_hash_is_sixteen_hex_digits_and_known() -> None:
-    digits = run_hash(BASE, FINGERPRINT)
+    earlier = BASE
+    for path, value in identity.SILENCE.items():
+        earlier = with_value(path, value, earlier)
+    digits = run_hash(earlier, FINGERPRINT)
     assert len(digits) == 16
     assert set(digits) <= set("0123456789abcdef")
     assert digits == "66f9ee1d1178ed5b"  # a release must not rename old runs
@@ -191,12 +194,12 @@ def test_a_new_field_whose_default_is_new_behaviour_keeps_runs_of_before_apart(m
     for path, value in late.items():
         earlier = with_value(path, value, earlier)
     default = run_hash(BASE, FINGERPRINT)
-    monkeypatch.setattr(identity, "SILENCE", late)
+    monkeypatch.setattr(identity, "SILENCE", identity.SILENCE | late)
     assert run_hash(earlier, FINGERPRINT) == default  # which is the name that runs of before have
     assert run_hash(BASE, FINGERPRINT) != default
     found = science(BASE)
     assert found["quantization"]["observer"] == {"percentile": 99.99}
-    assert found["method"]["settle"] == {"margin": 1.15} and found["method"]["lr_max"] == 0.2
+    assert found["method"]["settle"] == {"margin": 1.15, "split": "output_error"} and found["method"]["lr_max"] == 0.2
     for other in (settings_of("method=int8"), settings_of("method=int8_settle")):
         assert "lr_max" not in science(other)["method"]  # which int8 has not
     assert parent_hash(BASE, FINGERPRINT) == parent_hash(earlier, FINGERPRINT)

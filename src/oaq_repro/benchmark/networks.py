@@ -20,10 +20,11 @@ from oaq_repro.methods.int8 import Int8
 from oaq_repro.models import classification, mmseg_deeplab, ssd
 from oaq_repro.models.backbones import Arch
 from oaq_repro.models.network import Network
-from oaq_repro.quant.calibrate import SettleConfig, calibrate, freeze, settle
+from oaq_repro.quant.calibrate import calibrate, freeze
 from oaq_repro.quant.config import Override, QuantizationConfig
 from oaq_repro.quant.convert import quantize_network
 from oaq_repro.quant.network import QuantizedNetwork
+from oaq_repro.quant.settle import SettleConfig, settle
 
 Ranges = Literal["int8", "oaq"]
 BATCHES, BATCH_SIZE, SEED = 4, 4, 0

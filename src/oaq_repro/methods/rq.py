@@ -91,11 +91,9 @@ class RQWeight(WeightQuantizer):
         self.temperature = temperature
         self.log_sigma = nn.Parameter(torch.tensor(math.log(START)))
 
-    def forward(self, weight: Tensor, bias: Tensor, x: QTensor, accumulator: Accumulator) -> tuple[Tensor, Tensor]:
+    def codes(self, weight: Tensor, scale: Tensor, x: QTensor, accumulator: Accumulator) -> Tensor:
         """As the base, or drawn."""
-        codes, scale = super().forward(weight, bias, x, accumulator)
-        if self.training:
-            largest = torch.round((2 ** (self.bits - 1) - 1) / self.alpha)
-            codes = draw(weight / rowwise(scale, weight), self.log_sigma.exp(), self.temperature)
-            codes = codes.clamp(-largest, largest)
-        return codes, scale
+        if not self.training:
+            return super().codes(weight, scale, x, accumulator)
+        limit = rowwise(self.largest_codes(), weight)
+        return draw(weight / rowwise(scale, weight), self.log_sigma.exp(), self.temperature).clamp(-limit, limit)

@@ -70,7 +70,19 @@ def current(config: Mapping[str, Any]) -> dict[str, Any]:
         settings["data"] = _scenes(settings["data"])
     plain = _without_underscores(settings)
     check(plain)
+    _certified(plain)
     return check(explicit(plain))
+
+
+def _certified(settings: dict[str, Any]) -> None:
+    """Certifying methods had factors per channel before all methods had; `oaq_certified` beside those of its layers."""
+    kind, quantization = settings["method"]["kind"], settings["quantization"]
+    if kind == "certified_scale":
+        quantization.setdefault("granularity", "channel")
+    elif kind == "oaq_certified" and "granularity" not in quantization:
+        raise InputError(
+            "method oaq_certified: found factors of two kinds, which no settings say now; make the run again"
+        )
 
 
 def explicit(settings: dict[str, Any]) -> dict[str, Any]:

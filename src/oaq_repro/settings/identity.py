@@ -20,7 +20,11 @@ from oaq_repro.settings.schema import read
 VERSION = 2
 """Of the identity. 1 hashed import paths and defaults; `scripts/rekey.py` brings records from it."""
 
-SILENCE: dict[str, Any] = {}
+SILENCE: dict[str, Any] = {
+    "quantization.granularity": "tensor",
+    "method.split": "even",
+    "method.settle.split": "even",
+}
 """What was done before a field existed, where its default does something else: path of the field -> value.
 
 Such a field counts where it differs from this value, so that a run of before and a run with the default are two. An
@@ -45,7 +49,7 @@ WRITTEN = {
 
 PARENT: dict[str, Any] = {"task": True, "data": True, "model": True, "trainer": True, "schedule": {"float"}}
 FINE_TUNED = PARENT | {"schedule": True, "method": True, "quantization": True}
-ACCUMULATORS = {"accumulator", "reason"}
+ACCUMULATORS = {"accumulator", "reason", "granularity"}
 
 
 def science(settings: Mapping[str, Any], parts: Mapping[str, Any] = FINE_TUNED) -> dict[str, Any]:
@@ -104,10 +108,10 @@ def fine_tuned_hash(settings: Mapping[str, Any], fingerprint: str, fine_tunes: b
     found = science(settings, FINE_TUNED if fine_tunes else FINE_TUNED | {"schedule": {"float"}})
     found["method"].pop("settle", None)
     if not sees_accumulator:
-        quantization = found["quantization"]
-        quantization.pop("accumulator", None)
+        quantization = _without(found["quantization"], ACCUMULATORS)
         overrides = [_without(override, ACCUMULATORS) for override in quantization.pop("overrides", ())]
-        quantization["overrides"] = [override for override in overrides if set(override) != {"match"}]
+        kept = [override for override in overrides if set(override) != {"match"}]
+        found["quantization"] = quantization | {"overrides": kept}
     return hash_of(found, fingerprint)
 
 
