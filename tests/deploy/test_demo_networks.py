@@ -1,4 +1,4 @@
-"""The demo networks of all tasks, trained for a few steps: executor, engine and ONNX Runtime give equal integers."""
+"""The demo networks of all tasks, trained for a few steps: reference, engine and ONNX Runtime give equal integers."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The engine against the reference executor, bit for bit: all modes, all instruction sets, overflow included."""
+"""The engine against the reference, bit for bit: all modes, all instruction sets, overflow included."""
 
 from dataclasses import dataclass, replace
 
@@ -48,7 +48,7 @@ def codes_to_images(codes, graph: Graph) -> np.ndarray:
 
 
 def check(graph: Graph, images: np.ndarray, mode, isa, threads=1, trace=False) -> Engine:
-    """The engine's results must be the executor's; returns the engine."""
+    """The engine's results must be the reference's; returns the engine."""
     oracle = Reference(graph if mode == "fast" else graph.with_accumulator(INT32))
     expected = oracle.run(images, trace=trace)
     engine = Engine(graph, images.shape[1:], threads, mode, isa=isa, trace=trace)

@@ -1,6 +1,6 @@
 """The integer engine: runs a graph on kernels with 16-bit accumulators (csrc/). Needs NumPy and the compiled module.
 
-Results equal the reference executor's bit for bit: in the modes `certified`, `acc32` and `exact` those of 32-bit
+Results equal the reference's bit for bit: in the modes `certified`, `acc32` and `exact` those of 32-bit
 accumulation, in the mode `fast` those of the graph's own accumulators, overflow included (sums.py).
 
 Engines may be shared by threads and survive a fork. A lock per engine, rather than memory per call: an engine's values
