@@ -38,3 +38,9 @@ def built(section, *overrides, **given):
 def quantization_of(*overrides):
     """The QuantizationConfig of that configuration."""
     return schema.build_part(QuantizationConfig, settings_of(*overrides)["quantization"], "quantization")
+
+
+def changed(overrides, *others):
+    """Overrides, the later in the place of earlier ones of the same field: twice is an error."""
+    names = {other.partition("=")[0] for other in others}
+    return [*(override for override in overrides if override.partition("=")[0] not in names), *others]

@@ -7,12 +7,12 @@ import sys
 import time
 
 import pytest
-from composing import TINY
+from composing import TINY, changed
 
 from oaq_repro.results.record import load_record
 
 # 4 steps an epoch, a checkpoint every 25 epochs: interrupted inside fine-tuning
-LONG = [*TINY, "schedule.finetune.epochs=40", "method=oaq", "accumulator.bits=14"]
+LONG = changed(TINY, "schedule.finetune.epochs=40", "method=oaq", "accumulator.bits=14")
 
 
 def command(*arguments):

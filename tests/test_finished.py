@@ -52,6 +52,13 @@ def test_a_finished_run_is_known_by_what_was_remembered(tmp_path, data):
     assert finished_record(settings_of(tmp_path, data, "method=int8")) is None
 
 
+@pytest.mark.parametrize("section, field", [("data", "root"), ("model", "checkpoint"), ("data", None), ("model", None)])
+def test_settings_that_are_not_checked_yet_are_no_traceback(tmp_path, data, section, field):
+    settings = settings_of(tmp_path, data)
+    settings[section] = 5 if field is None else settings[section] | {field: {"x": 1}}
+    assert finished_record(settings) is None
+
+
 @pytest.mark.parametrize("status", ["failed", "interrupted"])
 def test_a_run_that_did_not_finish_is_not_finished(tmp_path, data, status):
     settings = settings_of(tmp_path, data)

@@ -8,7 +8,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from composing import TINY
+from composing import TINY, changed
 
 from oaq_repro.multirun import failures
 from oaq_repro.results.record import load_record
@@ -49,7 +49,8 @@ def test_a_note_that_cannot_be_read_is_a_failure(tmp_path):
 
 @pytest.mark.slow
 def test_a_signal_stops_the_whole_sweep(tmp_path):
-    command = ["-m", "oaq_repro", "-m", *TINY, "schedule.float.epochs=10000", "seed=0,1,2", f"results={tmp_path}"]
+    long = changed(TINY, "schedule.float.epochs=10000")
+    command = ["-m", "oaq_repro", "-m", *long, "seed=0,1,2", f"results={tmp_path}"]
     process = subprocess.Popen([sys.executable, *command], stderr=subprocess.PIPE, text=True, cwd=tmp_path)
     while not list(tmp_path.glob("parents/*/0/float/metrics.csv")):
         assert process.poll() is None

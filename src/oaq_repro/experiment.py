@@ -39,7 +39,7 @@ from oaq_repro.quant.settle import SettleReport, settle
 from oaq_repro.results.figures import write_figures
 from oaq_repro.results.provenance import provenance, utc_now
 from oaq_repro.results.record import RECORD_NAME, Record, Status, save_record
-from oaq_repro.results.store import LONG_S, find_record, is_worker, lock_run, run_folder
+from oaq_repro.results.store import LONG_S, find_record, is_worker, lock_run, run_folder, say_early
 from oaq_repro.settings.composing import resolve
 from oaq_repro.settings.identity import hash_of, science
 from oaq_repro.settings.schema import build, build_part, check
@@ -84,6 +84,7 @@ def run(config: DictConfig, wait: bool = True) -> Record:
         done = find_record(settings["results"], name, seed)
         if done is not None and done.status == "finished":
             return done
+        say_early(settings["results"])
         return _recorded(settings, found, data, fingerprint, name, folder)
 
 

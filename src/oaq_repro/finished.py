@@ -45,9 +45,9 @@ def _place(settings: Mapping[str, Any]) -> Path:
     """The file of a hash: another one as soon as the settings, the data's files or the code change."""
     kept = {key: value for key, value in settings.items() if key not in UNSEEN}
     kept["data"] = {key: value for key, value in settings["data"].items() if key != "num_workers"}
-    model = settings.get("model") or {}
+    model = settings["model"] if isinstance(settings.get("model"), Mapping) else {}
     files = (settings["data"].get("root"), model.get("checkpoint"), model.get("backbone_checkpoint"), CODE)
-    stamps = [list(_stamp(Path(path).expanduser())) for path in files if path is not None]
+    stamps = [list(_stamp(Path(path).expanduser())) for path in files if isinstance(path, str | Path)]
     text = json.dumps([kept, stamps], sort_keys=True, default=str)
     return Path(settings["results"]) / "known" / f"{short_hash(text)}.txt"
 

@@ -4,13 +4,13 @@ import random
 import shutil
 
 import pytest
-from composing import composed
+from composing import changed, composed
 from faults.sweeping import METHODS, RUNS, call, comparable, records
 
 from oaq_repro.errors import InputError
 from oaq_repro.experiment import run
 
-SMALL = [*RUNS, "data.subset=64", "schedule.float.epochs=3", "schedule.finetune.epochs=1"]
+SMALL = changed(RUNS, "data.subset=64", "schedule.float.epochs=3", "schedule.finetune.epochs=1")
 
 
 def flipped(content, generator, count):

@@ -13,7 +13,7 @@ from oaq_repro.errors import InputError
 from oaq_repro.files import file_hash
 from oaq_repro.results.provenance import provenance
 from oaq_repro.results.record import Record, load_record, save_record
-from oaq_repro.results.store import list_records, load_in_place
+from oaq_repro.results.store import list_records, load_in_place, say_early
 from oaq_repro.settings import earlier, identity
 from oaq_repro.settings.earlier import TARGETS, current
 from oaq_repro.settings.identity import hash_of, parent_hash, run_hash, science
@@ -92,6 +92,7 @@ def results(tmp_path: Path) -> Path:
     folder = tmp_path / "runs" / ("0" * 16) / "0"
     save_record(record, folder / "record.json")
     (folder / "graph.npz").write_bytes(b"graph")
+    (tmp_path / "fingerprints").mkdir()
     return tmp_path
 
 
@@ -196,6 +197,17 @@ def test_records_are_rewritten_once(results: Path) -> None:
 
     again = rekey(results)
     assert (again.moved, again.current, again.left) == ([], 1, [])
+
+
+def test_runs_that_are_not_found_are_spoken_of(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    say_early(results)
+    assert (
+        "has runs of an early version, which are not found; bring them up to date: python scripts/rekey.py"
+        in capsys.readouterr().out
+    )
+    rekey(results)
+    say_early(results)
+    assert not capsys.readouterr().out
 
 
 def test_an_interrupted_rewriting_goes_on(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -101,6 +101,17 @@ def write_shared(path: Path, content: str) -> None:
             write_atomic(path, content)
 
 
+EARLY = "fingerprints"
+"""The folder by which a results folder of version 1 is known: its runs kept the fingerprints of their data there."""
+
+
+def say_early(results: Path | str) -> None:
+    """Say that runs of an early version are not found by today's hashes, where there are some."""
+    if (Path(results) / EARLY).is_dir():
+        remedy = f"python scripts/rekey.py --results {results}"
+        print(f"{results}: has runs of an early version, which are not found; bring them up to date: {remedy}")
+
+
 @dataclass(frozen=True)
 class Listing:
     """All records of a results folder, ordered by hash and seed, and one message per unreadable record."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from oaq_repro.errors import InputError
 from oaq_repro.files import file_hash
 from oaq_repro.results.record import RECORD_NAME, Record, load_record, save_record
-from oaq_repro.results.store import lock_run, run_folder
+from oaq_repro.results.store import EARLY, lock_run, run_folder
 from oaq_repro.settings.earlier import current
 from oaq_repro.settings.identity import hash_of, parent_hash, science
 from oaq_repro.trained import WEIGHTS, training_folder
@@ -45,6 +45,7 @@ def rekey(results: Path) -> Rekeyed:
             done.left.append(f"{old}: {error}")
         else:
             done.moved.append(f"{old} -> {folder}")
+    shutil.rmtree(results / EARLY, ignore_errors=True)
     return done
 
 
