@@ -2,6 +2,7 @@ import csv
 import io
 import math
 import random
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -152,3 +153,15 @@ def test_labels_are_the_chosen_config_files() -> None:
         "accumulator": {"bits": 14},
     }
     assert [label(config, section) for section in ("method", "accumulator", "model")] == ["int8_settle", "int14", "-"]
+
+
+@pytest.mark.parametrize(
+    ("granularity", "split", "expected"),
+    [
+        ("channel", "output_error", "oaq"), ("tensor", "even", "oaq (tensor, even)"), ("channel", 0.7, "oaq (0.7)"),
+        ("tensor", "output_error", "oaq (tensor)"), (None, None, "oaq"),
+    ],
+)  # fmt: skip
+def test_labels_say_what_is_not_usual_of_range_factors(granularity: Any, split: Any, expected: str) -> None:
+    method = {"kind": "oaq", "settle": {"split": split}}
+    assert label({"method": method, "quantization": {"granularity": granularity}}, "method") == expected

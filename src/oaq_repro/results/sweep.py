@@ -64,7 +64,8 @@ def sweeps(records: Sequence[Record]) -> list[Sweep]:
 
 def _science(record: Record) -> str:
     found = record.science or {}
-    kept = _without(found, "method") | {"quantization": _without(found.get("quantization"), "accumulator")}
+    quantization = _without(_without(found.get("quantization"), "accumulator"), "granularity")  # the label says it
+    kept = _without(found, "method") | {"quantization": quantization}
     return json.dumps([kept, record.provenance.dataset_fingerprint], sort_keys=True)
 
 
