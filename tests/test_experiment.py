@@ -4,7 +4,7 @@ import pytest
 import torch
 from composing import composed, tiny
 
-from oaq_repro import experiment, fine_tuned, parent
+from oaq_repro import experiment
 from oaq_repro.errors import InputError
 from oaq_repro.experiment import run
 from oaq_repro.integer.engine.routes import InstructionSet
@@ -13,6 +13,7 @@ from oaq_repro.integer.reference import Reference
 from oaq_repro.models.checkpoint import content_hash, read_torch
 from oaq_repro.results.record import load_record
 from oaq_repro.results.store import run_folder
+from oaq_repro.training import parent
 
 pytestmark = pytest.mark.slow
 
@@ -73,7 +74,7 @@ def no_training(*args, **kwargs):
 
 
 def test_a_finished_run_is_never_trained_again(results, oaq, monkeypatch):
-    monkeypatch.setattr(fine_tuned, "fit", no_training)
+    monkeypatch.setattr(fine_tune, "fit", no_training)
     monkeypatch.setattr(parent, "fit", no_training)
     assert run(tiny(results, "method=oaq", "accumulator.bits=16", "threads=2")) == oaq
 
@@ -108,13 +109,13 @@ def test_layers_left_in_float_have_no_integer_stage(results, oaq):
 
 
 def test_a_post_training_run_has_no_fine_tuning(results, oaq, monkeypatch):
-    monkeypatch.setattr(fine_tuned, "fit", no_training)
+    monkeypatch.setattr(fine_tune, "fit", no_training)
     record = run(tiny(results, "method=int8_settle", "schedule.finetune=null"))
     assert record.metrics["simulated"] and record.overflow.settle_events == 0
 
 
 def test_a_post_training_method_has_no_fine_tuning_whatever_the_schedule(results, oaq, monkeypatch):
-    monkeypatch.setattr(fine_tuned, "fit", no_training)
+    monkeypatch.setattr(fine_tune, "fit", no_training)
     record = run(tiny(results, "method=ptq_int8", "accumulator=int32"))
     assert record.metrics["integer"] == record.metrics["simulated"]
     assert {layer.alpha_weight for layer in record.layers} == {1.0}

@@ -16,27 +16,23 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, distributed
 
-from oaq_repro.checkpoints import torch_bytes
 from oaq_repro.data.base import DataModule
 from oaq_repro.deploy.checked_engine import CheckedEngine
 from oaq_repro.deploy.lower import lower
 from oaq_repro.deploy.record_sections import layer_rows, overflow_section
 from oaq_repro.errors import InputError
 from oaq_repro.files import write_atomic
-from oaq_repro.fine_tuned import fine_tune
-from oaq_repro.finished import remember
 from oaq_repro.integer.engine.latency import latencies
-from oaq_repro.logging import log_record
 from oaq_repro.methods.base import Method
 from oaq_repro.models.checkpoint import content_hash
 from oaq_repro.models.network import Network
-from oaq_repro.parent import float_parent
 from oaq_repro.quant.calibrate import count_overflow
 from oaq_repro.quant.config import QuantizationConfig
 from oaq_repro.quant.convert import quantize_network
 from oaq_repro.quant.network import QuantizedNetwork
 from oaq_repro.quant.settle import SettleReport, settle
 from oaq_repro.results.figures import write_figures
+from oaq_repro.results.finished import remember
 from oaq_repro.results.provenance import provenance, utc_now
 from oaq_repro.results.record import RECORD_NAME, Record, Status, save_record
 from oaq_repro.results.store import LONG_S, find_record, is_worker, lock_run, run_folder, say_early
@@ -46,7 +42,11 @@ from oaq_repro.settings.schema import build, build_part, check
 from oaq_repro.signals import arrived, interruption
 from oaq_repro.tasks.base import Task
 from oaq_repro.tasks.schedule import Schedule
-from oaq_repro.training import check_devices, evaluate, images_of, torch_threads
+from oaq_repro.training.checkpoints import torch_bytes
+from oaq_repro.training.fine_tune import fine_tune
+from oaq_repro.training.loggers import log_record
+from oaq_repro.training.parent import float_parent
+from oaq_repro.training.stage import check_devices, evaluate, images_of, torch_threads
 
 GRAPH_NAME, CHECKPOINT_NAME = "graph.npz", "quantized.ckpt"
 

@@ -10,7 +10,7 @@ from oaq_repro.results.record import RECORD_NAME, Record, load_record, save_reco
 from oaq_repro.results.store import EARLY, lock_run, run_folder
 from oaq_repro.settings.earlier import current
 from oaq_repro.settings.identity import hash_of, parent_hash, science
-from oaq_repro.trained import WEIGHTS, training_folder
+from oaq_repro.training.shared import WEIGHTS, training_folder
 
 
 @dataclass

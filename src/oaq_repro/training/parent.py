@@ -3,11 +3,11 @@
 from typing import Any
 
 from oaq_repro.data.base import DataModule
-from oaq_repro.logging import make_loggers
 from oaq_repro.settings.identity import parent_hash
 from oaq_repro.tasks.base import Task
-from oaq_repro.trained import Trained, train_or_load, training_folder
-from oaq_repro.training import evaluate, fit
+from oaq_repro.training.loggers import make_loggers
+from oaq_repro.training.shared import Trained, train_or_load, training_folder
+from oaq_repro.training.stage import evaluate, fit
 
 
 def float_parent(config: dict[str, Any], data: DataModule, task: Task, fingerprint: str) -> Trained:

@@ -3,8 +3,8 @@ import os
 import pytest
 from composing import composed
 
-from oaq_repro import finished
-from oaq_repro.finished import finished_record, remember
+from oaq_repro.results import finished
+from oaq_repro.results.finished import finished_record, remember
 from oaq_repro.results.provenance import provenance
 from oaq_repro.results.record import RECORD_NAME, Record, save_record
 from oaq_repro.results.store import run_folder

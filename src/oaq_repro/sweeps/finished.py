@@ -15,7 +15,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
 from oaq_repro.files import json_checksum
-from oaq_repro.finished import finished_record
+from oaq_repro.results.finished import finished_record
 from oaq_repro.results.record import Record
 from oaq_repro.results.store import short_hash, write_shared
 from oaq_repro.settings.composing import config_folder

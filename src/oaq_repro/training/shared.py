@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import save
 from torch import distributed, nn
 
-from oaq_repro.checkpoints import LAST, drop_unreadable
 from oaq_repro.errors import InputError
 from oaq_repro.files import file_hash, json_checksum, write_atomic
 from oaq_repro.models.checkpoint import load_checkpoint
 from oaq_repro.results.store import LONG_S, is_worker, lock_run
+from oaq_repro.training.checkpoints import LAST, drop_unreadable
 
 WEIGHTS, METRICS = "weights.safetensors", "metrics.json"
 REMEDY = "remove its folder to train there again"

@@ -3,9 +3,9 @@ import warnings
 import pytest
 from pytorch_lightning.loggers import CSVLogger
 
-from oaq_repro.logging import NeverFails, log_record, make_loggers
 from oaq_repro.results.provenance import provenance
 from oaq_repro.results.record import Layer, Record
+from oaq_repro.training.loggers import NeverFails, log_record, make_loggers
 
 
 class Broken(CSVLogger):

@@ -17,12 +17,12 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from oaq_repro import signals
-from oaq_repro.checkpoints import LAST, plugins
 from oaq_repro.data.base import DataModule
 from oaq_repro.errors import InputError
 from oaq_repro.hints import quiet
 from oaq_repro.tasks.base import Task
 from oaq_repro.tasks.schedule import Schedule
+from oaq_repro.training.checkpoints import LAST, plugins
 
 OMP_THREADS = "OMP_NUM_THREADS"
 LEAST_PROCESSES = 8  # on a CPU; more than there are cores only make it slow

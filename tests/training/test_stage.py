@@ -4,14 +4,14 @@ import pytest
 import torch
 from composing import settings_of
 
-from oaq_repro.checkpoints import AtomicCheckpointIO
 from oaq_repro.data.digits import Digits
 from oaq_repro.errors import InputError
 from oaq_repro.models.network import Network
 from oaq_repro.settings.schema import check
 from oaq_repro.tasks.classification import ClassificationTask
 from oaq_repro.tasks.schedule import Schedule
-from oaq_repro.training import OMP_THREADS, _trainer, check_devices, fit, torch_threads
+from oaq_repro.training.checkpoints import AtomicCheckpointIO
+from oaq_repro.training.stage import OMP_THREADS, _trainer, check_devices, fit, torch_threads
 
 
 @pytest.mark.parametrize("variable", [None, "7"])

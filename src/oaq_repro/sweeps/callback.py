@@ -34,7 +34,7 @@ def in_sweep() -> bool:
 
 def remember(settings: Mapping[str, Any]) -> None:
     """Keep the settings of a run of this sweep, so that the sweep is known next time."""
-    from oaq_repro.composed import remember_settings
+    from oaq_repro.sweeps.finished import remember_settings
 
     remember_settings(settings, HydraConfig.get().overrides.task)
 
@@ -95,7 +95,7 @@ class Summary(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Exit status 0 when there is nothing to do, 1 when there is no place to do it."""
-        from oaq_repro.composed import finished_sweep
+        from oaq_repro.sweeps.finished import finished_sweep
 
         try:
             finished = finished_sweep(config)

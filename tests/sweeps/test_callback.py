@@ -10,9 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from composing import TINY, changed
 
-from oaq_repro.multirun import failures
 from oaq_repro.results.record import load_record
 from oaq_repro.results.store import lock_run
+from oaq_repro.sweeps.callback import failures
 
 SWEEP = ["-m", *TINY, "latency=false", "method=int8,int8_settle", "accumulator.bits=14,32"]
 

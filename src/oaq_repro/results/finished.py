@@ -16,7 +16,7 @@ from oaq_repro.results.store import find_record, short_hash, write_shared
 HASH_DIGITS = 16
 UNSEEN = ("results", "logger", "choices", "threads", "latency")
 """What no result depends on; more is known where the schema is read."""
-CODE = Path(__file__).resolve().parent
+CODE = Path(__file__).resolve().parents[1]
 LEVELS = 3
 """Folders of a data set that are looked into: root, and two below (class folders, VOC2007/Annotations)."""
 ANNOTATIONS = (".json", ".xml", ".txt", ".csv")

@@ -7,16 +7,16 @@ such a method once.
 
 from typing import Any
 
-from oaq_repro.checkpoints import LAST
 from oaq_repro.data.base import DataModule
-from oaq_repro.logging import make_loggers
 from oaq_repro.methods.base import Method
 from oaq_repro.quant.calibrate import calibrate, freeze
 from oaq_repro.quant.network import QuantizedNetwork, set_quantizing
 from oaq_repro.settings.identity import fine_tuned_hash
 from oaq_repro.tasks.base import Task
-from oaq_repro.trained import Trained, train_or_load, training_folder
-from oaq_repro.training import fit, images_of
+from oaq_repro.training.checkpoints import LAST
+from oaq_repro.training.loggers import make_loggers
+from oaq_repro.training.shared import Trained, train_or_load, training_folder
+from oaq_repro.training.stage import fit, images_of
 
 
 def fine_tune(

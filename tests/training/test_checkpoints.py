@@ -4,9 +4,9 @@ import zipfile
 import pytest
 import torch
 
-from oaq_repro.checkpoints import AtomicCheckpointIO, drop_unreadable, torch_bytes
 from oaq_repro.errors import InputError
 from oaq_repro.models.checkpoint import content_hash, read_state_dict, read_torch
+from oaq_repro.training.checkpoints import AtomicCheckpointIO, drop_unreadable, torch_bytes
 
 
 @pytest.fixture
