@@ -120,17 +120,21 @@ def test_settings_of_version_1() -> None:
 
 
 @pytest.mark.parametrize(
-    "kind, fields",
-    [("CertifiedScale", {}), ("OAQCertified", {"interval": 2, "lr": 0.02, "lr_max": 0.2, "settle": None})],
-)
-def test_methods_that_had_factors_per_channel_of_their_own(kind: str, fields: dict[str, Any]) -> None:
-    module = {"CertifiedScale": "certified_scale", "OAQCertified": "oaq_certified"}[kind]
-    old = OLD | {"method": {"_target_": f"oaq_repro.methods.{module}.{kind}", "fine_tune": True} | fields}
-    if kind == "CertifiedScale":
-        assert current(old)["quantization"]["granularity"] == "channel"
-    else:
-        with pytest.raises(InputError, match="oaq_certified: found factors .* make the run again"):
-            current(old)
+    "target, settle, granularity",
+    [
+        ("int8.Int8", None, "channel"), ("int8.Int8", OLD_SETTLE, "tensor"), ("oaq_clamp.OAQClamp", None, "channel"),
+        ("certified_scale.CertifiedScale", None, "channel"), ("oaq.OAQ", None, "tensor"),
+    ],
+)  # fmt: skip
+def test_granularity_of_records_from_before_the_choice(target: str, settle: Any, granularity: str) -> None:
+    method = {"_target_": f"oaq_repro.methods.{target}", "fine_tune": True, "settle": settle}
+    assert current(OLD | {"method": method})["quantization"]["granularity"] == granularity
+
+
+def test_a_method_whose_factors_no_settings_say_now() -> None:
+    method = {"_target_": "oaq_repro.methods.oaq_certified.OAQCertified", "interval": 2}
+    with pytest.raises(InputError, match="oaq_certified: found factors .* make the run again"):
+        current(OLD | {"method": method})
 
 
 @pytest.mark.parametrize("task", ["detection", "segmentation"])

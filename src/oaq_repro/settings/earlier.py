@@ -70,19 +70,25 @@ def current(config: Mapping[str, Any]) -> dict[str, Any]:
         settings["data"] = _scenes(settings["data"])
     plain = _without_underscores(settings)
     check(plain)
-    _certified(plain)
+    _factors(plain)
     return check(explicit(plain))
 
 
-def _certified(settings: dict[str, Any]) -> None:
-    """Certifying methods had factors per channel before all methods had; `oaq_certified` beside those of its layers."""
+def _factors(settings: dict[str, Any]) -> None:
+    """Granularity, in records from before there was the choice: factors were those of tensors.
+
+    Where no factor of its own moves the choice says nothing, and the default is as true. Certifying methods had factors
+    per channel: `certified_scale` those only, `oaq_certified` beside those of tensors.
+    """
     kind, quantization = settings["method"]["kind"], settings["quantization"]
-    if kind == "certified_scale":
-        quantization.setdefault("granularity", "channel")
-    elif kind == "oaq_certified" and "granularity" not in quantization:
+    if "granularity" in quantization:
+        return
+    if kind == "oaq_certified":
         raise InputError(
             "method oaq_certified: found factors of two kinds, which no settings say now; make the run again"
         )
+    if kind != "oaq" and settings["method"].get("settle") is None:
+        quantization["granularity"] = "channel"
 
 
 def explicit(settings: dict[str, Any]) -> dict[str, Any]:
