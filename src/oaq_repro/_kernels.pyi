@@ -10,7 +10,7 @@ def emulate(
     zero_point: int,
     *,
     stride: tuple[int, int] = ...,
-    padding: tuple[int, int] = ...,
+    padding: tuple[int, int, int, int] = ...,
     dilation: tuple[int, int] = ...,
     groups: int = ...,
     bits: int = ...,
@@ -44,7 +44,9 @@ class Value:
     ) -> None: ...
 
 class Window:
-    def __init__(self, kh: int, kw: int, sh: int, sw: int, ph: int, pw: int, dh: int, dw: int) -> None: ...
+    def __init__(
+        self, kh: int, kw: int, sh: int, sw: int, top: int, left: int, bottom: int, right: int, dh: int, dw: int
+    ) -> None: ...
 
 class Quantization:
     def __init__(self, scale: float, zero_point: int, q_max: int) -> None: ...

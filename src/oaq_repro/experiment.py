@@ -147,7 +147,7 @@ def _stages(
         return
 
     quantization: QuantizationConfig = build(config.quantization, "quantization")
-    quantized = quantize_network(float_task.dense, method, quantization)
+    quantized = quantize_network(float_task.dense, method, quantization, data.input_shape)
     outcome.sections["swapped"] = [f"{name}: {old} -> {new}" for name, old, new in quantized.swapped]
     outcome.sections["left_float"] = list(quantized.left_float)
 

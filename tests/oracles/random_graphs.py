@@ -129,9 +129,10 @@ class _Builder:
         """Stride and padding, or None where the kernel does not fit."""
         reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
         padding = tuple(int(self.rng.integers(0, r // 2 + 1)) for r in reach)
-        if any(size + 2 * p < r for size, p, r in zip(shape[1:], padding, reach, strict=True)):
+        ends = padding if self.rng.random() < 0.5 else tuple(int(self.rng.integers(0, r // 2 + 1)) for r in reach)
+        if any(size + p + e < r for size, p, e, r in zip(shape[1:], padding, ends, reach, strict=True)):
             return None
-        return {"stride": self._pair(1, 3), "padding": padding}
+        return {"stride": self._pair(1, 3), "padding": (*padding, *ends)}
 
     def _conv(self, name: str, depthwise: bool = False) -> ir.Node | None:
         x = self._source(3)

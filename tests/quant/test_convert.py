@@ -102,28 +102,19 @@ def test_skip_leaves_a_layer_in_float():
     "module, message",
     [
         (nn.Sequential(nn.Hardswish()), "Hardswish, which has no quantized form"),
-        (nn.Sequential(nn.Conv2d(3, 3, 3, padding="same")), "padding 'same' of mode"),
-        (nn.Sequential(nn.AvgPool2d(3, padding=1, count_include_pad=False)), "uncounted padding"),
-        (nn.Sequential(nn.AdaptiveAvgPool2d(2)), "expected 1x1"),
+        (nn.Sequential(nn.Conv2d(3, 3, 3, padding=1, padding_mode="reflect")), "padding of mode 'reflect'"),
+        (nn.Sequential(nn.ReflectionPad2d(1), nn.Conv2d(3, 3, 3)), "ReflectionPad2d, which has no quantized form"),
+        (nn.Sequential(nn.ConstantPad2d(1, 0.5), nn.Conv2d(3, 3, 3)), "Conv2d after padding with 0.5"),
+        (nn.Sequential(nn.ZeroPad2d(-1), nn.Conv2d(3, 3, 3)), "padding .*-1.*at least 0"),
+        (nn.Sequential(nn.ZeroPad2d(1), nn.MaxPool2d(3)), "MaxPool2d after padding with 0; expected"),
+        (nn.Sequential(nn.AvgPool2d(3, ceil_mode=True)), "ceil_mode where the last window is cut off"),
+        (nn.Sequential(nn.AdaptiveAvgPool2d(2)), r"adaptive pooling to \[2, 2\].*expected input_shape"),
         (nn.Sequential(nn.MaxPool2d(2), nn.ReLU()), "activation after MaxPool2d"),
     ],
 )
 def test_what_has_no_quantized_form_is_an_error(module, message):
     with pytest.raises(InputError, match=message):
         convert(module)
-
-
-def test_a_module_called_twice_is_an_error():
-    class Twice(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv = nn.Conv2d(3, 3, 1)
-
-        def forward(self, x):
-            return self.conv(self.conv(x))
-
-    with pytest.raises(InputError, match="conv: this module is called twice"):
-        convert(Twice())
 
 
 def test_state_and_accumulators_round_trip():

@@ -92,7 +92,7 @@ class _Plain:
             case ir.AvgPool():
                 return helper.make_node(
                     "AveragePool", reals, [result], name=result, kernel_shape=node.kernel, strides=node.stride,
-                    pads=node.padding * 2, count_include_pad=int(node.count_include_pad),
+                    pads=node.padding, count_include_pad=int(node.count_include_pad),
                 )  # fmt: skip
             case ir.Resize():
                 mode = "align_corners" if node.align_corners else "half_pixel"

@@ -13,11 +13,6 @@ namespace {
 
 constexpr std::int64_t kAlignment = 64;
 
-std::int64_t output_size(std::int64_t size, std::int64_t kernel, std::int64_t stride, std::int64_t padding,
-                         std::int64_t dilation) {
-    return (size + 2 * padding - dilation * (kernel - 1) - 1) / stride + 1;
-}
-
 }  // namespace
 
 Program::Program(std::int64_t arena_bytes, int threads, const KernelSet& kernels)
@@ -172,8 +167,8 @@ void Program::average_pool(const Value& in, const Value& out, Window w, int sour
     check(in);
     check(out);
     require(w.padding_h <= in.border_h && w.padding_w <= in.border_w, "border of an average");
-    require(out.height <= output_size(in.height, w.kernel_h, w.stride_h, w.padding_h, 1) &&
-                out.width <= output_size(in.width, w.kernel_w, w.stride_w, w.padding_w, 1), "windows of an average");
+    require((out.height - 1) * w.stride_h - w.padding_h + w.kernel_h <= in.height + in.border_h &&
+                (out.width - 1) * w.stride_w - w.padding_w + w.kernel_w <= in.width + in.border_w, "windows of an average");
     require(static_cast<std::int64_t>(multipliers.size()) == out.height * out.width, "multipliers of an average");
     const auto start = static_cast<std::int32_t>(-w.kernel_h * w.kernel_w * source_zero_point);
     step(&out, [this, in, out, w, start, multipliers = std::move(multipliers), zero_point, q_max,

@@ -50,8 +50,10 @@ struct Quantization {
     int zero_point, q_max;
 };
 
+// padding_h, padding_w: rows above and columns left of the image; bottom and right have their own.
 struct Window {
-    std::int64_t kernel_h, kernel_w, stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w;
+    std::int64_t kernel_h, kernel_w, stride_h, stride_w, padding_h, padding_w, padding_bottom, padding_right, dilation_h,
+        dilation_w;
 };
 
 // Constants of a layer's outputs, padded to whole panels or blocks.

@@ -133,7 +133,13 @@ _BUILDERS: dict[type, Callable[..., ir.Node]] = {
         ceil_mode=m.ceil_mode,
     ),
     qm.QuantAvgPool2d: lambda m, name, inputs, source, output: ir.AvgPool(
-        name, inputs, output, kernel=m.kernel, stride=m.stride, padding=m.padding
+        name,
+        inputs,
+        output,
+        kernel=m.kernel,
+        stride=m.stride,
+        padding=m.padding,
+        count_include_pad=m.count_include_pad,
     ),
     qm.QuantGlobalAvgPool: lambda m, name, inputs, source, output: ir.GlobalAvgPool(
         name, inputs, output, keepdims=m.keepdims

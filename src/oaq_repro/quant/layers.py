@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from oaq_repro.accumulator import Accumulator
 from oaq_repro.quant.modules import QuantModule, Value
-from oaq_repro.quant.numerics import EXACT_FLOAT32, QTensor, channelwise
+from oaq_repro.quant.numerics import EXACT_FLOAT32, QTensor, Sides, channelwise, pad
 from oaq_repro.quant.overflow import Geometry, OverflowMeter
 from oaq_repro.quant.quantizers import ActivationQuantizer, WeightQuantizer, quantize_bias
 
@@ -115,15 +115,21 @@ class QuantConv2d(QuantLayer):
         output: ActivationQuantizer,
         accumulator: Accumulator,
         accumulator_reason: str,
+        padding: Sides,
     ) -> None:
+        """`padding`: all of it; that of `float_layer` is not looked at."""
         super().__init__(float_layer, weights, output, accumulator, accumulator_reason)
         conv = float_layer
-        self.geometry = Geometry(conv.stride, conv.padding, conv.dilation, conv.groups)  # type: ignore[arg-type]
+        self.geometry = Geometry(conv.stride, padding, conv.dilation, conv.groups)  # type: ignore[arg-type]
 
     def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Convolution with this layer's geometry."""
         g = self.geometry
-        return F.conv2d(x, weight, bias, g.stride, g.padding, g.dilation, g.groups)
+        top, left, bottom, right = g.padding
+        even = (top, left) == (bottom, right)
+        return F.conv2d(
+            x if even else pad(x, g.padding), weight, bias, g.stride, (top, left) if even else 0, g.dilation, g.groups
+        )
 
 
 class QuantLinear(QuantLayer):
@@ -135,7 +141,7 @@ class QuantLinear(QuantLayer):
 
 
 class QuantSkip(QuantModule):
-    """A layer left in float on request (override `skip`): dequantize, compute in float, quantize."""
+    """A module left in float on request (override `skip`): dequantize, compute in float, quantize."""
 
     output: ActivationQuantizer
 
@@ -143,9 +149,7 @@ class QuantSkip(QuantModule):
         super().__init__()
         self.float_layer, self.output = float_layer, output
 
-    def forward(self, x: Value) -> Value:
-        """[N, C, H, W] or [N, K]."""
-        if not isinstance(x, QTensor):
-            return self._finish(self.float_layer(x))
-        real = self.float_layer(x.dequantize())
-        return self.output.quantize_real(real)
+    def forward(self, *inputs: Value) -> Value:
+        """[N, C, H, W] or [N, K], as many as the module takes."""
+        real = self.float_layer(*(x.dequantize() if isinstance(x, QTensor) else x for x in inputs))
+        return self.output.quantize_real(real) if isinstance(inputs[0], QTensor) else self._finish(real)

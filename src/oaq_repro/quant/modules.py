@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from oaq_repro.quant.numerics import QTensor
+from oaq_repro.quant.numerics import QTensor, Sides, pad
 from oaq_repro.quant.quantizers import ActivationQuantizer
 
 Value = QTensor | Tensor
@@ -99,21 +99,31 @@ class QuantConcat(QuantRequantize):
 
 
 class QuantAvgPool2d(QuantRequantize):
-    """Average over windows of `kernel` values, zero padding counted as values."""
+    """Average over windows of `kernel` values. `count_include_pad`: zero padding counts as values."""
 
     def __init__(
-        self, output: ActivationQuantizer, kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int]
+        self,
+        output: ActivationQuantizer,
+        kernel: tuple[int, int],
+        stride: tuple[int, int],
+        padding: Sides,
+        count_include_pad: bool,
     ) -> None:
         super().__init__(output)
         self.kernel, self.stride, self.padding = kernel, stride, padding
+        self.count_include_pad = count_include_pad
+
+    def _sum(self, x: Tensor) -> Tensor:
+        return F.avg_pool2d(pad(x, self.padding), self.kernel, self.stride, divisor_override=1)
 
     def forward(self, x: Value) -> Value:
         """`round(sum(q - z) * s_in / (s_out * n))`: an integer sum, then one multiplier."""
-        n = self.kernel[0] * self.kernel[1]
-        if not isinstance(x, QTensor):
-            return self._finish(F.avg_pool2d(x, self.kernel, self.stride, self.padding))
-        total = F.avg_pool2d(x.centred(), self.kernel, self.stride, self.padding, divisor_override=1)
-        return _averaged(self.output, x, total, n)
+        values = x.centred() if isinstance(x, QTensor) else x
+        n: int | Tensor = self.kernel[0] * self.kernel[1]
+        if not self.count_include_pad:
+            n = self._sum(torch.ones_like(values[:1, :1]))
+        total = self._sum(values)
+        return _averaged(self.output, x, total, n) if isinstance(x, QTensor) else self._finish(total / n)
 
 
 class QuantGlobalAvgPool(QuantRequantize):
@@ -131,9 +141,12 @@ class QuantGlobalAvgPool(QuantRequantize):
         return _averaged(self.output, x, total, x.codes.shape[2] * x.codes.shape[3])
 
 
-def _averaged(output: ActivationQuantizer, x: QTensor, total: Tensor, n: int) -> QTensor:
+def _averaged(output: ActivationQuantizer, x: QTensor, total: Tensor, n: int | Tensor) -> QTensor:
     """Requantize a sum of n codes as ONNX Runtime's QLinearGlobalAveragePool does: s_in / (s_out * n)."""
-    output.track(total, x.scale / n)
+    if isinstance(n, Tensor) and n.dim():
+        output.track(total / n, x.scale)
+    else:
+        output.track(total, x.scale / n)
     scale, zero_point, q_max = output.parameters_of_range()
     return output.encode(total * (x.scale / (scale * n)), scale, zero_point, q_max)
 
@@ -145,7 +158,7 @@ class QuantMaxPool2d(QuantModule):
         self,
         kernel: tuple[int, int],
         stride: tuple[int, int],
-        padding: tuple[int, int],
+        padding: Sides,
         dilation: tuple[int, int],
         ceil_mode: bool,
     ) -> None:
@@ -156,8 +169,12 @@ class QuantMaxPool2d(QuantModule):
     def forward(self, x: Value) -> Value:
         """[N, C, H, W]."""
 
+        top, left, bottom, right = self.padding
+
         def pool(t: Tensor) -> Tensor:
-            return F.max_pool2d(t, self.kernel, self.stride, self.padding, self.dilation, self.ceil_mode)
+            if (top, left) == (bottom, right):
+                return F.max_pool2d(t, self.kernel, self.stride, (top, left), self.dilation, self.ceil_mode)
+            return F.max_pool2d(pad(t, self.padding, -torch.inf), self.kernel, self.stride, 0, self.dilation)
 
         return x._replace(codes=pool(x.codes)) if isinstance(x, QTensor) else pool(x)
 

@@ -25,8 +25,11 @@ from oaq_repro.quant.modules import (
     QuantMaxPool2d,
     QuantModule,
 )
+from oaq_repro.quant.numerics import Sides
+from oaq_repro.quant.padding import both, padding_before, sides_of
 from oaq_repro.quant.quantizers import Activation, ActivationQuantizer, WeightQuantizer
 from oaq_repro.quant.resize import QuantResize
+from oaq_repro.quant.sizes import SHAPE
 from oaq_repro.quant.trace import input_node, size_source, tensor_inputs
 
 
@@ -55,12 +58,13 @@ def pair(value: int | tuple[int, int] | None, default: tuple[int, int] = (1, 1))
 
 
 def _conv(node: fx.Node, module: nn.Conv2d, context: Context) -> Built:
-    if module.padding_mode != "zeros" or isinstance(module.padding, str):
-        raise InputError(
-            f"{node.target}: found padding {module.padding!r} of mode {module.padding_mode!r}, expected numbers, zeros"
-        )
+    left, right, top, bottom = module._reversed_padding_repeated_twice  # numbers for "same", too
+    if module.padding_mode != "zeros" and any((left, right, top, bottom)):
+        raise InputError(f"{node.target}: found padding of mode {module.padding_mode!r}, expected zeros")
+    padding = both((top, left, bottom, right), padding_before(node))
     accumulator, reason = context.accumulator()
-    return QuantConv2d(module, context.weights(), context.output(), accumulator, reason), [input_node(node)]
+    quantized = QuantConv2d(module, context.weights(), context.output(), accumulator, reason, padding)
+    return quantized, [input_node(node)]
 
 
 def _linear(node: fx.Node, module: nn.Linear, context: Context) -> Built:
@@ -77,7 +81,8 @@ def _add(node: fx.Node, module: None, context: Context) -> Built:
 
 def _concat(node: fx.Node, module: None, context: Context) -> Built:
     dim = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
-    if dim != 1:
+    rank = len(tensor_inputs(node)[0].meta.get(SHAPE, (0,) * 4))
+    if dim not in (1, 1 - rank):
         raise InputError(f"{node.name}: found a concatenation along dimension {dim}, expected the channels (1)")
     return QuantConcat(context.output()), tensor_inputs(node)
 
@@ -94,27 +99,34 @@ def _pool_fields(node: fx.Node, module: nn.Module | None, names: tuple[str, ...]
 def _max_pool(node: fx.Node, module: nn.MaxPool2d | None, context: Context) -> Built:
     names = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
     fields = _pool_fields(node, module, names)
-    kernel = pair(fields["kernel_size"])
-    pool = QuantMaxPool2d(
-        kernel,
-        pair(fields.get("stride"), kernel),
-        pair(fields.get("padding", 0)),
-        pair(fields.get("dilation", 1)),
-        bool(fields.get("ceil_mode", False)),
-    )
-    return pool, [input_node(node)]
+    kernel, ceil_mode = pair(fields["kernel_size"]), bool(fields.get("ceil_mode", False))
+    before = padding_before(node)
+    if ceil_mode and any(before):
+        raise InputError(f"{node.name}: no integer form of ceil_mode in maximum pooling after a padding of its own")
+    padding = both(before, sides_of(fields.get("padding", 0)))
+    stride, dilation = pair(fields.get("stride"), kernel), pair(fields.get("dilation", 1))
+    return QuantMaxPool2d(kernel, stride, padding, dilation, ceil_mode), [input_node(node)]
 
 
 def _avg_pool(node: fx.Node, module: nn.AvgPool2d | None, context: Context) -> Built:
     names = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
     fields = _pool_fields(node, module, names)
-    kernel, padding = pair(fields["kernel_size"]), pair(fields.get("padding", 0))
-    uncounted = padding != (0, 0) and not fields.get("count_include_pad", True)
-    if fields.get("ceil_mode") or fields.get("divisor_override") or uncounted:
+    kernel, own, before = pair(fields["kernel_size"]), sides_of(fields.get("padding", 0)), padding_before(node)
+    stride, counted = pair(fields.get("stride"), kernel), fields.get("count_include_pad", True) or not any(own)
+    uneven = fields.get("ceil_mode") and not _fit(node, kernel, stride, own)
+    if uneven or fields.get("divisor_override") or (any(before) and not counted):
         raise InputError(
-            f"{node.name}: no integer form of ceil_mode, divisor_override or uncounted padding in average pooling"
+            f"{node.name}: no integer form of divisor_override, of ceil_mode where the last window is cut off, or of "
+            "counted beside uncounted padding in average pooling"
         )
-    return QuantAvgPool2d(context.output(), kernel, pair(fields.get("stride"), kernel), padding), [input_node(node)]
+    return QuantAvgPool2d(context.output(), kernel, stride, both(own, before), counted), [input_node(node)]
+
+
+def _fit(node: fx.Node, kernel: tuple[int, int], stride: tuple[int, int], padding: Sides) -> bool:
+    """Whether windows end with the image, at the size for which the network is converted."""
+    sizes = input_node(node).meta.get(SHAPE, ())[2:]
+    ends = zip(sizes, kernel, stride, padding[:2], strict=False)
+    return bool(sizes) and all((size + 2 * p - k) % s == 0 for size, k, s, p in ends)
 
 
 def _adaptive_pool(node: fx.Node, module: nn.AdaptiveAvgPool2d | None, context: Context) -> Built:

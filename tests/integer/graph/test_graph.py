@@ -13,6 +13,7 @@ from oracles.reference import around, conv, linear, q, small_network
 from oaq_repro.accumulator import NAMED, Accumulator
 from oaq_repro.errors import InputError
 from oaq_repro.integer import graph as ir
+from oaq_repro.integer.graph import file as graph_file
 
 
 def one_conv(**changes) -> ir.Graph:
@@ -315,3 +316,23 @@ def test_zip_bombs_and_foreign_members_are_refused(tmp_path):
             archive.writestr(name, huge.getvalue())
         with pytest.raises(InputError):
             ir.Graph.load(path)
+
+
+def test_padding_of_two_numbers_is_that_of_both_ends_in_files_too():
+    graph = one_conv(padding=(2, 1))
+    assert graph.node("c").padding == (2, 1, 2, 1)
+    header, arrays = graph_file.to_header(graph.input_name, graph.nodes, graph.outputs)
+    header["nodes"][1]["padding"] = [2, 1]  # as versions before four numbers wrote it
+    assert_equal(ir.Graph(*graph_file.from_header(header, arrays)), graph)
+
+
+def test_padding_may_differ_at_the_ends(tmp_path):
+    graph = one_conv(padding=(0, 1, 2, 3))
+    assert graph.shapes((3, 5, 6))["c"] == (4, 7, 10)
+    assert_equal(ir.Graph.load(graph.save(tmp_path / "net.npz")), graph)
+
+
+@pytest.mark.parametrize("padding", [(1, 1, 1), (0, 0, 0, -1), (0, 0, True, 0), [1, 1, 1, 1], None])
+def test_other_paddings_are_errors(padding):
+    with pytest.raises(InputError, match="padding: found .*expected two or four integers"):
+        one_conv(padding=padding).validate()

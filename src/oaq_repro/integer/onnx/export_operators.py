@@ -78,7 +78,7 @@ def _dequantize(node: Dequantize, to: Writer) -> None:
 def _conv(node: Conv, to: Writer) -> None:
     real = to.add(
         "Conv", _dequantized_operands(node, to), to.part(node, "real"), kernel_shape=node.weight.shape[2:],
-        strides=node.stride, pads=node.padding * 2, dilations=node.dilation, group=node.groups,
+        strides=node.stride, pads=node.padding, dilations=node.dilation, group=node.groups,
     )  # fmt: skip
     to.quantized(node, real, node.output, node.name)
 
@@ -110,7 +110,7 @@ def _concat(node: Concat, to: Writer) -> None:
 @write.register
 def _maxpool(node: MaxPool, to: Writer) -> None:
     """The padding of `ceil_mode` is written out: versions of ONNX Runtime differ about the last window."""
-    begin, end = node.padding, node.padding
+    begin, end = node.padding[:2], node.padding[2:]
     if node.ceil_mode:
         begin, end = zip(*node.window.borders(to.shapes[node.inputs[0]][1:]), strict=True)
     value, pads = node.inputs[0], [*begin, *end]
@@ -142,7 +142,7 @@ def _avgpool(node: AvgPool, to: Writer) -> None:
     zero_point = to.constant(node, "zero_point_0", source.zero_point, np.uint8)
     acc = to.add(
         "ConvInteger", [node.inputs[0], ones, zero_point], to.part(node, "acc"), kernel_shape=node.kernel,
-        strides=node.stride, pads=node.padding * 2, group=channels,
+        strides=node.stride, pads=node.padding, group=channels,
     )  # fmt: skip
     counts = node.pixels(*to.shapes[node.inputs[0]][1:])
     counts = counts if len(np.unique(counts)) > 1 else counts[0, 0]

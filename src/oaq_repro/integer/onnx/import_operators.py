@@ -122,7 +122,7 @@ def _max_pool(values: Values, node: OnnxNode) -> None:
 def _average_pool(values: Values, node: OnnxNode) -> None:
     node.expect(ceil_mode=0, dilations=(1, 1))
     kernel, stride, padding = pair(node, "kernel_shape", 0), pair(node, "strides", 1), padding_of(node)
-    counted = node.flag("count_include_pad", False) or padding == (0, 0)
+    counted = node.flag("count_include_pad", False) or not any(padding)
     x = values.value(node, 0)
     pending = Pending(node, lambda name, q: ir.AvgPool(name, (x,), q, kernel, stride, padding, counted))
     values.real[node.outputs[0]] = Real(pending)

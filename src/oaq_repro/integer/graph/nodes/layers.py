@@ -13,8 +13,8 @@ from oaq_repro.accumulator import Accumulator
 from oaq_repro.errors import InputError
 from oaq_repro.integer.graph import arithmetic
 from oaq_repro.integer.graph.arithmetic import Array, QParams
-from oaq_repro.integer.graph.nodes.base import LARGEST_PARAMETER, CodeNode, Shape, is_integer
-from oaq_repro.integer.graph.windows import Pair, Window
+from oaq_repro.integer.graph.nodes.base import LARGEST_PARAMETER, CodeNode, Padded, Shape, is_integer
+from oaq_repro.integer.graph.windows import Pair, Sides, Window
 
 MULTIPLIER_TOLERANCE = 1e-5  # float32 products may be taken in any order, no more
 
@@ -85,11 +85,11 @@ class Layer(CodeNode):
         return self.weight.size * prod(output_shape[1:])
 
     @property
-    def padding_added(self) -> Pair:
+    def padding_added(self) -> Sides:
         return self.window.padding
 
     @property
-    def border(self) -> Pair:
+    def border(self) -> Sides:
         return self.window.padding
 
     def check_fields(self) -> None:
@@ -164,11 +164,11 @@ class Layer(CodeNode):
 
 
 @dataclass(frozen=True, eq=False)
-class Conv(Layer):
+class Conv(Padded, Layer):
     """Convolution with weights [O, I / groups, kh, kw]; padding has the code zero_point."""
 
     stride: Pair
-    padding: Pair
+    padding: Sides
     dilation: Pair
     groups: int
 
@@ -191,7 +191,8 @@ class Conv(Layer):
         return np.ascontiguousarray(self.weight.transpose(0, 2, 3, 1))
 
     def check_fields(self) -> None:
-        self.expect_pairs("stride", "padding", "dilation")
+        self.expect_pairs("stride", "dilation")
+        self.expect_padding()
         super().check_fields()
         outputs = len(self.weight)
         right = is_integer(self.groups) and 1 <= self.groups <= LARGEST_PARAMETER and outputs % self.groups == 0
