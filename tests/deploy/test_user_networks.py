@@ -137,3 +137,73 @@ def test_same_padding_of_timm_follows_the_size(name):
         model = quantized_for(network, images)
         assert_same_function(model, network, images)
         assert_exact(model, images, isas=[None])
+
+
+def resized(**fields):
+    return Calls(lambda self, x: self.b(F.interpolate(self.a(x), **fields)), a=conv(3), b=conv(4))
+
+
+RESIZED = {
+    "nearest by 2": resized(scale_factor=2),
+    "nearest by 2 and 3": resized(scale_factor=(2.0, 3.0)),
+    "nearest to a size": resized(size=(7, 15)),
+    "nearest-exact": resized(scale_factor=2, mode="nearest-exact"),
+    "nearest to a half": nn.Sequential(conv(3, 4, (2, 3)), nn.Upsample(scale_factor=0.5), conv(4)),
+    "bilinear by 2": resized(scale_factor=2, mode="bilinear", align_corners=False),
+    "bilinear by 2 with corners": resized(scale_factor=2, mode="bilinear", align_corners=True),
+    "Upsample": nn.Sequential(conv(3), nn.Upsample(scale_factor=3, mode="bilinear")),
+    "bilinear to a size": resized(size=[9, 21], mode="bilinear"),
+    "UpsamplingNearest2d": nn.Sequential(conv(3), nn.UpsamplingNearest2d(scale_factor=3)),
+    "UpsamplingBilinear2d": nn.Sequential(conv(3), nn.UpsamplingBilinear2d(size=20)),
+    "nearest to the size of another": Calls(
+        lambda self, x: [y + F.interpolate(self.b(y), size=y.shape[-2:]) for y in [self.a(x)]][0],
+        a=conv(3), b=conv(4, 4, 3, stride=2),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RESIZED)
+def test_resizes(name):
+    network, images = trained(RESIZED[name]), pixels()
+    model = quantized_for(network, images)
+    assert_same_function(model, network, images)
+    assert_exact(model, pixels(seed=2))
+
+
+def head(flat):
+    """A classifier whose pooled features [N, 4, 1, 1] become [N, 4] as `flat` says."""
+    return Calls(lambda self, x: self.b(flat(self.pool(self.a(x)))), a=conv(3), pool=nn.AdaptiveAvgPool2d(1),
+                 b=nn.Linear(4, 3))  # fmt: skip
+
+
+ORDINARY = {
+    "adaptive pooling to a divisor": nn.Sequential(conv(3, 4, (4, 3)), nn.AdaptiveAvgPool2d((5, 2)), conv(4, 4, 2)),
+    "adaptive pooling to None": nn.Sequential(conv(3, 4, (4, 3)), nn.AdaptiveAvgPool2d((2, None)), conv(4, 4, 2)),
+    "adaptive pooling to the same size": nn.Sequential(conv(3, 4, (7, 4)), nn.AdaptiveAvgPool2d(7), conv(4)),
+    "adaptive maximum": nn.Sequential(conv(3, 4, (4, 3)), nn.AdaptiveMaxPool2d(2), nn.AdaptiveMaxPool2d(1)),
+    "functional adaptive": Calls(lambda self, x: F.adaptive_avg_pool2d(self.a(x), (11, 4)), a=conv(3)),
+    "squeeze": head(lambda x: x.squeeze()),
+    "squeeze of both": head(lambda x: torch.squeeze(x, (2, 3))),
+    "squeeze one by one": head(lambda x: x.squeeze(-1).squeeze(-1)),
+    "squeeze the other way": head(lambda x: x.squeeze(2).squeeze(dim=2)),
+    "view": head(lambda x: x.view(x.size(0), -1)),
+    "view of a tuple": head(lambda x: x.view((x.shape[0], x.shape[1]))),
+    "reshape": head(lambda x: torch.reshape(x, (-1, 4))),
+    "index": head(lambda x: x[:, :, 0, 0]),
+    "view of an image": Calls(lambda self, x: self.b(self.a(x).view(-1, 4 * 11 * 8)), a=conv(3), b=nn.Linear(352, 3)),
+    "cat of the channels from behind": Calls(
+        lambda self, x: torch.cat([self.a(x), self.b(x)], dim=-3), a=conv(3), b=conv(3)
+    ),
+    "cat of features": Calls(
+        lambda self, x: torch.cat([self.a(x).mean((2, 3)), self.b(x).mean((-1, -2))], -1), a=conv(3), b=conv(3)
+    ),
+    "an `if` on a size": Calls(lambda self, x: self.a(x) if x.shape[2] > 7 else self.b(x), a=conv(3), b=conv(3)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ORDINARY)
+def test_what_is_something_more_ordinary_at_that_size(name):
+    network, images = trained(ORDINARY[name]), pixels()
+    model = quantized_for(network, images)
+    assert_same_function(model, network, images)
+    assert_exact(model, pixels(seed=2))

@@ -216,7 +216,11 @@ class _Builder:
         x, like = self._source(3), self._source(3)
         if x is None or self.shapes[x][0] * self.shapes[like][1] * self.shapes[like][2] > LARGEST_VALUE:
             return None
-        return ir.Resize(name, (x, like), self.q[x], align_corners=bool(self.rng.random() < 0.5))
+        align_corners = bool(self.rng.random() < 0.5)
+        if self.rng.random() < 0.5:
+            return ir.Resize(name, (x, like), self.q[x], align_corners)
+        before, after = self.shapes[x][1:], self.shapes[like][1:]
+        return ir.Resize(name, (x,), self.q[x], align_corners, (after[0], before[0], after[1], before[1]))
 
     def _resize_nearest(self, name: str) -> ir.Node | None:
         x, rng = self._source(3), self.rng

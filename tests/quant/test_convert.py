@@ -150,3 +150,74 @@ def test_the_gradient_is_that_of_the_float_network():
         ours = layers(model)[name].weight.grad.flatten()
         theirs = layers(folded)[name].weight.grad.flatten()
         assert torch.nn.functional.cosine_similarity(ours, theirs, dim=0) > 0.97, name
+
+
+def test_sizes_that_conversion_does_not_know_are_asked_for():
+    for module in (nn.AdaptiveAvgPool2d(2), nn.Upsample(size=5), nn.Upsample(scale_factor=0.5)):
+        with pytest.raises(InputError, match="expected .*input_shape"):
+            convert(nn.Sequential(nn.Conv2d(3, 3, 1), module))
+    network = nn.Sequential(nn.Conv2d(3, 3, 1), nn.AdaptiveAvgPool2d(2))
+    with pytest.raises(InputError, match=r"from \[7, 8\] to \[2, 2\] with windows of several sizes.*this is 1 \(Adapt"):
+        quantize_network(network, Int8(), QuantizationConfig(NAMED["int16"]), (3, 7, 8))
+    with pytest.raises(InputError, match=r"input_shape: found \[1, 7, 8\], expected that of an image"):
+        quantize_network(network, Int8(), QuantizationConfig(NAMED["int16"]), (1, 7, 8))
+
+
+class Attention(nn.Module):
+    """Something of the user's own that has no quantized form."""
+
+    def forward(self, x):
+        return x * torch.softmax(x.flatten(2), -1).reshape(x.shape)
+
+
+def test_errors_name_the_module_of_the_user_and_the_override_that_skips_it():
+    network = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Sequential(nn.Conv2d(3, 3, 1), Attention()), nn.Conv2d(3, 3, 1))
+    with pytest.raises(InputError) as caught:
+        convert(network)
+    message = str(caught.value)
+    assert "this is 1.1 (Attention)" in message
+    assert """'+quantization.overrides.mine={match: "1.1", skip: true}'""" in message
+    model = quantized(trained(network), overrides={"mine": {"match": "1.1", "skip": True}})
+    assert model.left_float == ["1.1"]
+    assert (model(images()) - network(images())).abs().max() < 0.1 * network(images()).abs().max()
+
+
+def test_a_batch_norm_without_a_layer_can_be_left_in_float():
+    network = trained(nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1)))
+    model = quantized(network, overrides={"mine": {"match": "2", "skip": True}})
+    assert model.left_float == ["2"]
+    assert (model(images()) - network(images())).abs().max() < 0.1 * network(images()).abs().max()
+
+
+def test_a_skipped_layer_keeps_the_padding_before_it():
+    network = trained(nn.Sequential(nn.ZeroPad2d((0, 1, 2, 3)), nn.Conv2d(3, 4, 3)))
+    model = quantized(network, overrides={"mine": {"match": "1", "skip": True}})
+    assert (model(images()) - network(images())).abs().max() < 0.1 * network(images()).abs().max()
+
+
+def test_what_is_no_module_cannot_be_skipped():
+    class Sum(nn.Module):
+        def forward(self, x):
+            return x.cumsum(1)
+
+    with pytest.raises(InputError, match="this is in the network's own forward pass"):
+        convert(Sum())
+    with pytest.raises(InputError, match="'skip' is for modules"):
+        convert(Sum(), Override("cumsum", skip=True))
+
+
+@pytest.mark.filterwarnings("error")
+def test_wrappers_and_other_types_are_taken_off_and_said():
+    network = trained(Classifier())
+    expected = convert(network)(images())
+    for wrapped, said in (
+        (nn.DataParallel(copy.deepcopy(network)), "DataParallel: unwrapped, quantizing the Classifier"),
+        (torch.compile(copy.deepcopy(network)), "OptimizedModule: unwrapped, quantizing the Classifier"),
+        (copy.deepcopy(network).double(), "Classifier: converted from torch.float64 to torch.float32"),
+    ):
+        with pytest.warns(UserWarning, match=said):
+            model = convert(wrapped)
+        assert "stem.0" in layers(model)
+        torch.testing.assert_close(model(images()), expected)
+    with pytest.warns(UserWarning, match="converted from torch.float16"):
+        assert convert(copy.deepcopy(network).half())(images()).dtype == torch.float32

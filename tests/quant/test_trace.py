@@ -62,3 +62,26 @@ def test_control_flow_is_one_clear_error():
 def test_units_of_one_convolution_fold():
     model = trained(unit(3, 4, 3))
     torch.testing.assert_close(fold(model)(images()), model(images()), rtol=1e-4, atol=1e-4)
+
+
+def test_sizes_are_numbers_where_there_is_no_other_way():
+    class Cropped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.act = nn.Conv2d(3, 3, 3), nn.ReLU()
+
+        def forward(self, x):
+            n, _, h, w = x.shape
+            if x.dim() != 4 or x.ndim != 4 or h < w:
+                raise ValueError("expected an upright image")
+            x = self.act(self.conv(x)) if h > 2 * (x.size(-1) // 2) else self.conv(x)
+            return x.reshape(n, -1)
+
+    model = trained(Cropped())
+    with pytest.raises(InputError, match="or on sizes where no input_shape is given"):
+        fold(model)
+    with pytest.raises(InputError, match="cannot be traced with torch.fx .expected an upright image"):
+        fold(model, (3, 7, 8))
+    for shape in ((3, 9, 8), (3, 8, 8)):
+        x = torch.randn(2, *shape)  # two images, though it is traced with one
+        torch.testing.assert_close(fold(model, shape)(x), model(x))

@@ -13,7 +13,7 @@ from oaq_repro.quant import modules as qm
 from oaq_repro.quant.network import QuantizedNetwork
 from oaq_repro.quant.numerics import QTensor
 from oaq_repro.quant.quantizers import ActivationQuantizer
-from oaq_repro.quant.resize import QuantResize
+from oaq_repro.quant.resize import QuantResize, QuantResizeNearest
 from oaq_repro.quant.trace import tensor_inputs
 
 
@@ -113,6 +113,12 @@ def _linear(module: ql.QuantLinear, name, inputs, source, output) -> ir.Node:
     return ir.Linear(name, inputs, output, **_layer(module, source, output))
 
 
+def _factor(module: QuantResize | QuantResizeNearest) -> tuple[int, int, int, int]:
+    assert module.factor is not None
+    rows, columns = (factor.as_integer_ratio() for factor in module.factor)
+    return (*rows, *columns)
+
+
 _BUILDERS: dict[type, Callable[..., ir.Node]] = {
     qm.QuantInput: lambda m, name, inputs, source, output: ir.Quantize(name, inputs, output),
     qm.QuantOutput: lambda m, name, inputs, source, output: ir.Dequantize(name, inputs),
@@ -144,5 +150,10 @@ _BUILDERS: dict[type, Callable[..., ir.Node]] = {
     qm.QuantGlobalAvgPool: lambda m, name, inputs, source, output: ir.GlobalAvgPool(
         name, inputs, output, keepdims=m.keepdims
     ),
-    QuantResize: lambda m, name, inputs, source, output: ir.Resize(name, inputs, output, align_corners=m.align_corners),
+    QuantResize: lambda m, name, inputs, source, output: ir.Resize(
+        name, inputs, output, align_corners=m.align_corners, factor=None if m.factor is None else _factor(m)
+    ),
+    QuantResizeNearest: lambda m, name, inputs, source, output: ir.ResizeNearest(
+        name, inputs, output, factor=_factor(m), rule=m.rule
+    ),
 }

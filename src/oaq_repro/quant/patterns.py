@@ -7,6 +7,7 @@ What has no row cannot be quantized, and conversion says so.
 
 import operator
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any, Protocol
 
 import torch
@@ -28,7 +29,7 @@ from oaq_repro.quant.modules import (
 from oaq_repro.quant.numerics import Sides
 from oaq_repro.quant.padding import both, padding_before, sides_of
 from oaq_repro.quant.quantizers import Activation, ActivationQuantizer, WeightQuantizer
-from oaq_repro.quant.resize import QuantResize
+from oaq_repro.quant.resize import Factor, QuantResize, QuantResizeNearest
 from oaq_repro.quant.sizes import SHAPE
 from oaq_repro.quant.trace import input_node, size_source, tensor_inputs
 
@@ -46,6 +47,8 @@ class Context(Protocol):
         """The accumulator and why it was chosen."""
 
 
+NEAREST = {"nearest": "floor", "nearest-exact": "half_pixel"}  # rules of `resampling.nearest_pixels`
+LARGEST_DENOMINATOR = 1024
 Built = tuple[QuantModule, list[fx.Node]]
 Builder = Callable[[fx.Node, Any, Context], Built]
 
@@ -152,16 +155,44 @@ def _flatten(node: fx.Node, module: nn.Flatten | None, context: Context) -> Buil
     return QuantFlatten(), [input_node(node)]
 
 
-def _interpolate(node: fx.Node, module: None, context: Context) -> Built:
-    fields = _arguments(node, ("input", "size", "scale_factor", "mode", "align_corners"))
-    size = fields.get("size")
+def _interpolate(node: fx.Node, module: nn.Upsample | None, context: Context) -> Built:
+    names = ("input", "size", "scale_factor", "mode", "align_corners", "recompute_scale_factor", "antialias")
+    fields = {"mode": "nearest", **(vars(module) if module is not None else _arguments(node, names))}
+    mode, size, source = fields["mode"], fields.get("size"), input_node(node)
+    if fields.get("antialias") or mode not in ("bilinear", *NEAREST):
+        raise InputError(f"{node.name}: found a resize of mode {mode!r}, expected bilinear or {', '.join(NEAREST)}")
     like = size_source(size) if isinstance(size, fx.Node) else None
-    if fields.get("mode") != "bilinear" or fields.get("antialias") or like is None:
+    if like is not None and mode == "bilinear":
+        return QuantResize(bool(fields.get("align_corners"))), [source, like]
+    factor = _resize_factor(node, source, like, size, fields.get("scale_factor"))
+    if mode == "bilinear":
+        return QuantResize(bool(fields.get("align_corners")), factor), [source]
+    if mode == "nearest-exact" and any(part.denominator % 2 == 0 for part in factor):
         raise InputError(
-            f"{node.name}: found interpolate(size={size}, mode={fields.get('mode')!r}), "
-            "expected mode 'bilinear' to the spatial size of another tensor"
+            f"{node.name}: found nearest-exact by {factor[0]} and {factor[1]}, whose pixels lie in the middle of two"
         )
-    return QuantResize(bool(fields.get("align_corners"))), [input_node(node), like]
+    return QuantResizeNearest(factor, NEAREST[mode]), [source]
+
+
+def _resize_factor(node: fx.Node, source: fx.Node, like: fx.Node | None, size: Any, scale: Any) -> Factor:
+    """The factor of height and width by which a resize multiplies, exactly, at the size at hand."""
+    before = source.meta.get(SHAPE, ())[2:]
+    if scale is not None:
+        scales = scale if isinstance(scale, (tuple, list)) else (scale, scale)
+        factors = [Fraction(s).limit_denominator(LARGEST_DENOMINATOR) for s in scales]
+        exact = all(float(f) == s and f > 0 for f, s in zip(factors, scales, strict=True))
+        whole = [(part * f).denominator == 1 for part, f in zip(before or (1, 1), factors, strict=True)]
+        if exact and all(whole):
+            return factors[0], factors[1]
+    else:
+        after = size if like is None else like.meta.get(SHAPE, ())[2:]
+        after = (after, after) if isinstance(after, int) else after
+        if before and after and isinstance(after, (tuple, list)) and all(isinstance(part, int) for part in after):
+            return Fraction(after[0], before[0]), Fraction(after[1], before[1])
+    raise InputError(
+        f"{node.name}: found a resize of {list(before) or 'images of any size'} to size {size} or by {scale}; expected "
+        "factors that give whole pixels, or a size and the images' input_shape"
+    )
 
 
 PATTERNS: dict[Any, Builder] = {
@@ -184,6 +215,9 @@ PATTERNS: dict[Any, Builder] = {
     "flatten": _flatten,
     torch.flatten: _flatten,
     F.interpolate: _interpolate,
+    nn.Upsample: _interpolate,
+    nn.UpsamplingNearest2d: _interpolate,
+    nn.UpsamplingBilinear2d: _interpolate,
 }
 """Keys: module classes (matched exactly), functions, and names of tensor methods."""
 

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from oaq_repro.errors import InputError
+
 SHAPE = "shape"  # key in a node's `meta`: of its tensor, for one image
 
 
@@ -90,9 +92,18 @@ class _SizedProxy(fx.Proxy):
 
 
 def note_shapes(model: fx.GraphModule, input_shape: Sequence[int]) -> None:
-    """Compute one image of zeros and write the shape of every node's tensor, tuple of ints, to its `meta[SHAPE]`."""
-    with torch.no_grad():
-        _Shapes(model).run(torch.zeros(1, *input_shape))
+    """Compute one image of zeros and write the shape of every node's tensor, tuple of ints, to its `meta[SHAPE]`.
+
+    InputError where the network does not take such an image.
+    """
+    try:
+        with torch.no_grad():
+            _Shapes(model).run(torch.zeros(1, *input_shape))
+    except (AssertionError, RuntimeError, ValueError, TypeError, IndexError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(
+            f"input_shape: found {list(input_shape)}, expected that of an image which the network takes ({reason})"
+        ) from error
 
 
 class _Shapes(fx.Interpreter):

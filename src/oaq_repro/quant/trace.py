@@ -29,8 +29,12 @@ class _Leaves(fx.Tracer):
     whole: Sequence[str] = ()
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        chosen = any(fnmatch.fnmatchcase(module_qualified_name, glob) for glob in self.whole)
-        return chosen or isinstance(m, _BatchNorm) or super().is_leaf_module(m, module_qualified_name)
+        whole = _chosen(module_qualified_name, self.whole) or isinstance(m, _BatchNorm)
+        return whole or super().is_leaf_module(m, module_qualified_name)
+
+
+def _chosen(name: str, globs: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, glob) for glob in globs)
 
 
 class _SizedLeaves(_Leaves, SizedTracer):
@@ -97,7 +101,7 @@ def fold(dense: nn.Module, input_shape: Sequence[int] | None = None, whole: Sequ
     fused: Fused = {}
     for node in list(model.graph.nodes):
         module = module_of(model, node)
-        if isinstance(module, _BatchNorm):
+        if isinstance(module, _BatchNorm) and not _chosen(str(node.target), whole):
             with placed(node, module):
                 _fold_batch_norm(model, node, module, fused)
         elif isinstance(module, IDENTITY_MODULES) or node.op == "call_function" and node.target in IDENTITY_FUNCTIONS:

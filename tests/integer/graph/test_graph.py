@@ -336,3 +336,19 @@ def test_padding_may_differ_at_the_ends(tmp_path):
 def test_other_paddings_are_errors(padding):
     with pytest.raises(InputError, match="padding: found .*expected two or four integers"):
         one_conv(padding=padding).validate()
+
+
+@pytest.mark.parametrize(
+    "inputs, factor, message",
+    [
+        (("x", "x"), (2, 1, 2, 1), "inputs: found .*one with it"),
+        (("x",), None, "inputs: found .*two without a factor"),
+        (("x",), (2, 1), "factor: found"),
+        (("x",), (0, 1, 1, 1), "factor: found"),
+    ],
+)
+def test_a_resize_has_a_factor_or_a_value_of_its_size(inputs, factor, message):
+    with pytest.raises(InputError, match=message):
+        around(ir.Resize("p", inputs, q(), False, factor), source=q()).validate()
+    graph = around(ir.Resize("p", ("x",), q(), False, (3, 2, 1, 2)), source=q())
+    assert graph.shapes((3, 4, 6))["p"] == (3, 6, 3)
