@@ -12,7 +12,7 @@ from oaq_repro.tasks.schedule import Schedule
 
 SHAPES = {"small": (3, 96, 96), "cifar": (3, 32, 32), "scenes": (3, 96, 96)}
 DIGITS = ("mobilenetv1_small", "resnet18_small")
-ALIASES = ("scenes_detection", "scenes_segmentation")
+ALIASES = ("scenes_detection", "scenes_segmentation", "timm")  # timm: no network of its own
 
 
 def names(group):

@@ -15,12 +15,14 @@ def build(
     pretrained: bool = False,
     checkpoint: str | None = None,
     backbone_checkpoint: str | None = None,
+    checkpoint_key: str | None = None,
 ) -> Network:
     """A classifier: image float32 [N, C, H, W] -> logits float32 [N, num_classes].
 
     `stem="small"` keeps only as many stride-2 stages as let the image end at a map of about 4x4 (CIFAR, digits).
     `pretrained` starts from timm's ImageNet weights, `checkpoint` from a file of this very network,
-    `backbone_checkpoint` from a file of a timm network with any number of classes.
+    `backbone_checkpoint` from a file of a timm network with any number of classes. `checkpoint_key`: which of several
+    state dicts in the file (`state_dict_ema`, ...); by default the plain weights.
     Raises InputError for bad fields and files.
     """
     if stem not in ("imagenet", "small"):
@@ -30,5 +32,5 @@ def build(
     if stem == "small":
         shrink_stem(model, min(input_shape[1:]), pretrained)
     load_backbone(model, backbone_checkpoint)
-    load_checkpoint(model, checkpoint)
+    load_checkpoint(model, checkpoint, checkpoint_key)
     return Network(dense=model)
