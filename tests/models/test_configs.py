@@ -28,7 +28,7 @@ def test_every_model_builds_and_folds(name):
     network = build(config, "model", num_classes=4, input_shape=shape)
     assert (network.codec is not None) == name.startswith("ssd")
     with torch.no_grad():
-        fold(network.dense)(torch.zeros(1, *shape))
+        fold(network.dense, shape)(torch.zeros(1, *shape))
 
 
 @pytest.mark.parametrize("name", names("schedule"))
