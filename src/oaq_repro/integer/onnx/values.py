@@ -41,12 +41,34 @@ class Pending:
 
 
 @dataclass(frozen=True, eq=False)
+class Function:
+    """What is computed in float from the codes of one node: float32 [256], for every code; `origin` did it."""
+
+    origin: OnnxNode
+    values: Array
+
+
+@dataclass(frozen=True, eq=False)
 class Real:
-    """A float tensor: the value of a node of the graph, or a pending one, clamped to [low, high]."""
+    """A float tensor: the value of a node of the graph, or a pending one, clamped to [low, high]; or a function of it.
+
+    A function has no bounds beside it.
+    """
 
     source: str | Pending
     low: float = -np.inf
     high: float = np.inf
+    function: Function | None = None
+
+    def unquantized(self) -> OnnxNode | None:
+        """The node that computed it in float, where no node of the graph has such codes."""
+        if self.function is not None:
+            return self.function.origin
+        return self.source.origin if isinstance(self.source, Pending) else None
+
+    def is_plain(self) -> bool:
+        """Whether it is the value of a node of the graph as it is."""
+        return self.unquantized() is None and (self.low, self.high) == (-np.inf, np.inf)
 
 
 class Values:
@@ -161,14 +183,36 @@ class Values:
     def value(self, node: OnnxNode, at: int) -> str:
         """The node of the graph whose codes a float input stands for."""
         real = self.float_value(node, at)
-        if isinstance(real.source, Pending):
-            raise real.source.origin.error("found a float result that is not quantized, expected a QuantizeLinear")
-        if real.low == -np.inf and real.high == np.inf:
+        expect_quantized(real)
+        assert isinstance(real.source, str)
+        if real.is_plain():
             return real.source
         q = self.q[real.source]
         kept = self.add(ir.Requantize(self.name(f"{real.source}.clamped"), (real.source,), clamped(node, q, real)[0]))
         self.real[node.input(at)] = Real(kept)
         return kept
+
+
+def passed(values: Values, node: OnnxNode, make: Callable[[str, str, ir.QParams], ir.Node], output: str = "") -> None:
+    """An operator on codes that keeps their QParams, between DequantizeLinear and QuantizeLinear or on codes.
+
+    output: the one that is made, by default the first.
+    """
+    output = output or node.outputs[0]
+    codes = values.codes.get(node.input(0))
+    source = values.value(node, 0) if codes is None else codes.node
+    added = values.add(make(values.name(node.name or output), source, values.q[source]))
+    if codes is None:
+        values.real[output] = Real(added)
+    else:
+        values.codes[output] = Codes(added, codes.offset, codes.dtype)
+
+
+def expect_quantized(real: Real) -> None:
+    """InputError about the node that computed it in float, unless a node of the graph has its codes."""
+    origin = real.unquantized()
+    if origin is not None:
+        raise origin.error("found a float result that is not quantized, expected a QuantizeLinear")
 
 
 def clamped(node: OnnxNode, q: ir.QParams, real: Real) -> tuple[ir.QParams, int]:
