@@ -1,6 +1,6 @@
 """The modules that accumulate products: convolution and linear layer; and the layer left in float on request."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -51,6 +51,10 @@ class QuantLayer(QuantModule):
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Restore the accumulator."""
         self.accumulator, self.accumulator_reason = Accumulator.parse(state["accumulator"]), state["reason"]
+
+    def output_channels(self, inputs: Sequence[int | None]) -> int | None:
+        """One per row of weights."""
+        return len(self.weight)
 
     def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The convolution or matrix product itself."""
@@ -142,6 +146,10 @@ class QuantSkip(QuantModule):
     def __init__(self, float_layer: nn.Module, output: ActivationQuantizer) -> None:
         super().__init__()
         self.float_layer, self.output = float_layer, output
+
+    def output_channels(self, inputs: Sequence[int | None]) -> int | None:
+        """As those of the quantized layer."""
+        return len(self.float_layer.weight)  # type: ignore[arg-type]
 
     def forward(self, x: Value) -> Value:
         """[N, C, H, W] or [N, K]."""

@@ -6,6 +6,8 @@ the network computes what the BN-folded float network computes, and the observer
 Convolutions and linear layers are in `layers.py`, the resize in `resize.py`.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -29,6 +31,10 @@ class QuantModule(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.output = None
+
+    def output_channels(self, inputs: Sequence[int | None]) -> int | None:
+        """Channels of the result from those of the inputs; None where they are not known."""
+        return inputs[0]
 
     def _finish(self, real: Tensor) -> Tensor:
         """Calibration mode: apply the fused activation and let the observer see the result."""
@@ -89,8 +95,24 @@ class QuantAdd(QuantRequantize):
         return self._finish(a + b)
 
 
+class QuantMultiply(QuantRequantize):
+    """Product of two tensors: of the same shape, or [N, C, H, W] with a factor [N, C, 1, 1] per channel."""
+
+    def forward(self, a: Value, b: Value) -> Value:  # type: ignore[override]
+        """`(a - z_a) * (b - z_b)`, an integer, then one multiplier `s_a * s_b / s_out`, as a layer's sum."""
+        if isinstance(a, QTensor) and isinstance(b, QTensor):
+            return self.output(a.centred() * b.centred(), a.scale * b.scale)
+        assert isinstance(a, Tensor) and isinstance(b, Tensor)
+        return self._finish(a * b)
+
+
 class QuantConcat(QuantRequantize):
     """Concatenation along the channels, every part brought to one scale."""
+
+    def output_channels(self, inputs: Sequence[int | None]) -> int | None:
+        """Those of all parts."""
+        known = [count for count in inputs if count is not None]
+        return sum(known) if len(known) == len(inputs) else None
 
     def forward(self, *parts: Value) -> Value:
         """parts: [N, C_i, H, W] each."""
@@ -164,6 +186,10 @@ class QuantMaxPool2d(QuantModule):
 
 class QuantFlatten(QuantModule):
     """[N, ...] to [N, K]."""
+
+    def output_channels(self, inputs: Sequence[int | None]) -> int | None:
+        """Pixels count as well: not known."""
+        return None
 
     def forward(self, x: Value) -> Value:
         """Codes pass through."""

@@ -2,7 +2,8 @@
 
 A row maps a module class, a function or a tensor method to a builder. A builder gets the fx node, the float
 module (None for functions) and a `Context`, and returns the quantized module with the nodes that feed it.
-What has no row cannot be quantized, and conversion says so.
+Functions of one number have no rows: `elementwise.py` finds them. What is neither cannot be quantized, and conversion
+says so.
 """
 
 import operator
@@ -24,9 +25,11 @@ from oaq_repro.quant.modules import (
     QuantGlobalAvgPool,
     QuantMaxPool2d,
     QuantModule,
+    QuantMultiply,
 )
 from oaq_repro.quant.quantizers import Activation, ActivationQuantizer, WeightQuantizer
 from oaq_repro.quant.resize import QuantResize
+from oaq_repro.quant.select import CHANNELS, QuantSelect, selected_channels, selection_source
 from oaq_repro.quant.trace import input_node, size_source, tensor_inputs
 
 
@@ -42,8 +45,12 @@ class Context(Protocol):
     def accumulator(self) -> tuple[Accumulator, str]:
         """The accumulator and why it was chosen."""
 
+    def channels(self, node: fx.Node) -> int | None:
+        """Number of channels of a node's value, None where it is not known."""
 
-Built = tuple[QuantModule, list[fx.Node]]
+
+Built = tuple[QuantModule | None, list[fx.Node]]
+"""None: the value is its input, unchanged."""
 Builder = Callable[[fx.Node, Any, Context], Built]
 
 
@@ -75,9 +82,23 @@ def _add(node: fx.Node, module: None, context: Context) -> Built:
     return QuantAdd(context.output()), inputs
 
 
+def _multiply(node: fx.Node, module: None, context: Context) -> Built:
+    inputs = tensor_inputs(node)
+    if len(inputs) != 2:
+        raise InputError(f"{node.name}: found a product of {node.args}, expected two tensors")
+    return QuantMultiply(context.output()), inputs
+
+
+def _select(node: fx.Node, module: nn.ChannelShuffle | None, context: Context) -> Built:
+    before = selection_source(node)
+    count = None if before is None else context.channels(before)
+    source, channels = selected_channels(node, module, count)
+    return None if channels == list(range(count or 0)) else QuantSelect(channels), [source]
+
+
 def _concat(node: fx.Node, module: None, context: Context) -> Built:
     dim = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
-    if dim != 1:
+    if dim not in CHANNELS:
         raise InputError(f"{node.name}: found a concatenation along dimension {dim}, expected the channels (1)")
     return QuantConcat(context.output()), tensor_inputs(node)
 
@@ -158,7 +179,15 @@ PATTERNS: dict[Any, Builder] = {
     operator.add: _add,
     operator.iadd: _add,
     torch.add: _add,
+    operator.mul: _multiply,
+    operator.imul: _multiply,
+    torch.mul: _multiply,
+    "mul": _multiply,
+    "mul_": _multiply,
     torch.cat: _concat,
+    nn.ChannelShuffle: _select,
+    F.channel_shuffle: _select,
+    operator.getitem: _select,
     nn.MaxPool2d: _max_pool,
     F.max_pool2d: _max_pool,
     torch.max_pool2d: _max_pool,
@@ -183,7 +212,7 @@ def activation_of(node: fx.Node, module: nn.Module | None) -> Activation | None:
         return "relu"
     if target in (nn.ReLU6, F.relu6):
         return "relu6"
-    if target in (nn.Hardtanh, F.hardtanh, torch.clamp, "clamp"):
+    if target in (nn.Hardtanh, F.hardtanh, torch.clamp, torch.clip, "clamp", "clip", "clamp_"):
         if module is not None:
             bounds: tuple[Any, Any] = (module.min_val, module.max_val)
         else:

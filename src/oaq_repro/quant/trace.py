@@ -3,15 +3,17 @@
 import copy
 import operator
 
+import torch
 import torch.nn.functional as F
 from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from oaq_repro.errors import InputError
+from oaq_repro.quant.shuffle import name_shuffle
 
 IDENTITY_MODULES = (nn.Identity, nn.Dropout, nn.Dropout2d)
-IDENTITY_FUNCTIONS = (F.dropout, F.dropout2d)
+IDENTITY_FUNCTIONS = (F.dropout, F.dropout2d, "clone", "contiguous", "detach", torch.clone)
 
 
 class _Tracer(fx.Tracer):
@@ -37,17 +39,24 @@ def trace(dense: nn.Module) -> fx.GraphModule:
 def fold(dense: nn.Module) -> fx.GraphModule:
     """Trace, fold every batch norm into the convolution or linear layer before it, and drop identities.
 
+    A batch norm with nothing to be folded into becomes a depthwise 1x1 convolution; shuffles of channels written as
+    view, transpose, view become `nn.ChannelShuffle`, linear layers written as functions `nn.Linear`.
     The result computes the same function (evaluation mode) to rounding. It is the float network that is
     quantized. Dropout is dropped: fine-tuning runs without it (our choice).
-    Raises InputError for a batch norm that has nothing to be folded into.
+    Raises InputError for a batch norm without statistics, or of something else than images.
     """
     model = trace(dense)
     for node in list(model.graph.nodes):
         module = module_of(model, node)
+        called = node.op in ("call_function", "call_method")
         if isinstance(module, _BatchNorm):
             _fold_batch_norm(model, node, module)
-        elif isinstance(module, IDENTITY_MODULES) or node.op == "call_function" and node.target in IDENTITY_FUNCTIONS:
+        elif isinstance(module, IDENTITY_MODULES) or called and node.target in IDENTITY_FUNCTIONS:
             _bypass(model, node)
+        elif node.target is F.linear:
+            _name_linear(model, node)
+    for node in list(model.graph.nodes):
+        name_shuffle(model, node)
     model.graph.eliminate_dead_code()
     model.delete_all_unused_submodules()
     model.recompile()
@@ -73,24 +82,59 @@ def _bypass(model: fx.GraphModule, node: fx.Node) -> None:
 
 
 def _fold_batch_norm(model: fx.GraphModule, node: fx.Node, norm: _BatchNorm) -> None:
-    source = input_node(node)
-    layer = module_of(model, source)
-    if not isinstance(layer, (nn.Conv2d, nn.Linear)) or len(source.users) != 1:
-        raise InputError(
-            f"{node.target}: this batch norm follows {source.target!s} with {len(source.users)} consumers; "
-            "expected a convolution or linear layer that nothing else reads"
-        )
     if norm.running_mean is None or norm.running_var is None:
         raise InputError(f"{node.target}: found a batch norm without running statistics, which cannot be folded")
-    weight, bias = fuse_conv_bn_weights(
+    source, name = input_node(node), str(node.target)
+    before = module_of(model, source)
+    folds = isinstance(before, (nn.Conv2d, nn.Linear)) and len(source.users) == 1
+    layer = before if folds else _depthwise_identity(node, norm)
+    assert isinstance(layer, (nn.Conv2d, nn.Linear))
+    layer.weight, layer.bias = fuse_conv_bn_weights(
         layer.weight, layer.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
     )
-    layer.weight, layer.bias = weight, bias
-    activation = getattr(norm, "act", None)  # timm: batch norm and activation in one module
-    if activation is None or isinstance(activation, nn.Identity):
-        _bypass(model, node)
+    activation = getattr(norm, "act", nn.Identity())  # timm: batch norm and activation in one module
+    if folds:
+        model.add_submodule(name, activation)
     else:
-        model.add_submodule(str(node.target), activation)
+        model.add_submodule(name, layer)
+        model.add_submodule(f"{name}_act", activation)
+        with model.graph.inserting_after(node):
+            after = model.graph.call_module(f"{name}_act", (node,))
+        node.replace_all_uses_with(after, delete_user_cb=lambda user: user is not after)
+        node = after
+    if isinstance(activation, nn.Identity):
+        _bypass(model, node)
+
+
+def _depthwise_identity(node: fx.Node, norm: _BatchNorm) -> nn.Conv2d:
+    """A convolution that changes nothing, for a batch norm that stands alone."""
+    if not isinstance(norm, nn.BatchNorm2d):
+        raise InputError(
+            f"{node.target}: this {type(norm).__name__} follows {input_node(node).target!s} with "
+            f"{len(input_node(node).users)} consumers; expected a linear layer that nothing else reads"
+        )
+    layer = nn.Conv2d(norm.num_features, norm.num_features, 1, groups=norm.num_features, bias=False)
+    nn.init.ones_(layer.weight)
+    return layer.to(norm.running_mean)
+
+
+def _name_linear(model: fx.GraphModule, node: fx.Node) -> None:
+    """`F.linear` with parameters (what timm's subclass of `nn.Linear` calls): a call of an `nn.Linear`."""
+    weight, bias = (
+        node.args[at] if at < len(node.args) else node.kwargs.get(n) for at, n in ((1, "weight"), (2, "bias"))
+    )
+    constants = [x for x in (weight, bias) if x is not None]
+    if not constants or any(not isinstance(x, fx.Node) or x.op != "get_attr" for x in constants):
+        return
+    names = [str(x.target) for x in constants if isinstance(x, fx.Node)]
+    found = [model.get_parameter(name) for name in names]
+    layer = nn.Linear(found[0].shape[1], found[0].shape[0], bias=len(found) > 1)
+    layer.weight = found[0]
+    if len(found) > 1:
+        layer.bias = found[1]
+    owner = names[0].rpartition(".")[0] or node.name
+    model.add_submodule(owner, layer)
+    node.op, node.target, node.args, node.kwargs = "call_module", owner, (input_node(node),), {}
 
 
 def size_source(node: fx.Node) -> fx.Node | None:
