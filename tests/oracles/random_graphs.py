@@ -261,7 +261,7 @@ class _Builder:
         return ir.Select(name, (x,), self.q[x], channels.astype(np.int64))
 
     def _flatten(self, name: str) -> ir.Node | None:
-        x = self._source(3)
-        if x is None or np.prod(self.shapes[x]) > 600:
+        x = self._source(None)
+        if np.prod(self.shapes[x]) > 600:
             return None
-        return ir.Flatten(name, (x,), self.q[x])
+        return ir.Flatten(name, (x,), self.q[x], keepdims=bool(self.rng.random() < 0.3))

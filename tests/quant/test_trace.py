@@ -94,6 +94,15 @@ def test_other_views_are_no_shuffles():
     assert not any(isinstance(m, nn.ChannelShuffle) for m in folded.modules())
 
 
+def test_other_dimensions_are_not_squeezed():
+    class Squeezed(nn.Module):
+        def forward(self, x):
+            return x.squeeze(1).squeeze(2), x.unsqueeze(1).unsqueeze(3), x.mean(1).squeeze(-1)
+
+    folded = fold(Squeezed())
+    assert not list(folded.named_modules())[1:]
+
+
 def test_linear_layers_as_functions_are_modules():
     model = timm.layers.Linear(3, 4)
     folded = fold(nn.Sequential(nn.Flatten(), model))

@@ -293,7 +293,7 @@ void Program::flatten(const Value& in, const Value& out) {
     check(in);
     check(out);
     require(out.height == 1 && out.width == 1 && out.channels == in.height * in.width * in.channels, "flat value");
-    step(nullptr, [this, in, out] {
+    step(&out, [this, in, out] {
         std::uint8_t* result = at(out);
         for (std::int64_t c = 0; c < in.channels; ++c)
             for (std::int64_t y = 0; y < in.height; ++y)

@@ -133,7 +133,7 @@ _BUILDERS: dict[type, Callable[..., ir.Node]] = {
     QuantSelect: lambda m, name, inputs, source, output: ir.Select(
         name, inputs, output, _integers(m.channels, np.int64)
     ),
-    qm.QuantFlatten: lambda m, name, inputs, source, output: ir.Flatten(name, inputs, output),
+    qm.QuantFlatten: lambda m, name, inputs, source, output: ir.Flatten(name, inputs, output, keepdims=m.keepdims),
     qm.QuantMaxPool2d: lambda m, name, inputs, source, output: ir.MaxPool(
         name,
         inputs,

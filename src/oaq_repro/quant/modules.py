@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from oaq_repro.errors import InputError
 from oaq_repro.quant.numerics import QTensor
 from oaq_repro.quant.quantizers import ActivationQuantizer
 
@@ -185,12 +186,26 @@ class QuantMaxPool2d(QuantModule):
 
 
 class QuantFlatten(QuantModule):
-    """[N, ...] to [N, K]."""
+    """[N, ...] to [N, K], with `keepdims` to [N, K, 1, 1].
+
+    single: of images of one pixel. count: K, where the network says so. InputError for others.
+    """
+
+    def __init__(self, keepdims: bool = False, single: bool = False, count: int | None = None) -> None:
+        super().__init__()
+        self.keepdims, self.single, self.count = keepdims, single, count
 
     def output_channels(self, inputs: Sequence[int | None]) -> int | None:
-        """Pixels count as well: not known."""
-        return None
+        """Pixels count as well: not known, unless there is one."""
+        return inputs[0] if self.single else self.count
 
     def forward(self, x: Value) -> Value:
         """Codes pass through."""
-        return x._replace(codes=x.codes.flatten(1)) if isinstance(x, QTensor) else x.flatten(1)
+        return x._replace(codes=self._flat(x.codes)) if isinstance(x, QTensor) else self._flat(x)
+
+    def _flat(self, x: Tensor) -> Tensor:
+        flat = x.flatten(1)
+        expected = x.shape[1] if self.single else self.count
+        if expected not in (None, flat.shape[1]):
+            raise InputError(f"view or squeeze: found values {list(x.shape)}, expected {expected} of each image")
+        return flat[:, :, None, None] if self.keepdims else flat

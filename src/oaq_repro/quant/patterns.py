@@ -31,6 +31,7 @@ from oaq_repro.quant.quantizers import Activation, ActivationQuantizer, WeightQu
 from oaq_repro.quant.resize import QuantResize
 from oaq_repro.quant.select import CHANNELS, QuantSelect, selected_channels, selection_source
 from oaq_repro.quant.trace import input_node, size_source, tensor_inputs
+from oaq_repro.quant.views import PRODUCTS, VIEWS, Squeeze, Unsqueeze, is_batch, view_sizes
 
 
 class Context(Protocol):
@@ -90,6 +91,8 @@ def _multiply(node: fx.Node, module: None, context: Context) -> Built:
 
 
 def _select(node: fx.Node, module: nn.ChannelShuffle | None, context: Context) -> Built:
+    if node.target is operator.getitem and node.args[1] == (slice(None), slice(None), None, None):
+        return QuantFlatten(keepdims=True, single=True), [input_node(node)]
     before = selection_source(node)
     count = None if before is None else context.channels(before)
     source, channels = selected_channels(node, module, count)
@@ -161,6 +164,18 @@ def _flatten(node: fx.Node, module: nn.Flatten | None, context: Context) -> Buil
     return QuantFlatten(), [input_node(node)]
 
 
+def _squeeze(node: fx.Node, module: Squeeze | Unsqueeze, context: Context) -> Built:
+    return QuantFlatten(keepdims=isinstance(module, Unsqueeze), single=True), [input_node(node)]
+
+
+def _view(node: fx.Node, module: None, context: Context) -> Built:
+    sizes = view_sizes(node)
+    if len(sizes) not in (2, 4) or not is_batch(sizes[0], sizes[1:]) or sizes[2:] not in ((), (1, 1)):
+        raise InputError(f"{node.name}: found {node.target}{sizes}, expected [N, K] or [N, K, 1, 1], N = x.size(0)")
+    count = sizes[1] if isinstance(sizes[1], int) and sizes[1] > 0 else None
+    return QuantFlatten(keepdims=len(sizes) == 4, count=count), [input_node(node)]
+
+
 def _interpolate(node: fx.Node, module: None, context: Context) -> Built:
     fields = _arguments(node, ("input", "size", "scale_factor", "mode", "align_corners"))
     size = fields.get("size")
@@ -179,11 +194,7 @@ PATTERNS: dict[Any, Builder] = {
     operator.add: _add,
     operator.iadd: _add,
     torch.add: _add,
-    operator.mul: _multiply,
-    operator.imul: _multiply,
-    torch.mul: _multiply,
-    "mul": _multiply,
-    "mul_": _multiply,
+    **dict.fromkeys(PRODUCTS, _multiply),
     torch.cat: _concat,
     nn.ChannelShuffle: _select,
     F.channel_shuffle: _select,
@@ -200,6 +211,9 @@ PATTERNS: dict[Any, Builder] = {
     nn.Flatten: _flatten,
     "flatten": _flatten,
     torch.flatten: _flatten,
+    **dict.fromkeys(VIEWS, _view),
+    Squeeze: _squeeze,
+    Unsqueeze: _squeeze,
     F.interpolate: _interpolate,
 }
 """Keys: module classes (matched exactly), functions, and names of tensor methods."""

@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from oaq_repro.errors import InputError
-from oaq_repro.quant.shuffle import name_shuffle
+from oaq_repro.quant.views import name_views
 
 IDENTITY_MODULES = (nn.Identity, nn.Dropout, nn.Dropout2d)
 IDENTITY_FUNCTIONS = (F.dropout, F.dropout2d, "clone", "contiguous", "detach", torch.clone)
@@ -39,8 +39,8 @@ def trace(dense: nn.Module) -> fx.GraphModule:
 def fold(dense: nn.Module) -> fx.GraphModule:
     """Trace, fold every batch norm into the convolution or linear layer before it, and drop identities.
 
-    A batch norm with nothing to be folded into becomes a depthwise 1x1 convolution; shuffles of channels written as
-    view, transpose, view become `nn.ChannelShuffle`, linear layers written as functions `nn.Linear`.
+    A batch norm with nothing to be folded into becomes a depthwise 1x1 convolution, a linear layer written as a
+    function `nn.Linear`, and views what `views.py` says.
     The result computes the same function (evaluation mode) to rounding. It is the float network that is
     quantized. Dropout is dropped: fine-tuning runs without it (our choice).
     Raises InputError for a batch norm without statistics, or of something else than images.
@@ -55,8 +55,7 @@ def fold(dense: nn.Module) -> fx.GraphModule:
             _bypass(model, node)
         elif node.target is F.linear:
             _name_linear(model, node)
-    for node in list(model.graph.nodes):
-        name_shuffle(model, node)
+    name_views(model)
     model.graph.eliminate_dead_code()
     model.delete_all_unused_submodules()
     model.recompile()

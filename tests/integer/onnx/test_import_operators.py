@@ -406,6 +406,55 @@ def test_selections_that_are_not_supported(path, made, message):
         imported(path, after_conv(made, **INDICES))
 
 
+# --- other shapes -------------------------------------------------------------------------------------------------
+
+SHAPES = {
+    "row": np.array([0, 4]), "column": np.array([0, -1, 1, 1]), "pixels": np.array([2, 3]), "ends": np.array([-1, -2]),
+    "split": np.array([0, 2, 2, 16, 16]), "split -1": np.array([-1, 2, 2, 16, 16]), "whole": np.array([0, -1, 16, 16]),
+    "one": np.array([1]), "turned": np.array([0, 4, 2, 128]), "batch": np.array([1, -1, 16, 16]),
+}  # fmt: skip
+POOL = node("GlobalAveragePool", ["y"], "g")
+CODED = [node("QuantizeLinear", ["g", "sp", "zo"], "gq"), node("DequantizeLinear", ["gq", "sp", "zo"], "gd")]
+
+
+@pytest.mark.parametrize("there", [node("Reshape", ["gd", "row"], "f"), node("Squeeze", ["gd", "pixels"], "f")])
+@pytest.mark.parametrize("back", [node("Reshape", ["f", "column"], "u"), node("Unsqueeze", ["f", "ends"], "u")])
+def test_rows_and_single_pixels(path, there, back):
+    content = after_conv(POOL, *CODED, there, back, node("Reshape", ["u", "column"], "p"), **SHAPES)
+    graph = assert_as_onnxruntime(path, content, np.tile(IMAGES, (8, 1, 1, 1)) * np.linspace(0.2, 2, 32).astype(F32)
+                                  .reshape(-1, 1, 1, 1), near=0.05)  # fmt: skip
+    assert [n.keepdims for n in graph.nodes if isinstance(n, ir.Flatten)] == [False, True]
+
+
+@pytest.mark.parametrize("shape", ["split", "split -1"])
+@pytest.mark.parametrize("swaps, channels", [(1, [0, 2, 1, 3]), (2, None), (0, None)])
+def test_shuffles_of_channels(path, shape, swaps, channels):
+    names = ["s0", *(f"s{i + 1}" for i in range(swaps))]
+    turns = [node("Transpose", [a], b, perm=[0, 2, 1, 3, 4]) for a, b in zip(names, names[1:], strict=False)]
+    nodes = [node("Reshape", ["y", shape], "s0"), *turns, node("Reshape", [names[-1], "whole"], "p")]
+    graph = assert_as_onnxruntime(path, after_conv(*nodes, **SHAPES))
+    assert [n.channels.tolist() for n in graph.nodes if isinstance(n, ir.Select)] == ([channels] if channels else [])
+
+
+@pytest.mark.parametrize(
+    "nodes, message",
+    [
+        ([node("Reshape", ["y", "split"], "p")], "input 'p': expected a quantized value"),
+        ([node("Reshape", ["y", "turned"], "p")], "shape: found"),
+        ([node("Reshape", ["y", "batch"], "p")], "shape: found"),
+        ([node("Squeeze", ["y", "pixels"], "p")], r"expected \[C, 1, 1\]"),
+        ([node("Squeeze", ["y", "one"], "p")], "axes: found"),
+        ([node("Unsqueeze", ["y", "pixels"], "p")], r"expected \[N, K\]"),
+        ([node("Reshape", ["y", "split"], "a"), node("Transpose", ["a"], "p", perm=[0, 1, 2, 4, 3])], "not transposed"),
+        ([node("Reshape", ["y", "split"], "a"), node("Reshape", ["a", "turned"], "p")], "channels were split"),
+        ([node("Transpose", ["y"], "p", perm=[0, 2, 3, 1])], "not transposed"),
+    ],
+)
+def test_other_shapes_are_not_supported(path, nodes, message):
+    with pytest.raises(InputError, match=message):
+        imported(path, after_conv(*nodes, **SHAPES))
+
+
 # --- pools and resizes -----------------------------------------------------------------------------------------------
 
 

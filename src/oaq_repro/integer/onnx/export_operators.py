@@ -234,7 +234,10 @@ def _select(node: Select, to: Writer) -> None:
 
 @write.register
 def _flatten(node: Flatten, to: Writer) -> None:
-    to.add("Flatten", [node.inputs[0]], node.name, axis=1)
+    if node.keepdims:
+        to.add("Reshape", [node.inputs[0], to.constant(node, "shape", [0, -1, 1, 1], np.int64)], node.name)
+    else:
+        to.add("Flatten", [node.inputs[0]], node.name, axis=1)
 
 
 def _dequantized_operands(node: Layer, to: Writer) -> list[str]:

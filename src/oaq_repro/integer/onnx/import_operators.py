@@ -6,18 +6,16 @@ leaves in float (an activation or a bias that it cannot fuse). What the graph ca
 node.
 """
 
-from math import prod
-from typing import Any
-
 import numpy as np
 
 from oaq_repro.integer.graph import nodes as ir
-from oaq_repro.integer.onnx.constants import order_of, value_of
+from oaq_repro.integer.onnx.constants import value_of
 from oaq_repro.integer.onnx.import_elementwise import FUNCTIONS, elementwise
 from oaq_repro.integer.onnx.import_layers import add_bias, conv, gemm, matmul, padding_of, pair
 from oaq_repro.integer.onnx.import_quantize import clip_codes, dequantize, quantize
 from oaq_repro.integer.onnx.import_resize import resize
 from oaq_repro.integer.onnx.import_select import gather, slice_channels, split
+from oaq_repro.integer.onnx.import_views import flatten, reshape, squeeze, transpose, unsqueeze
 from oaq_repro.integer.onnx.qoperators import Converter, QOperator, same_as
 from oaq_repro.integer.onnx.reader import OnnxNode
 from oaq_repro.integer.onnx.values import Codes, Function, Pending, Real, Values, passed
@@ -34,26 +32,9 @@ def _identity(values: Values, node: OnnxNode) -> None:
         node.input(1), node.attribute("ratio", 0.5), node.attribute("seed", 0)  # play no part
         if values.scalar(node, 2, False, np.bool_):
             raise node.error("training_mode: found true, expected a model for inference")
-    known: tuple[dict[str, Any], ...] = (values.folded, values.codes, values.weights, values.real)
     values.constant(node, 0)
-    for kind in known:
-        if name in kind:
-            kind[output] = kind[name]
-            return
-    raise node.error(f"input {name!r}: expected a quantized value or a constant")
-
-
-def _transpose(values: Values, node: OnnxNode) -> None:
-    """Transpose of constants, dequantized or not."""
-    constant, weights = values.constant(node, 0), values.weights.get(node.input(0))
-    if constant is not None:
-        values.folded[node.outputs[0]] = constant.transpose(order_of(node, constant.ndim))
-    elif weights is not None:
-        values.weights[node.outputs[0]] = weights.transposed(node, order_of(node, weights.values.ndim))
-    else:
-        raise node.error(
-            f"input {node.input(0)!r}: expected a constant (values of the network are not transposed here)"
-        )
+    if not values.rename(name, output):
+        raise node.error(f"input {name!r}: expected a quantized value or a constant")
 
 
 def _clip(values: Values, node: OnnxNode) -> None:
@@ -148,23 +129,6 @@ def _global_average_pool(values: Values, node: OnnxNode) -> None:
     values.real[node.outputs[0]] = Real(Pending(node, lambda name, q: ir.GlobalAvgPool(name, (x,), q, keepdims)))
 
 
-def _flatten(values: Values, node: OnnxNode) -> None:
-    """Flatten, and Reshape to [N, C * H * W]."""
-    if node.op == "Flatten":
-        axis, rank = node.attribute("axis", 1), values.rank(node, 0)
-        if axis not in (1, 1 - rank):
-            raise node.error(f"axis: found {axis} for a value of {rank} dimensions, expected 1")
-    else:
-        codes = values.codes.get(node.input(0))
-        sizes = values.shape(values.value(node, 0) if codes is None else codes.node, node)
-        count, wanted = prod(sizes), values.integers(node, 1)
-        batches = {0, -1} if values.model.batch is None else {0, -1, values.model.batch}
-        rows = len(wanted) == 2 and wanted[0] in batches and wanted[1] in (count, -1) and wanted != (-1, -1)
-        if not rows or node.flag("allowzero", False):
-            raise node.error(f"shape: found {list(wanted)}, expected [N, {count}] for an input of {list(sizes)}")
-    passed(values, node, lambda name, x, q: ir.Flatten(name, (x,), q))
-
-
 def _resize(values: Values, node: OnnxNode) -> None:
     passed(values, node, lambda name, x, q: resize(values, node, name, x))
 
@@ -172,11 +136,11 @@ def _resize(values: Values, node: OnnxNode) -> None:
 CONVERTERS: dict[str, Converter] = {
     **dict.fromkeys(FUNCTIONS, elementwise),
     "Add": _add, "AveragePool": _average_pool, "Clip": _clip, "Concat": _concat, "Constant": _constant, "Conv": conv,
-    "DequantizeLinear": dequantize, "Dropout": _identity, "Flatten": _flatten, "Gather": gather, "Gemm": gemm,
+    "DequantizeLinear": dequantize, "Dropout": _identity, "Flatten": flatten, "Gather": gather, "Gemm": gemm,
     "GlobalAveragePool": _global_average_pool, "Identity": _identity, "MatMul": matmul, "Max": _clip,
     "MaxPool": _max_pool, "Mul": _multiply, "QuantizeLinear": quantize, "ReduceMean": _global_average_pool,
-    "Relu": _clip, "Reshape": _flatten, "Resize": _resize, "Slice": slice_channels, "Split": split,
-    "Transpose": _transpose,
+    "Relu": _clip, "Reshape": reshape, "Resize": _resize, "Slice": slice_channels, "Split": split,
+    "Squeeze": squeeze, "Transpose": transpose, "Unsqueeze": unsqueeze,
     "QLinearConv": QOperator("Conv", conv, bias=8, axis=0),
     "QLinearMatMul": QOperator("MatMul", matmul, axis=1),
     "com.microsoft.QGemm": QOperator("Gemm", gemm, output=7, bias=6),

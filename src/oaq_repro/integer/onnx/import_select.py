@@ -16,7 +16,7 @@ def gather(values: Values, node: OnnxNode) -> None:
     if indices is None or indices.dtype.kind != "i" or indices.ndim != 1 or indices.size == 0:
         raise node.error(f"input {node.input(1)!r}: expected constant integers of one dimension")
     if indices.min() < 0:
-        indices = indices + (indices < 0) * _channels(values, node)
+        indices = indices + (indices < 0) * values.shape_at(node, 0)[0]
     _select(values, node, indices, node.outputs[0])
 
 
@@ -28,7 +28,7 @@ def slice_channels(values: Values, node: OnnxNode) -> None:
     if not len(starts) == len(ends) == len(axes) == len(steps) == 1 or steps[0] == 0:
         raise node.error(f"axes: found {list(axes)}, expected one axis, the channels")
     _expect_channels(values, node, axes[0])
-    count = _channels(values, node)
+    count = values.shape_at(node, 0)[0]
     # Out of range is cut as in Python, but for what lies before the first: a start is the first, an end includes it.
     start, end = max(starts[0], -count), ends[0] if ends[0] >= -count or steps[0] > 0 else None
     _select(values, node, range(count)[start : end : steps[0]], node.outputs[0])
@@ -37,7 +37,7 @@ def slice_channels(values: Values, node: OnnxNode) -> None:
 def split(values: Values, node: OnnxNode) -> None:
     """Split of the channels."""
     _expect_channels(values, node, node.attribute("axis", 0))
-    count, parts = _channels(values, node), len(node.outputs)
+    count, parts = values.shape_at(node, 0)[0], len(node.outputs)
     sizes = values.integers(node, 1) if node.input(1) else node.attribute("split", ())
     if node.attribute("num_outputs", parts) != parts:
         raise node.error(f"num_outputs: expected that of the outputs, {parts}")
@@ -64,9 +64,3 @@ def _expect_channels(values: Values, node: OnnxNode, axis: int) -> None:
     rank = values.rank(node, 0)
     if axis not in (1, 1 - rank):
         raise node.error(f"axis: found {axis} for a value of {rank} dimensions, expected 1 (the channels)")
-
-
-def _channels(values: Values, node: OnnxNode) -> int:
-    """Number of channels of a node's first input."""
-    codes = values.codes.get(node.input(0))
-    return values.shape(values.value(node, 0) if codes is None else codes.node, node)[0]

@@ -71,6 +71,15 @@ class Real:
         return self.unquantized() is None and (self.low, self.high) == (-np.inf, np.inf)
 
 
+@dataclass(frozen=True)
+class SplitChannels:
+    """A tensor [N, g, C / g, H, W], or with these two swapped: the channels of `source`, split into `sizes`."""
+
+    source: str
+    sizes: tuple[int, ...]
+    swapped: bool = False
+
+
 class Values:
     """What is known of each tensor of a model, and the nodes of the graph that is being built."""
 
@@ -84,6 +93,7 @@ class Values:
         self.real: dict[str, Real] = {}
         self.weights: dict[str, Dequantized] = {}
         self.folded: dict[str, Array] = {}
+        self.splits: dict[str, SplitChannels] = {}
         self.readers = Counter([*model.outputs, *(name for node in model.nodes for name in node.inputs)])
         self.fresh: set[str] = set()  # tensors whose codes are those of a node made for them
         self._names = {model.input_name, *model.outputs}
@@ -130,6 +140,20 @@ class Values:
         if name not in self.shapes:
             raise node.error("expected an input of the model whose channels, height and width are declared in numbers")
         return self.shapes[name]
+
+    def shape_at(self, node: OnnxNode, at: int) -> ir.Shape:
+        """Shape of an input that is a value of the graph or its codes, without batch."""
+        codes = self.codes.get(node.input(at))
+        return self.shape(self.value(node, at) if codes is None else codes.node, node)
+
+    def rename(self, name: str, output: str) -> bool:
+        """Let a tensor go by a second name; False where nothing is known of it."""
+        known: tuple[dict[str, Any], ...] = (self.folded, self.codes, self.weights, self.real)
+        for kind in known:
+            if name in kind:
+                kind[output] = kind[name]
+                return True
+        return False
 
     def rank(self, node: OnnxNode, at: int) -> int:
         """Number of dimensions of an input, batch included."""
