@@ -1,6 +1,7 @@
 import pytest
 import timm
 import torch
+import torchvision
 from quant.networks import Classifier, Gated, Pyramid, images, shuffled, trained, unit
 from timm.layers import BatchNormAct2d
 from torch import nn
@@ -101,6 +102,11 @@ def test_other_dimensions_are_not_squeezed():
 
     folded = fold(Squeezed())
     assert not list(folded.named_modules())[1:]
+
+
+def test_what_drops_values_in_training_is_gone():
+    network = nn.Sequential(nn.Dropout3d(), nn.AlphaDropout(), torchvision.ops.StochasticDepth(0.5, "row"))
+    assert {node.op for node in fold(network).graph.nodes} == {"placeholder", "output"}
 
 
 def test_linear_layers_as_functions_are_modules():

@@ -2,6 +2,7 @@
 
 import copy
 import operator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,8 +13,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from oaq_repro.errors import InputError
 from oaq_repro.quant.views import name_views
 
-IDENTITY_MODULES = (nn.Identity, nn.Dropout, nn.Dropout2d)
-IDENTITY_FUNCTIONS = (F.dropout, F.dropout2d, "clone", "contiguous", "detach", torch.clone)
+IDENTITY_MODULES = (nn.Identity, nn.modules.dropout._DropoutNd)
+IDENTITY_FUNCTIONS = (F.dropout, F.dropout2d, F.dropout3d, "clone", "contiguous", "detach", torch.clone)
+RANDOM_DEPTH = "stochastic_depth"  # torchvision's function that drops whole branches in training
 
 
 class _Tracer(fx.Tracer):
@@ -51,7 +53,7 @@ def fold(dense: nn.Module) -> fx.GraphModule:
         called = node.op in ("call_function", "call_method")
         if isinstance(module, _BatchNorm):
             _fold_batch_norm(model, node, module)
-        elif isinstance(module, IDENTITY_MODULES) or called and node.target in IDENTITY_FUNCTIONS:
+        elif isinstance(module, IDENTITY_MODULES) or called and _is_identity(node.target):
             _bypass(model, node)
         elif node.target is F.linear:
             _name_linear(model, node)
@@ -73,6 +75,11 @@ def input_node(node: fx.Node, index: int = 0) -> fx.Node:
 def module_of(model: fx.GraphModule, node: fx.Node) -> nn.Module | None:
     """The module that a node calls, or None where it calls none."""
     return model.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+
+def _is_identity(target: Any) -> bool:
+    """Whether a function or method changes nothing outside of training."""
+    return target in IDENTITY_FUNCTIONS or getattr(target, "__name__", "") == RANDOM_DEPTH
 
 
 def _bypass(model: fx.GraphModule, node: fx.Node) -> None:
