@@ -128,15 +128,16 @@ def test_an_override_is_for_all_calls_of_a_module():
     assert bits == [8, 4, 4]
 
 
-@pytest.mark.parametrize("name", ["mobilenetv2_100", "tf_efficientnet_lite0"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mobilenetv2_100", "tf_efficientnet_lite0", "tf_mobilenetv3_small_100"])
 def test_same_padding_of_timm_follows_the_size(name):
     torch.manual_seed(0)
     network = timm.create_model(name, num_classes=5, pad_type="same").eval()
-    for size in ((65, 64), (64, 67)):
+    for size in ((33, 32), (32, 35)):
         images = pixels(2, size)
         model = quantized_for(network, images)
         assert_same_function(model, network, images)
-        assert_exact(model, images, isas=[None], reference=False)
+        assert_exact(model, images, isas=[None], modes=["certified"], reference=False)
 
 
 def resized(**fields):

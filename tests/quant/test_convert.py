@@ -2,7 +2,7 @@ import copy
 
 import pytest
 import torch
-from quant.networks import Classifier, Pyramid, images, quantized, trained
+from quant.networks import Classifier, Gated, Pyramid, images, quantized, trained
 from torch import nn
 
 from oaq_repro.accumulator import NAMED, Accumulator
@@ -29,7 +29,7 @@ def test_every_node_is_swapped():
     assert model.left_float == []
 
 
-@pytest.mark.parametrize("network", [Classifier, Pyramid])
+@pytest.mark.parametrize("network", [Classifier, Gated, Pyramid])
 def test_calibration_mode_computes_the_float_network(network):
     float_network = trained(network())
     model = convert(float_network).eval()
@@ -37,7 +37,7 @@ def test_calibration_mode_computes_the_float_network(network):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("network", [Classifier, Pyramid])
+@pytest.mark.parametrize("network", [Classifier, Gated, Pyramid])
 def test_eight_bits_are_close_to_float(network):
     float_network = trained(network())
     model = quantized(float_network)
@@ -101,7 +101,8 @@ def test_skip_leaves_a_layer_in_float():
 @pytest.mark.parametrize(
     "module, message",
     [
-        (nn.Sequential(nn.Hardswish()), "Hardswish, which has no quantized form"),
+        (nn.Sequential(nn.Softmax(1)), "Softmax, which has no quantized form.* or a function of one number"),
+        (nn.Sequential(nn.PReLU(3)), "PReLU, which has no quantized form"),
         (nn.Sequential(nn.Conv2d(3, 3, 3, padding=1, padding_mode="reflect")), "padding of mode 'reflect'"),
         (nn.Sequential(nn.ReflectionPad2d(1), nn.Conv2d(3, 3, 3)), "ReflectionPad2d, which has no quantized form"),
         (nn.Sequential(nn.ConstantPad2d(1, 0.5), nn.Conv2d(3, 3, 3)), "Conv2d after padding with 0.5"),
@@ -109,12 +110,29 @@ def test_skip_leaves_a_layer_in_float():
         (nn.Sequential(nn.ZeroPad2d(1), nn.MaxPool2d(3)), "MaxPool2d after padding with 0; expected"),
         (nn.Sequential(nn.AvgPool2d(3, ceil_mode=True)), "ceil_mode where the last window is cut off"),
         (nn.Sequential(nn.AdaptiveAvgPool2d(2)), r"adaptive pooling to \[2, 2\].*expected input_shape"),
-        (nn.Sequential(nn.MaxPool2d(2), nn.ReLU()), "activation after MaxPool2d"),
     ],
 )
 def test_what_has_no_quantized_form_is_an_error(module, message):
     with pytest.raises(InputError, match=message):
         convert(module)
+
+
+def test_an_activation_after_a_module_that_keeps_its_scale_is_a_node_of_its_own():
+    model = convert(nn.Sequential(nn.MaxPool2d(2), nn.ReLU()))
+    assert [kind for _, _, kind in model.swapped] == ["QuantMaxPool2d", "QuantRequantize"]
+
+
+def test_a_constant_of_the_network_as_an_operand_is_an_error():
+    class Shifted(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.shift = nn.Parameter(torch.zeros(1, 3, 1, 1))
+
+        def forward(self, x):
+            return x + self.shift
+
+    with pytest.raises(InputError, match="add: found the constant shift as an operand of add"):
+        convert(Shifted())
 
 
 def test_state_and_accumulators_round_trip():
@@ -128,7 +146,7 @@ def test_state_and_accumulators_round_trip():
     assert copy.deepcopy(model).sources == model.sources
 
 
-@pytest.mark.parametrize("network", [Classifier, Pyramid])
+@pytest.mark.parametrize("network", [Classifier, Gated, Pyramid])
 def test_every_parameter_gets_a_gradient(network):
     model = quantized(trained(network())).train()
     outputs = model(images())

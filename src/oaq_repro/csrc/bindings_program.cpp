@@ -204,6 +204,7 @@ void bind_program(nb::module_& module) {
             self.emulate(in, out, geometry, {bits, saturate, lanes, block}, source_zero_point, copy(weight), constants);
         })
         .def("add", &Program::add)
+        .def("multiply", &Program::multiply)
         .def("lookup", [](Program& self, const std::vector<std::pair<Value, Flat<std::uint8_t>>>& parts, const Value& out) {
             std::vector<oaq::LookupPart> copies;
             for (const auto& [value, table] : parts) copies.push_back({value, copy(table)});
@@ -222,6 +223,9 @@ void bind_program(nb::module_& module) {
         .def("resize_nearest", [](Program& self, const Value& in, const Value& out, const Flat<std::int64_t>& rows,
                                   const Flat<std::int64_t>& columns) {
             self.resize_nearest(in, out, copy(rows), copy(columns));
+        })
+        .def("select", [](Program& self, const Value& in, const Value& out, const Flat<std::int32_t>& channels) {
+            self.select(in, out, copy(channels));
         })
         .def("flatten", &Program::flatten)
         .def("dequantize", &Program::dequantize)

@@ -10,6 +10,7 @@ from oaq_repro.accumulator import Accumulator
 from oaq_repro.errors import InputError
 from oaq_repro.quant.calls import MODULE
 from oaq_repro.quant.config import ROLES, Override, QuantizationConfig
+from oaq_repro.quant.elementwise import QuantElementwise, elementwise_function
 from oaq_repro.quant.layers import QuantLayer, QuantSkip
 from oaq_repro.quant.modules import QuantInput, QuantModule, QuantOutput, QuantRequantize
 from oaq_repro.quant.network import QuantizedNetwork, layer_sources
@@ -18,6 +19,7 @@ from oaq_repro.quant.padding import fold_padding, padding_before
 from oaq_repro.quant.patterns import PATTERNS, activation_of
 from oaq_repro.quant.places import placed
 from oaq_repro.quant.quantizers import Activation, ActivationQuantizer, ObserverConfig, WeightQuantizer
+from oaq_repro.quant.select import is_parts
 from oaq_repro.quant.sizes import note_shapes
 from oaq_repro.quant.trace import fold, input_node, module_of, tensor_inputs
 
@@ -69,6 +71,7 @@ class _Conversion:
         self.activation: Activation = "none"
         self.overrides: list[Override] = []
         self.parameters: dict[tuple[Any, Any], tuple[nn.Parameter, nn.Parameter]] = {}  # by those of the float layer
+        self.counts: dict[fx.Node, int | None] = {}  # channels of the new nodes' values
         self.shapes: set[int] = set()  # ids of nodes whose values are sizes, not tensors
 
     # -- what builders ask ---------------------------------------------------------------------------------
@@ -91,6 +94,9 @@ class _Conversion:
         if chosen:
             return chosen[-1].accumulator, f"{chosen[-1].match}: {chosen[-1].reason}"  # type: ignore[return-value]
         return self.config.accumulator, "asked for"
+
+    def channels(self, node: fx.Node) -> int | None:
+        return self.counts.get(node)
 
     # -- the conversion ------------------------------------------------------------------------------------
 
@@ -118,6 +124,8 @@ class _Conversion:
             return True
         is_size = node.op == "call_method" and node.target == "size"
         is_shape = node.op == "call_function" and node.target is getattr and node.args[1] == "shape"
+        if is_parts(node):  # its parts are selections of the channels
+            return True
         reads_shape = node.all_input_nodes and all(id(i) in self.shapes for i in node.all_input_nodes)
         if is_size or is_shape or reads_shape:
             self.shapes.add(id(node))
@@ -134,7 +142,7 @@ class _Conversion:
         self.overrides = self._matching_overrides(node, activation_node or node)
         kind = type(module).__name__ if module is not None else getattr(node.target, "__name__", str(node.target))
 
-        quantized: QuantModule
+        quantized: QuantModule | None
         own_activation = activation_of(node, module)
         builder = PATTERNS.get(type(module) if module is not None else node.target)
         if any(o.skip for o in self.overrides):
@@ -143,19 +151,28 @@ class _Conversion:
             self.activation, activation_node = own_activation, None
             quantized = QuantRequantize(self.output())
             inputs = [input_node(node)]
+        elif (function := elementwise_function(node, module)) is not None:
+            quantized, inputs = QuantElementwise(self.output(), function), tensor_inputs(node)
         elif builder is None:
             raise InputError(
                 f"{self.name}: found {kind}, which has no quantized form; expected one of "
-                f"{', '.join(sorted({getattr(k, '__name__', str(k)) for k in PATTERNS}))} or an activation ReLU, ReLU6"
+                f"{', '.join(sorted({getattr(k, '__name__', str(k)) for k in PATTERNS}))} or a function of one "
+                "number (ReLU, Hardswish, ...)"
             )
         else:
             quantized, inputs = builder(node, module, self)
             if isinstance(quantized, QuantLayer) and isinstance(module, nn.Module):
                 self._share(module, quantized)
-        if activation_node is not None and quantized.output is None:
-            raise InputError(
-                f"{self.name}: found an activation after {kind}, expected it before: {kind} keeps its scale"
-            )
+        if quantized is None:
+            node.replace_all_uses_with(inputs[0])
+            self.graph.erase_node(node)
+            return
+        if activation_node is not None and quantized.output is None:  # which keeps its scale
+            activation_node, self.activation = None, "none"
+        constant = [x for x in inputs if x.op == "get_attr"]
+        if constant:
+            raise InputError(f"{self.name}: found the constant {constant[0].target} as an operand of {kind}, expected "
+                             "values that are computed from the image")  # fmt: skip
         self._replace(node, activation_node, quantized, inputs)
         fused = f" + {self.activation}" if self.activation != "none" and own_activation is None else ""
         self.kinds.append((self.name, kind + fused, type(quantized).__name__))
@@ -191,6 +208,7 @@ class _Conversion:
         self.model.add_submodule(self.name, quantized)
         with self.graph.inserting_before(node):
             new = self.graph.call_module(self.name, tuple(inputs))
+        self.counts[new] = quantized.output_channels([self.counts.get(x) for x in inputs])
         last = activation or node
         new.meta = dict(last.meta)
         last.replace_all_uses_with(new)
@@ -204,6 +222,8 @@ class _Conversion:
         with self.graph.inserting_after(node):
             new = self.graph.call_module("input", (node,))
         new.meta = dict(node.meta)
+        readers = [module_of(self.model, user) for user in node.users if user is not new]
+        self.counts[new] = next((x.in_channels for x in readers if isinstance(x, nn.Conv2d)), None)
         node.replace_all_uses_with(new, delete_user_cb=lambda user: user is not new)
 
     def _insert_outputs(self, node: fx.Node) -> None:

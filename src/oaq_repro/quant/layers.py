@@ -1,6 +1,6 @@
 """The modules that accumulate products: convolution and linear layer; and the layer left in float on request."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -51,6 +51,10 @@ class QuantLayer(QuantModule):
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Restore the accumulator."""
         self.accumulator, self.accumulator_reason = Accumulator.parse(state["accumulator"]), state["reason"]
+
+    def output_channels(self, inputs: Sequence[int | None]) -> int | None:
+        """One per row of weights."""
+        return len(self.weight)
 
     def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The convolution or matrix product itself."""
@@ -148,6 +152,11 @@ class QuantSkip(QuantModule):
     def __init__(self, float_layer: nn.Module, output: ActivationQuantizer) -> None:
         super().__init__()
         self.float_layer, self.output = float_layer, output
+
+    def output_channels(self, inputs: Sequence[int | None]) -> int | None:
+        """Those of a layer; of other modules they are not known."""
+        weight = getattr(self.float_layer, "weight", None)
+        return None if weight is None else len(weight)
 
     def forward(self, *inputs: Value) -> Value:
         """[N, C, H, W] or [N, K], as many as the module takes."""

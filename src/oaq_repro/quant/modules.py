@@ -6,10 +6,13 @@ the network computes what the BN-folded float network computes, and the observer
 Convolutions and linear layers are in `layers.py`, the resize in `resize.py`.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from oaq_repro.errors import InputError
 from oaq_repro.quant.numerics import QTensor, Sides, pad
 from oaq_repro.quant.quantizers import ActivationQuantizer
 
@@ -29,6 +32,10 @@ class QuantModule(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.output = None
+
+    def output_channels(self, inputs: Sequence[int | None]) -> int | None:
+        """Channels of the result from those of the inputs; None where they are not known."""
+        return inputs[0]
 
     def _finish(self, real: Tensor) -> Tensor:
         """Calibration mode: apply the fused activation and let the observer see the result."""
@@ -89,8 +96,24 @@ class QuantAdd(QuantRequantize):
         return self._finish(a + b)
 
 
+class QuantMultiply(QuantRequantize):
+    """Product of two tensors: of the same shape, or [N, C, H, W] with a factor [N, C, 1, 1] per channel."""
+
+    def forward(self, a: Value, b: Value) -> Value:  # type: ignore[override]
+        """`(a - z_a) * (b - z_b)`, an integer, then one multiplier `s_a * s_b / s_out`, as a layer's sum."""
+        if isinstance(a, QTensor) and isinstance(b, QTensor):
+            return self.output(a.centred() * b.centred(), a.scale * b.scale)
+        assert isinstance(a, Tensor) and isinstance(b, Tensor)
+        return self._finish(a * b)
+
+
 class QuantConcat(QuantRequantize):
     """Concatenation along the channels, every part brought to one scale."""
+
+    def output_channels(self, inputs: Sequence[int | None]) -> int | None:
+        """Those of all parts."""
+        known = [count for count in inputs if count is not None]
+        return sum(known) if len(known) == len(inputs) else None
 
     def forward(self, *parts: Value) -> Value:
         """parts: [N, C_i, H, W] each."""
@@ -180,8 +203,26 @@ class QuantMaxPool2d(QuantModule):
 
 
 class QuantFlatten(QuantModule):
-    """[N, ...] to [N, K]."""
+    """[N, ...] to [N, K], with `keepdims` to [N, K, 1, 1].
+
+    single: of images of one pixel. count: K, where the network says so. InputError for others.
+    """
+
+    def __init__(self, keepdims: bool = False, single: bool = False, count: int | None = None) -> None:
+        super().__init__()
+        self.keepdims, self.single, self.count = keepdims, single, count
+
+    def output_channels(self, inputs: Sequence[int | None]) -> int | None:
+        """Pixels count as well: not known, unless there is one."""
+        return inputs[0] if self.single else self.count
 
     def forward(self, x: Value) -> Value:
         """Codes pass through."""
-        return x._replace(codes=x.codes.flatten(1)) if isinstance(x, QTensor) else x.flatten(1)
+        return x._replace(codes=self._flat(x.codes)) if isinstance(x, QTensor) else self._flat(x)
+
+    def _flat(self, x: Tensor) -> Tensor:
+        flat = x.flatten(1)
+        expected = x.shape[1] if self.single else self.count
+        if expected not in (None, flat.shape[1]):
+            raise InputError(f"view or squeeze: found values {list(x.shape)}, expected {expected} of each image")
+        return flat[:, :, None, None] if self.keepdims else flat

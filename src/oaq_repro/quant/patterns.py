@@ -2,7 +2,8 @@
 
 A row maps a module class, a function or a tensor method to a builder. A builder gets the fx node, the float
 module (None for functions) and a `Context`, and returns the quantized module with the nodes that feed it.
-What has no row cannot be quantized, and conversion says so.
+Functions of one number have no rows: `elementwise.py` finds them. What is neither cannot be quantized, and conversion
+says so.
 """
 
 import operator
@@ -25,13 +26,16 @@ from oaq_repro.quant.modules import (
     QuantGlobalAvgPool,
     QuantMaxPool2d,
     QuantModule,
+    QuantMultiply,
 )
 from oaq_repro.quant.numerics import Sides
 from oaq_repro.quant.padding import both, padding_before, sides_of
 from oaq_repro.quant.quantizers import Activation, ActivationQuantizer, WeightQuantizer
 from oaq_repro.quant.resize import Factor, QuantResize, QuantResizeNearest
+from oaq_repro.quant.select import QuantSelect, selected_channels, selection_source
 from oaq_repro.quant.sizes import SHAPE
 from oaq_repro.quant.trace import input_node, size_source, tensor_inputs
+from oaq_repro.quant.views import PRODUCTS, VIEWS, Squeeze, Unsqueeze, is_batch, view_sizes
 
 
 class Context(Protocol):
@@ -46,10 +50,14 @@ class Context(Protocol):
     def accumulator(self) -> tuple[Accumulator, str]:
         """The accumulator and why it was chosen."""
 
+    def channels(self, node: fx.Node) -> int | None:
+        """Number of channels of a node's value, None where it is not known."""
+
 
 NEAREST = {"nearest": "floor", "nearest-exact": "half_pixel"}  # rules of `resampling.nearest_pixels`
 LARGEST_DENOMINATOR = 1024
-Built = tuple[QuantModule, list[fx.Node]]
+Built = tuple[QuantModule | None, list[fx.Node]]
+"""None: the value is its input, unchanged."""
 Builder = Callable[[fx.Node, Any, Context], Built]
 
 
@@ -80,6 +88,22 @@ def _add(node: fx.Node, module: None, context: Context) -> Built:
     if len(inputs) != 2 or node.kwargs.get("alpha", 1) != 1:
         raise InputError(f"{node.name}: found an addition of {node.args}, expected two tensors")
     return QuantAdd(context.output()), inputs
+
+
+def _multiply(node: fx.Node, module: None, context: Context) -> Built:
+    inputs = tensor_inputs(node)
+    if len(inputs) != 2:
+        raise InputError(f"{node.name}: found a product of {node.args}, expected two tensors")
+    return QuantMultiply(context.output()), inputs
+
+
+def _select(node: fx.Node, module: nn.ChannelShuffle | None, context: Context) -> Built:
+    if node.target is operator.getitem and node.args[1] == (slice(None), slice(None), None, None):
+        return QuantFlatten(keepdims=True, single=True), [input_node(node)]
+    before = selection_source(node)
+    count = None if before is None else context.channels(before)
+    source, channels = selected_channels(node, module, count)
+    return None if channels == list(range(count or 0)) else QuantSelect(channels), [source]
 
 
 def _concat(node: fx.Node, module: None, context: Context) -> Built:
@@ -155,6 +179,18 @@ def _flatten(node: fx.Node, module: nn.Flatten | None, context: Context) -> Buil
     return QuantFlatten(), [input_node(node)]
 
 
+def _squeeze(node: fx.Node, module: Squeeze | Unsqueeze, context: Context) -> Built:
+    return QuantFlatten(keepdims=isinstance(module, Unsqueeze), single=True), [input_node(node)]
+
+
+def _view(node: fx.Node, module: None, context: Context) -> Built:
+    sizes = view_sizes(node)
+    if len(sizes) not in (2, 4) or not is_batch(sizes[0], sizes[1:]) or sizes[2:] not in ((), (1, 1)):
+        raise InputError(f"{node.name}: found {node.target}{sizes}, expected [N, K] or [N, K, 1, 1], N = x.size(0)")
+    count = sizes[1] if isinstance(sizes[1], int) and sizes[1] > 0 else None
+    return QuantFlatten(keepdims=len(sizes) == 4, count=count), [input_node(node)]
+
+
 def _interpolate(node: fx.Node, module: nn.Upsample | None, context: Context) -> Built:
     names = ("input", "size", "scale_factor", "mode", "align_corners", "recompute_scale_factor", "antialias")
     fields = {"mode": "nearest", **(vars(module) if module is not None else _arguments(node, names))}
@@ -201,7 +237,11 @@ PATTERNS: dict[Any, Builder] = {
     operator.add: _add,
     operator.iadd: _add,
     torch.add: _add,
+    **dict.fromkeys(PRODUCTS, _multiply),
     torch.cat: _concat,
+    nn.ChannelShuffle: _select,
+    F.channel_shuffle: _select,
+    operator.getitem: _select,
     nn.MaxPool2d: _max_pool,
     F.max_pool2d: _max_pool,
     torch.max_pool2d: _max_pool,
@@ -214,6 +254,9 @@ PATTERNS: dict[Any, Builder] = {
     nn.Flatten: _flatten,
     "flatten": _flatten,
     torch.flatten: _flatten,
+    **dict.fromkeys(VIEWS, _view),
+    Squeeze: _squeeze,
+    Unsqueeze: _squeeze,
     F.interpolate: _interpolate,
     nn.Upsample: _interpolate,
     nn.UpsamplingNearest2d: _interpolate,
@@ -229,7 +272,7 @@ def activation_of(node: fx.Node, module: nn.Module | None) -> Activation | None:
         return "relu"
     if target in (nn.ReLU6, F.relu6):
         return "relu6"
-    if target in (nn.Hardtanh, F.hardtanh, torch.clamp, "clamp"):
+    if target in (nn.Hardtanh, F.hardtanh, torch.clamp, torch.clip, "clamp", "clip", "clamp_"):
         if module is not None:
             bounds: tuple[Any, Any] = (module.min_val, module.max_val)
         else:

@@ -5,6 +5,7 @@ import fnmatch
 import operator
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,9 +17,11 @@ from oaq_repro.errors import InputError
 from oaq_repro.quant.calls import one_module_per_call
 from oaq_repro.quant.places import innermost, place, placed
 from oaq_repro.quant.sizes import SizedTracer
+from oaq_repro.quant.views import name_views
 
-IDENTITY_MODULES = (nn.Identity, nn.Dropout, nn.Dropout2d)
-IDENTITY_FUNCTIONS = (F.dropout, F.dropout2d)
+IDENTITY_MODULES = (nn.Identity, nn.modules.dropout._DropoutNd)
+IDENTITY_FUNCTIONS = (F.dropout, F.dropout2d, F.dropout3d, "clone", "contiguous", "detach", torch.clone)
+RANDOM_DEPTH = "stochastic_depth"  # torchvision's function that drops whole branches in training
 Fused = dict[tuple[Tensor, Tensor], tuple[nn.Parameter, nn.Parameter]]
 WRAPPERS = ("DataParallel", "DistributedDataParallel", "OptimizedModule")  # of torch, around one module
 
@@ -91,21 +94,25 @@ def _plain(dense: nn.Module) -> nn.Module:
 def fold(dense: nn.Module, input_shape: Sequence[int] | None = None, whole: Sequence[str] = ()) -> fx.GraphModule:
     """Trace, fold every batch norm into the convolution or linear layer before it, and drop identities.
 
+    A batch norm with nothing to be folded into becomes a depthwise 1x1 convolution, a linear layer written as a
+    function `nn.Linear`, and views what `views.py` says.
     The result computes the same function (evaluation mode) to rounding. It is the float network that is
     quantized. Dropout is dropped: fine-tuning runs without it (our choice). Every call has a module of its own, which
     shares its weights with the others of the same float module. Arguments: as those of `trace`.
-    Raises InputError for a batch norm that has nothing to be folded into.
+    Raises InputError for a batch norm without statistics, or of something else than images.
     """
     model = trace(dense, input_shape, whole)
     one_module_per_call(model)
     fused: Fused = {}
     for node in list(model.graph.nodes):
         module = module_of(model, node)
+        called = node.op in ("call_function", "call_method")
         if isinstance(module, _BatchNorm) and not _chosen(str(node.target), whole):
             with placed(node, module):
                 _fold_batch_norm(model, node, module, fused)
-        elif isinstance(module, IDENTITY_MODULES) or node.op == "call_function" and node.target in IDENTITY_FUNCTIONS:
+        elif isinstance(module, IDENTITY_MODULES) or called and _is_identity(node.target):
             _bypass(model, node)
+    name_views(model)
     model.graph.eliminate_dead_code()
     model.delete_all_unused_submodules()
     model.recompile()
@@ -125,38 +132,55 @@ def module_of(model: fx.GraphModule, node: fx.Node) -> nn.Module | None:
     return model.get_submodule(str(node.target)) if node.op == "call_module" else None
 
 
+def _is_identity(target: Any) -> bool:
+    """Whether a function or method changes nothing outside of training."""
+    return target in IDENTITY_FUNCTIONS or getattr(target, "__name__", "") == RANDOM_DEPTH
+
+
 def _bypass(model: fx.GraphModule, node: fx.Node) -> None:
     node.replace_all_uses_with(input_node(node))
     model.graph.erase_node(node)
 
 
-def _fold_batch_norm(
-    model: fx.GraphModule,
-    node: fx.Node,
-    norm: _BatchNorm,
-    fused: Fused,
-) -> None:
+def _fold_batch_norm(model: fx.GraphModule, node: fx.Node, norm: _BatchNorm, fused: Fused) -> None:
     """`fused`: weights and biases made so far; those that one layer and one norm share stay one."""
-    source = input_node(node)
-    layer = module_of(model, source)
-    if not isinstance(layer, (nn.Conv2d, nn.Linear)) or len(source.users) != 1:
-        raise InputError(
-            f"{node.target}: this batch norm follows {source.target!s} with {len(source.users)} consumers; "
-            "expected a convolution or linear layer that nothing else reads"
-        )
     if norm.running_mean is None or norm.running_var is None:
         raise InputError(f"{node.target}: found a batch norm without running statistics, which cannot be folded")
+    source, name = input_node(node), str(node.target)
+    before = module_of(model, source)
+    folds = isinstance(before, (nn.Conv2d, nn.Linear)) and len(source.users) == 1
+    layer = before if folds else _depthwise_identity(node, norm)
+    assert isinstance(layer, (nn.Conv2d, nn.Linear))
     shared = layer.weight, norm.running_mean  # compared by identity, as tensors in keys are
     if shared not in fused:
         fused[shared] = fuse_conv_bn_weights(
             layer.weight, layer.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
         )
     layer.weight, layer.bias = fused[shared]
-    activation = getattr(norm, "act", None)  # timm: batch norm and activation in one module
-    if activation is None or isinstance(activation, nn.Identity):
-        _bypass(model, node)
+    activation = getattr(norm, "act", nn.Identity())  # timm: batch norm and activation in one module
+    if folds:
+        model.add_submodule(name, activation)
     else:
-        model.add_submodule(str(node.target), activation)
+        model.add_submodule(name, layer)
+        model.add_submodule(f"{name}_act", activation)
+        with model.graph.inserting_after(node):
+            after = model.graph.call_module(f"{name}_act", (node,))
+        node.replace_all_uses_with(after, delete_user_cb=lambda user: user is not after)
+        node = after
+    if isinstance(activation, nn.Identity):
+        _bypass(model, node)
+
+
+def _depthwise_identity(node: fx.Node, norm: _BatchNorm) -> nn.Conv2d:
+    """A convolution that changes nothing, for a batch norm that stands alone."""
+    if not isinstance(norm, nn.BatchNorm2d):
+        raise InputError(
+            f"{node.target}: this {type(norm).__name__} follows {input_node(node).target!s} with "
+            f"{len(input_node(node).users)} consumers; expected a linear layer that nothing else reads"
+        )
+    layer = nn.Conv2d(norm.num_features, norm.num_features, 1, groups=norm.num_features, bias=False)
+    nn.init.ones_(layer.weight)
+    return layer.to(norm.running_mean)
 
 
 def size_source(node: fx.Node) -> fx.Node | None:

@@ -144,6 +144,22 @@ def test_validate_names_node_and_field(changes, message):
         (around(ir.Concat("j", (), q()), source=q()), "inputs"),
         (around(ir.Flatten("f", ("x",), q(), start_dim=0), source=q()), "start_dim"),
         (around(ir.GlobalAvgPool("g", ("x",), q(), keepdims=1), source=q()), "keepdims"),
+        (
+            around(ir.Elementwise("e", ("x",), q(), np.zeros(255, np.uint8)), source=q()),
+            r"table: .*expected uint8 \[256\]",
+        ),
+        (
+            around(ir.Elementwise("e", ("x",), q(), np.zeros(256, np.int8)), source=q()),
+            r"table: .*expected uint8 \[256\]",
+        ),
+        (
+            around(ir.Elementwise("e", ("x",), q(q_max=9), np.full(256, 10, np.uint8)), source=q()),
+            "table: found 10, expected at most q_max",
+        ),
+        (around(ir.Multiply("m", ("x", "x"), q(2.0**-60)), source=q(2.0**60)), "output: .*multiplier is finite"),
+        (around(ir.Select("s", ("x",), q(), np.array([0, -1])), source=q()), "channels: found 2 from -1 on"),
+        (around(ir.Select("s", ("x",), q(), np.zeros(0, np.int64)), source=q()), "channels: .*not empty"),
+        (around(ir.Select("s", ("x",), q(0.5), np.array([0])), source=q()), "output: found .*expected its input's"),
         (ir.Graph("image", around(source=q()).nodes, ()), "outputs"),
         (ir.Graph("image", around(source=q()).nodes, ("x",)), "outputs.*Dequantize"),
         (ir.Graph("image", around(source=q()).nodes, ("nothing",)), "outputs"),
@@ -170,6 +186,8 @@ def test_float_values_are_no_inputs():
     [
         ([ir.Add("n", ("x", "p"), q())], (2, 4, 4), "two equal shapes"),
         ([ir.Concat("n", ("x", "p"), q())], (2, 4, 4), "differ in channels"),
+        ([ir.Multiply("n", ("x", "p"), q())], (2, 4, 4), r"\[C, H, W\] and \[C, 1, 1\]"),
+        ([ir.Select("n", ("x",), q(), np.array([2]))], (2, 4, 4), "at least 3 channels"),
         ([linear("n", "x", q(), q(), np.ones((2, 3)))], (3, 4, 4), r"expected \[3\]"),
         ([conv("n", "p", q(), q(), np.ones((1, 2, 3, 3)))], (2, 4, 4), "hold the kernel"),
         ([conv("n", "p", q(), q(), np.ones((1, 1, 3, 3)))], (2, 8, 8), "1 channels"),

@@ -13,18 +13,22 @@ from oaq_repro.integer.graph.nodes import (
     Concat,
     Conv,
     Dequantize,
+    Elementwise,
     Flatten,
     GlobalAvgPool,
     Layer,
     Linear,
     MaxPool,
+    Multiply,
     Node,
     QParams,
     Quantize,
     Requantize,
     Resize,
     ResizeNearest,
+    Select,
     Shape,
+    multiply_multiplier,
     pool_multiplier,
 )
 from oaq_repro.integer.onnx.writer import BARRIER, Writer
@@ -46,6 +50,11 @@ def constant_bytes(node: Node, shapes: dict[str, Shape]) -> int:
 @constant_bytes.register
 def _(node: Layer, shapes: dict[str, Shape]) -> int:
     return node.weight.nbytes
+
+
+@constant_bytes.register
+def _(node: Select, shapes: dict[str, Shape]) -> int:
+    return node.channels.nbytes
 
 
 @constant_bytes.register
@@ -95,6 +104,31 @@ def _requantize(node: Requantize, to: Writer) -> None:
         to.add("Identity", [node.inputs[0]], node.name)
     else:
         to.rescaled(node, 0, node.output, node.name)
+
+
+@write.register
+def _elementwise(node: Elementwise, to: Writer) -> None:
+    """Codes gathered from the table: exact by construction.
+
+    A float operator between DequantizeLinear and QuantizeLinear would not be: its last bit depends on the version of
+    ONNX Runtime and on the processor (vectorized exp, erf, tanh), and at a tie that is another code.
+    """
+    table = to.constant(node, "table", node.table, np.uint8)
+    places = to.add("Cast", [node.inputs[0]], to.part(node, "int32"), to=TensorProto.INT32)
+    to.add("Gather", [table, places], node.name, axis=0)
+
+
+@write.register
+def _multiply(node: Multiply, to: Writer) -> None:
+    """The product in int32: Mul of dequantized values rounds before it is scaled."""
+    factors = []
+    for at, name in enumerate(node.inputs):
+        codes = to.add("Cast", [name], to.part(node, f"int32_{at}"), to=TensorProto.INT32)
+        zero_point = to.constant(node, f"zero_point_{at}", to.q[name].zero_point, np.int32)
+        factors.append(to.add("Sub", [codes, zero_point], to.part(node, f"centred_{at}")))
+    acc = to.add("Mul", factors, to.part(node, "acc"))
+    a, b = (to.q[name] for name in node.inputs)
+    to.requantized(node, acc, multiply_multiplier(a, b, node.output), node.output)
 
 
 @write.register
@@ -194,8 +228,16 @@ def _resizenearest(node: ResizeNearest, to: Writer) -> None:
 
 
 @write.register
+def _select(node: Select, to: Writer) -> None:
+    to.add("Gather", [node.inputs[0], to.constant(node, "channels", node.channels, np.int64)], node.name, axis=1)
+
+
+@write.register
 def _flatten(node: Flatten, to: Writer) -> None:
-    to.add("Flatten", [node.inputs[0]], node.name, axis=1)
+    if node.keepdims:
+        to.add("Reshape", [node.inputs[0], to.constant(node, "shape", [0, -1, 1, 1], np.int64)], node.name)
+    else:
+        to.add("Flatten", [node.inputs[0]], node.name, axis=1)
 
 
 def _dequantized_operands(node: Layer, to: Writer) -> list[str]:

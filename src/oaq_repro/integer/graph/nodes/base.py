@@ -88,6 +88,19 @@ class Node(ABC):
         if not holds:
             raise InputError(f"graph node {self.name!r}: {field}: found {getattr(self, field)!r}, expected {expected}")
 
+    def expect_array(self, field: str, dtype: type, shape: tuple[int | None, ...]) -> None:
+        """InputError unless a field is an array of that type and shape (None: any size), not empty."""
+        value, name = getattr(self, field), np.dtype(dtype).name
+        if not isinstance(value, np.ndarray):
+            raise InputError(
+                f"graph node {self.name!r}: {field}: found {type(value).__name__}, expected a {name} array"
+            )
+        wanted = "[" + ", ".join("n" if size is None else str(size) for size in shape) + "]"
+        fits = len(value.shape) == len(shape) and all(w in (None, s) for w, s in zip(shape, value.shape, strict=True))
+        if value.dtype != dtype or not fits or value.size == 0:
+            found = f"{value.dtype} {list(value.shape)}"
+            raise InputError(f"graph node {self.name!r}: {field}: found {found}, expected {name} {wanted}, not empty")
+
     def expect_flag(self, field: str) -> None:
         """InputError unless a field is a bool."""
         self.expect(isinstance(getattr(self, field), bool), field, "true or false")
