@@ -7,6 +7,7 @@ from torch import fx, nn
 
 from oaq_repro.accumulator import Accumulator
 from oaq_repro.errors import InputError
+from oaq_repro.quant.compose import compose
 from oaq_repro.quant.config import ROLES, Override, QuantizationConfig
 from oaq_repro.quant.elementwise import QuantElementwise, elementwise_function
 from oaq_repro.quant.layers import QuantLayer, QuantSkip
@@ -36,7 +37,7 @@ def quantize_network(dense: nn.Module, factory: QuantizerFactory, config: Quanti
     dense: image [N, C, H, W] -> tensor or tuple of tensors. The result is in calibration mode.
     Raises InputError for a node without a quantized form and for an override that matches nothing.
     """
-    return _Conversion(fold(dense), factory, config).run()
+    return _Conversion(compose(fold(dense)), factory, config).run()
 
 
 class _Conversion:
