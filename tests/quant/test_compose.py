@@ -38,6 +38,13 @@ def kinds(function):
     return [type(n) for n in lower(quantized(Apply(function), accumulator="int32")).nodes[2:-1]]
 
 
+def test_the_steps_are_named():
+    model = quantized(Apply(FUNCTIONS["hardswish by hand"]))
+    assert model.swapped == [
+        ("conv", "Conv2d", "QuantConv2d"), ("truediv", "add + relu6 + mul + truediv", "QuantElementwise"),
+    ]  # fmt: skip
+
+
 def test_activations_stay_with_what_they_follow():
     assert kinds(lambda x: torch.relu(x)) == []
     assert kinds(lambda x: torch.tanh(torch.relu(x))) == [ir.Elementwise]

@@ -7,7 +7,7 @@ from torch import fx
 
 from oaq_repro.quant.elementwise import elementwise_function, is_pointwise_call
 from oaq_repro.quant.patterns import activation_of
-from oaq_repro.quant.trace import module_of, tensor_inputs
+from oaq_repro.quant.trace import kind_of, module_of, tensor_inputs
 
 
 def compose(model: fx.GraphModule) -> fx.GraphModule:
@@ -29,7 +29,8 @@ def compose(model: fx.GraphModule) -> fx.GraphModule:
             if step in steps:
                 copies[step] = body.node_copy(step, copies.__getitem__)
         body.output(copies[node])
-        model.add_submodule(node.name, fx.GraphModule(model, body))
+        kinds = " + ".join(kind_of(model, step) for step in model.graph.nodes if step in steps)
+        model.add_submodule(node.name, fx.GraphModule(model, body, kinds))
         with model.graph.inserting_before(node):
             new = model.graph.call_module(node.name, (origin,))
         node.replace_all_uses_with(new)

@@ -16,7 +16,7 @@ from oaq_repro.quant.network import QuantizedNetwork, layer_sources
 from oaq_repro.quant.patterns import PATTERNS, activation_of
 from oaq_repro.quant.quantizers import Activation, ActivationQuantizer, ObserverConfig, WeightQuantizer
 from oaq_repro.quant.select import is_parts
-from oaq_repro.quant.trace import fold, input_node, module_of, tensor_inputs
+from oaq_repro.quant.trace import fold, input_node, kind_of, module_of, tensor_inputs
 
 
 class QuantizerFactory(Protocol):
@@ -121,7 +121,7 @@ class _Conversion:
         if activation_node is not None:
             self.activation = activation_of(activation_node, module_of(self.model, activation_node)) or "none"
         self.overrides = self._matching_overrides(node, activation_node or node)
-        kind = type(module).__name__ if module is not None else getattr(node.target, "__name__", str(node.target))
+        kind = kind_of(self.model, node)
 
         quantized: QuantModule | None
         own_activation = activation_of(node, module)
