@@ -66,9 +66,11 @@ class _Conversion:
         return self.factory.activation_quantizer(bits, self.activation, self.config.observer, True)
 
     def weights(self) -> WeightQuantizer:
-        return self.factory.weight_quantizer(
-            self._setting("weight_bits", self.config.weight_bits), self.config.per_channel
-        )
+        config = self.config
+        quantizer = self.factory.weight_quantizer(self._setting("weight_bits", config.weight_bits), config.per_channel)
+        if config.granularity == "tensor":
+            quantizer.granularity = "tensor"
+        return quantizer
 
     def accumulator(self) -> tuple[Accumulator, str]:
         chosen = [o for o in self.overrides if o.accumulator is not None]
