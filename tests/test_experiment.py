@@ -13,7 +13,7 @@ from oaq_repro.integer.reference import Reference
 from oaq_repro.models.checkpoint import content_hash, read_torch
 from oaq_repro.results.record import load_record
 from oaq_repro.results.store import run_folder
-from oaq_repro.training import parent
+from oaq_repro.training import fine_tune, parent
 
 pytestmark = pytest.mark.slow
 
