@@ -8,13 +8,13 @@ import sys
 
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
-from hydra.utils import instantiate
 from omegaconf.errors import OmegaConfBaseException
 
-from oaq_repro.configuration import config_folder
 from oaq_repro.data.inspection import inspect_data
 from oaq_repro.errors import InputError
 from oaq_repro.hints import quiet
+from oaq_repro.settings.composing import config_folder, resolve
+from oaq_repro.settings.schema import build
 
 
 def main(overrides: list[str]) -> int:
@@ -23,10 +23,9 @@ def main(overrides: list[str]) -> int:
     try:
         with initialize_config_dir(str(config_folder()), version_base="1.3"):
             config = compose("config", overrides)
-        report = inspect_data(instantiate(config.data, _convert_="all"))
+        report = inspect_data(build("data", resolve(config)["data"]))
     except (InputError, HydraException, OmegaConfBaseException) as error:
-        cause = error.__cause__ if isinstance(error.__cause__, InputError) else error
-        print(f"error: {cause}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 1
     for finding in report.findings:
         print(f"{finding.state:8} {finding.text}")

@@ -16,16 +16,15 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
-from omegaconf import OmegaConf
 
 from oaq_repro.accumulator import NAMED
-from oaq_repro.configuration import build
 from oaq_repro.errors import InputError
 from oaq_repro.files import write_atomic
 from oaq_repro.integer.certificate import product_range, reach
 from oaq_repro.integer.graph import Conv, Graph
 from oaq_repro.integer.reference import Reference
 from oaq_repro.results.record import load_record
+from oaq_repro.settings.schema import build
 
 LIMIT = NAMED["int16"].maximum
 BLUE, ORANGE, GREY = "#1f5a99", "#d9822b", "#777777"
@@ -142,7 +141,7 @@ def _certificate(ax: Axes, folder: Path, layer: str) -> None:
 def exact_sums(folder: Path, layer: str, count: int) -> np.ndarray:
     """All sums of a layer on the first held-out images of a run, in 32 bits, without bias: int32, flat."""
     record = load_record(folder / "record.json")
-    data = build(OmegaConf.create(record.config["data"]), "data")
+    data = build("data", record.config["data"])
     data.prepare_data()
     data.setup()
     batches, found = [], 0

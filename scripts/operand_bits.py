@@ -10,7 +10,6 @@ from dataclasses import astuple
 from itertools import islice
 from pathlib import Path
 
-from oaq_repro.configuration import build
 from oaq_repro.errors import InputError
 from oaq_repro.files import write_atomic
 from oaq_repro.integer.graph import Graph
@@ -19,6 +18,7 @@ from oaq_repro.results.grid import csv_text
 from oaq_repro.results.operand_figure import FILE_NAME, HEADS
 from oaq_repro.results.record import RECORD_NAME
 from oaq_repro.results.store import load_in_place
+from oaq_repro.settings.schema import build
 
 GRAPH_NAME = "graph.npz"  # as a run writes it
 
@@ -45,7 +45,7 @@ def count(folder: Path, batches: int, root: Path | None) -> list[Count]:
     record = load_in_place((folder / RECORD_NAME).resolve())
     graph = Graph.load(folder / GRAPH_NAME)
     config = dict(record.config["data"])  # type: ignore[arg-type]
-    data = build(config | ({"root": str(root)} if root else {}), "data")
+    data = build("data", config | ({"root": str(root)} if root else {}))
     data.prepare_data()
     data.setup()
     if data.fingerprint() != record.provenance.dataset_fingerprint:

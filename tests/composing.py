@@ -2,7 +2,9 @@
 
 from hydra import compose, initialize_config_dir
 
-from oaq_repro.configuration import config_folder
+from oaq_repro.quant.config import QuantizationConfig
+from oaq_repro.settings import schema
+from oaq_repro.settings.composing import config_folder, resolve
 
 TINY = [
     "task=classification", "data.subset=64", "data.val_subset=20", "data.batch_size=16", "schedule.float.epochs=2",
@@ -21,3 +23,24 @@ def composed(*overrides):
 def tiny(results, *overrides):
     """A run of seconds on 64 digits."""
     return composed(*TINY, f"results={results}", *overrides)
+
+
+def settings_of(*overrides):
+    """The same as plain containers."""
+    return resolve(composed(*overrides))
+
+
+def built(section, *overrides, **given):
+    """What a section of that configuration describes."""
+    return schema.build(section, settings_of(*overrides)[section], **given)
+
+
+def quantization_of(*overrides):
+    """The QuantizationConfig of that configuration."""
+    return schema.build_part(QuantizationConfig, settings_of(*overrides)["quantization"], "quantization")
+
+
+def changed(overrides, *others):
+    """Overrides, the later in the place of earlier ones of the same field: twice is an error."""
+    names = {other.partition("=")[0] for other in others}
+    return [*(override for override in overrides if override.partition("=")[0] not in names), *others]

@@ -7,12 +7,12 @@ import sys
 import time
 
 import pytest
-from composing import TINY
+from composing import TINY, changed
 
 from oaq_repro.results.record import load_record
 
 # 4 steps an epoch, a checkpoint every 25 epochs: interrupted inside fine-tuning
-LONG = [*TINY, "schedule.finetune.epochs=40", "method=oaq", "accumulator.bits=14"]
+LONG = changed(TINY, "schedule.finetune.epochs=40", "method=oaq", "accumulator.bits=14")
 
 
 def command(*arguments):
@@ -67,6 +67,7 @@ def test_help_imports_nothing_heavy():
         (["methd=oaq"], "methd"),
         (["method=oak"], "Could not find 'method/oak'"),
         (["model.widht=1"], "widht"),
+        (["method=null"], "error: method: found null, expected one of a2q, "),
     ],
 )
 def test_misspelt_keys_are_named_without_a_traceback(arguments, message, tmp_path):
@@ -84,6 +85,10 @@ def test_misspelt_keys_are_named_without_a_traceback(arguments, message, tmp_pat
         (["accumulator.bits=99"], "accumulator.bits: found 99"),
         (["+method.momentum=1"], "method.momentum: no such field"),
         (["model.checkpoint=nothing.ckpt"], "nothing.ckpt"),
+        (["seed=-1"], "seed: found -1, expected greater than or equal to 0"),
+        (["seed=0", "seed=1"], "seed: found twice on the command line, expected once"),
+        (["+trainer.limit_train_batches=0"], "trainer.limit_train_batches: no such field"),
+        (["model.checkpoint={_target_: pathlib.Path.touch, self: touched}"], "model.checkpoint: found {"),
         (["+quantization.overrides.x={match: nolayer}"], "overrides.x.match: 'nolayer' matches no layer"),
     ],
 )
@@ -93,7 +98,7 @@ def test_bad_input_is_one_message(arguments, message, tmp_path):
     (line,) = [text for text in done.stderr.splitlines() if text.startswith("error: ")]
     assert message in line
     assert "Traceback" not in done.stderr
-    written = {"runs", "parents", "fine_tuned", "fingerprints"}  # the results folder is the working folder here
+    written = {"runs", "parents", "fine_tuned", "known"}  # the results folder is the working folder here
     assert {path.name for path in tmp_path.iterdir()} <= written
 
 
@@ -119,7 +124,7 @@ def interrupted_then_resumed(tmp_path, how):
 def test_data_of_another_task(tmp_path):
     done = call("data=voc_detection", f"results={tmp_path}", cwd=tmp_path)
     assert done.returncode == 1
-    assert "error: data: found data for detection with task=classification; expected task=detection" in done.stderr
+    assert "error: data: found voc_detection, which is for detection, with task=classification; expected" in done.stderr
 
 
 @pytest.mark.slow

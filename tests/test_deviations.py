@@ -4,13 +4,13 @@ import pytest
 import yaml
 from composing import composed
 
-from oaq_repro.configuration import config_folder
 from oaq_repro.deviations import load_sections, render
 from oaq_repro.errors import InputError
+from oaq_repro.settings.composing import config_folder
 
 ROOT = Path(__file__).parents[1]
 WORDS = ROOT / "docs" / "deviations.yaml"
-BASE_FIELDS = {"_target_", "fine_tune", "settle"}  # of every method; their meaning is the method's own
+BASE_FIELDS = {"kind", "fine_tune", "settle"}  # of every method; their meaning is the method's own
 
 
 @pytest.fixture(scope="module")

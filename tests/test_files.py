@@ -4,7 +4,7 @@ import stat
 import pytest
 
 from oaq_repro.errors import InputError
-from oaq_repro.files import json_checksum, remove_temporary, write_atomic
+from oaq_repro.files import file_hash, json_checksum, remove_temporary, write_atomic
 
 
 @pytest.mark.parametrize("content", ["text", b"bytes", lambda path: path.write_text("written")])
@@ -61,3 +61,8 @@ def test_the_checksum_of_json_is_that_of_its_content():
     content = {"b": [1, 2.5], "a": {"c": None}}
     assert json_checksum(content) == json_checksum({"a": {"c": None}, "b": [1, 2.5], "checksum": "any"})
     assert json_checksum(content) != json_checksum({**content, "b": [1, 2.5000000000000004]})
+
+
+def test_file_hash(tmp_path):
+    (tmp_path / "f").write_bytes(b"abc")
+    assert file_hash(tmp_path / "f") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

@@ -11,7 +11,7 @@ signals.install(quiet=os.environ.get("LOCAL_RANK", "0") != "0")
 import hydra  # noqa: E402
 from omegaconf import DictConfig  # noqa: E402
 
-from oaq_repro.configuration import config_folder  # noqa: E402
+from oaq_repro.settings.composing import config_folder, groups_without_files  # noqa: E402
 
 failures: list[str] = []
 
@@ -22,8 +22,8 @@ def main(config: DictConfig) -> float | None:
 
     A sweep goes on after any failure; a single run shows the traceback of what is no bad input.
     """
-    from oaq_repro import multirun
     from oaq_repro.errors import InputError
+    from oaq_repro.sweeps import callback
 
     try:
         return _run_or_show(config)
@@ -31,8 +31,8 @@ def main(config: DictConfig) -> float | None:
         stopped = signals.interruption(error)
         if stopped is not None:
             raise stopped from None
-        if multirun.in_sweep():
-            multirun.note(error)
+        if callback.in_sweep():
+            callback.note(error)
             return None
         if not isinstance(error, InputError | OSError):
             raise
@@ -42,12 +42,12 @@ def main(config: DictConfig) -> float | None:
 
 
 def _run_or_show(config: DictConfig) -> float | None:
-    from oaq_repro import multirun
-    from oaq_repro.configuration import resolve
-    from oaq_repro.finished import finished_record
+    from oaq_repro.results.finished import finished_record
     from oaq_repro.results.store import run_folder
+    from oaq_repro.settings.composing import resolve
+    from oaq_repro.sweeps import callback
 
-    settings, sweeping = resolve(config), multirun.in_sweep()
+    settings, sweeping = resolve(config), callback.in_sweep()
     earlier = finished_record(settings)
     if earlier is None:
         from oaq_repro.experiment import run
@@ -59,7 +59,7 @@ def _run_or_show(config: DictConfig) -> float | None:
     if earlier is not None:
         print(f"{folder}: finished earlier; nothing is trained again")
     if sweeping:
-        multirun.remember(settings)
+        callback.remember(settings)
     if earlier is None or not sweeping:
         from oaq_repro.results.terminal import print_record
 
@@ -69,11 +69,15 @@ def _run_or_show(config: DictConfig) -> float | None:
 
 
 def entry_point() -> None:
-    """Console entry: exit status 1 when the run failed; `multirun.Summary` sees to sweeps."""
+    """Console entry: exit status 1 when the run failed; `callback.Summary` sees to sweeps."""
     # Waiting OpenMP threads sleep instead of spinning, which on a busy machine takes the cores from those that work.
     # Read as torch is loaded, and inherited by the processes of a sweep.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    main()
+    failures.extend(groups_without_files(sys.argv[1:]))
+    if failures:
+        print("\n".join(f"error: {message}" for message in failures), file=sys.stderr)
+    else:
+        main()
     if failures:
         sys.exit(1)
 

@@ -1,5 +1,6 @@
 """Types of the compiled module; built from csrc/bindings.cpp."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,6 @@ def emulate(
 
 Array = np.ndarray[Any, Any]
 
-EXACT: int
-PAIRS: int
 SLACK: int
 PANEL: int
 PAIR: int
@@ -64,7 +63,9 @@ class LayerConstants:
     ) -> None: ...
 
 class DenseGroup:
-    def __init__(self, runs: Array, panels: list[Array], folds: list[int], constants: LayerConstants) -> None: ...
+    def __init__(
+        self, runs: Array, panels: list[Array], routes: Sequence[tuple[str, int]], constants: LayerConstants
+    ) -> None: ...
 
 class Program:
     isa: str
@@ -84,7 +85,7 @@ class Program:
         window: Window,
         taps: list[Array],
         weights: list[Array],
-        folds: list[int],
+        routes: Sequence[tuple[str, int]],
         constants: LayerConstants,
     ) -> None: ...
     def emulate(

@@ -20,7 +20,7 @@ This file imports neither torch nor NumPy: the integer engine reads it too.
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from oaq_repro.errors import InputError
+from oaq_repro.errors import InputError, SettingsError
 
 MIN_BITS, MAX_BITS = 8, 32
 
@@ -35,19 +35,19 @@ class Accumulator:
     block: int | None = None
 
     def __post_init__(self) -> None:
-        """Reject what no kernel could mean (InputError)."""
+        """Reject what no kernel could mean (SettingsError)."""
         if not _integer(self.bits) or not MIN_BITS <= self.bits <= MAX_BITS:
-            raise InputError(
+            raise SettingsError(
                 f"accumulator.bits: found {self.bits!r}, expected an integer from {MIN_BITS} to {MAX_BITS}"
             )
         if self.overflow not in ("wrap", "saturate"):
-            raise InputError(f"accumulator.overflow: found {self.overflow!r}, expected 'wrap' or 'saturate'")
+            raise SettingsError(f"accumulator.overflow: found {self.overflow!r}, expected 'wrap' or 'saturate'")
         if not _integer(self.lanes) or self.lanes < 1:
-            raise InputError(f"accumulator.lanes: found {self.lanes!r}, expected an integer of at least 1")
+            raise SettingsError(f"accumulator.lanes: found {self.lanes!r}, expected an integer of at least 1")
         if self.block is not None and (not _integer(self.block) or self.block < 1):
-            raise InputError(f"accumulator.block: found {self.block!r}, expected null or an integer of at least 1")
+            raise SettingsError(f"accumulator.block: found {self.block!r}, expected null or an integer of at least 1")
         if self.lanes > 1 and self.block is not None:
-            raise InputError(f"accumulator: found lanes={self.lanes} with block={self.block}, expected one of them")
+            raise SettingsError(f"accumulator: found lanes={self.lanes} with block={self.block}, expected one of them")
 
     @property
     def minimum(self) -> int:
@@ -90,7 +90,7 @@ class Accumulator:
                 return NAMED[value]
             if value.startswith("int") and value[3:].isdigit():
                 return Accumulator(bits=int(value[3:]))
-            raise InputError(f"accumulator: found {value!r}, expected one of {', '.join(NAMED)}, or int<bits>")
+            raise SettingsError(f"accumulator: found {value!r}, expected one of {', '.join(NAMED)}, or int<bits>")
         try:
             return Accumulator(**value)
         except TypeError as error:

@@ -14,9 +14,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from oaq_repro.configuration import config_folder
 from oaq_repro.errors import InputError
 from oaq_repro.results.grid import Grid
+from oaq_repro.settings.composing import config_folder
 
 HEADS = ("point", "what the source says", "what is chosen here", "config field (default)", "other values")
 NOTE = """\

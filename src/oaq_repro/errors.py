@@ -9,6 +9,13 @@ class InputError(Exception):
     """
 
 
+class SettingsError(InputError, ValueError):
+    """Fields of one object that do not fit together, raised as it is made; begins with the names of the fields.
+
+    A ValueError, so that pydantic collects it and `settings.schema` says where the object stands.
+    """
+
+
 def printable(text: str, longest: int = 2000) -> str:
     """Text for a terminal: what cannot be printed is written as an escape (`\\x1b`), what is too long is cut.
 

@@ -16,33 +16,37 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, distributed
 
-from oaq_repro.checkpoints import torch_bytes
-from oaq_repro.configuration import build, resolve
 from oaq_repro.data.base import DataModule
 from oaq_repro.deploy.checked_engine import CheckedEngine
 from oaq_repro.deploy.lower import lower
 from oaq_repro.deploy.record_sections import layer_rows, overflow_section
 from oaq_repro.errors import InputError
 from oaq_repro.files import write_atomic
-from oaq_repro.fine_tuned import fine_tune
-from oaq_repro.finished import remember
 from oaq_repro.integer.engine.latency import latencies
-from oaq_repro.logging import log_record
 from oaq_repro.methods.base import Method
 from oaq_repro.models.checkpoint import content_hash
 from oaq_repro.models.network import Network
-from oaq_repro.parent import float_parent
-from oaq_repro.quant.calibrate import SettleReport, count_overflow, settle
+from oaq_repro.quant.calibrate import count_overflow
 from oaq_repro.quant.config import QuantizationConfig
 from oaq_repro.quant.convert import quantize_network
 from oaq_repro.quant.network import QuantizedNetwork
+from oaq_repro.quant.settle import SettleReport, settle
 from oaq_repro.results.figures import write_figures
+from oaq_repro.results.finished import remember
 from oaq_repro.results.provenance import provenance, utc_now
 from oaq_repro.results.record import RECORD_NAME, Record, Status, save_record
-from oaq_repro.results.store import LONG_S, find_record, is_worker, lock_run, run_folder, run_hash
+from oaq_repro.results.store import LONG_S, find_record, is_worker, lock_run, run_folder, say_early
+from oaq_repro.settings.composing import resolve
+from oaq_repro.settings.identity import hash_of, science
+from oaq_repro.settings.schema import build, build_part, check
 from oaq_repro.signals import arrived, interruption
 from oaq_repro.tasks.base import Task
-from oaq_repro.training import evaluate, images_of, torch_threads
+from oaq_repro.tasks.schedule import Schedule
+from oaq_repro.training.checkpoints import torch_bytes
+from oaq_repro.training.fine_tune import fine_tune
+from oaq_repro.training.loggers import log_record
+from oaq_repro.training.parent import float_parent
+from oaq_repro.training.stage import check_devices, evaluate, images_of, torch_threads
 
 GRAPH_NAME, CHECKPOINT_NAME = "graph.npz", "quantized.ckpt"
 
@@ -64,38 +68,33 @@ def run(config: DictConfig, wait: bool = True) -> Record:
     Where another process works on the same run, waits for it, or without `wait` raises BusyError. Raises InputError for
     bad input (also recorded as a failed run) and passes on interruptions (recorded too).
     """
-    settings = resolve(config)
+    composed = resolve(config)
+    settings = check(composed)
+    check_devices(settings["trainer"])
     pl.seed_everything(settings["seed"], workers=True, verbose=False)
-    data: DataModule = build(config.data, "data")
-    check_task(settings, data)
+    data: DataModule = build("data", settings["data"])
     data.prepare_data()
     data.setup()
     fingerprint = data.fingerprint()
-    remember(settings, fingerprint)
-    name, seed = run_hash(settings, fingerprint), settings["seed"]
+    found = science(settings)
+    name, seed = hash_of(found, fingerprint), settings["seed"]
+    remember(composed, name)
     folder = run_folder(settings["results"], name, seed)
     with torch_threads(settings["threads"]), lock_run(folder, LONG_S if wait else 0.0):
         done = find_record(settings["results"], name, seed)
         if done is not None and done.status == "finished":
             return done
-        return _recorded(settings, config, data, fingerprint, name, folder)
-
-
-def check_task(settings: Mapping[str, Any], data: DataModule) -> None:
-    """InputError where the data are of another task."""
-    if data.task != settings["task"]["name"]:
-        raise InputError(
-            f"data: found data for {data.task} with task={settings['task']['name']}; expected task={data.task}"
-        )
+        say_early(settings["results"])
+        return _recorded(settings, found, data, fingerprint, name, folder)
 
 
 def _recorded(
-    settings: dict[str, Any], config: DictConfig, data: DataModule, fingerprint: str, name: str, folder: Path
+    settings: dict[str, Any], found: dict[str, Any], data: DataModule, fingerprint: str, name: str, folder: Path
 ) -> Record:
     """Run and write the record, whatever happens."""
     outcome, started, clock = Outcome(), utc_now(), time.monotonic()
     if is_worker():
-        _stages(settings, config, data, fingerprint, folder, outcome)
+        _stages(settings, data, fingerprint, folder, outcome)
         sys.exit(0)  # the first process writes the record
 
     def record_as(status: Status, error: str | None) -> Record:
@@ -104,6 +103,7 @@ def _recorded(
             seed=settings["seed"],
             status=status,
             config=settings,
+            science=found,
             metrics=outcome.metrics,  # type: ignore[arg-type]
             **outcome.sections,
             provenance=provenance(
@@ -119,7 +119,7 @@ def _recorded(
         )
 
     try:
-        _stages(settings, config, data, fingerprint, folder, outcome)
+        _stages(settings, data, fingerprint, folder, outcome)
         record = record_as("finished", None)
         write_figures(record, folder)
         save_record(record, folder / RECORD_NAME)  # last: it says all is there
@@ -134,24 +134,23 @@ def _recorded(
     return record
 
 
-def _stages(
-    settings: dict[str, Any], config: DictConfig, data: DataModule, fingerprint: str, folder: Path, outcome: Outcome
-) -> None:
-    method: Method = build(config.method, "method")
-    network: Network = build(config.model, "model", num_classes=len(data.classes), input_shape=data.input_shape)
+def _stages(settings: dict[str, Any], data: DataModule, fingerprint: str, folder: Path, outcome: Outcome) -> None:
+    method: Method = build("method", settings["method"])
+    known = {"num_classes": len(data.classes), "input_shape": data.input_shape}
+    network: Network = build("model", settings["model"], **known)
 
-    float_task = make_task(config, network, data, "float")
+    float_task = make_task(settings, network, data, "float")
     parent = float_parent(settings, data, float_task, fingerprint)
     outcome.parent_hash, outcome.metrics["float"] = parent.hash, parent.metrics
     if not method.quantizes:
         return
 
-    quantization: QuantizationConfig = build(config.quantization, "quantization")
+    quantization: QuantizationConfig = build_part(QuantizationConfig, settings["quantization"], "quantization")
     quantized = quantize_network(float_task.dense, method, quantization, data.input_shape)
     outcome.sections["swapped"] = [f"{name}: {old} -> {new}" for name, old, new in quantized.swapped]
     outcome.sections["left_float"] = list(quantized.left_float)
 
-    task = make_task(config, Network(quantized, network.codec), data, "finetune")
+    task = make_task(settings, Network(quantized, network.codec), data, "finetune")
     trained = fine_tune(settings, data, task, method, quantization.calibration_batches, fingerprint)
     part_from_workers()
     keep_curves(trained.folder, folder)
@@ -189,12 +188,11 @@ def part_from_workers() -> None:
         sys.exit(0)
 
 
-def make_task(config: DictConfig, network: Network, data: DataModule, stage: str) -> Task:
+def make_task(settings: Mapping[str, Any], network: Network, data: DataModule, stage: str) -> Task:
     """The LightningModule of one stage (`float` or `finetune`)."""
-    section = config.schedule.get(stage)
-    schedule = None if section is None else build(section, f"schedule.{stage}")
-    fields = {key: value for key, value in config.task.items() if key != "name"}
-    return build(fields, "task")(network=network, schedule=schedule, classes=data.classes)
+    section = settings["schedule"].get(stage)
+    schedule = None if section is None else build_part(Schedule, section, f"schedule.{stage}")
+    return build("task", settings["task"], network=network, schedule=schedule, classes=data.classes)
 
 
 def settle_or_count(

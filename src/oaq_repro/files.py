@@ -79,3 +79,12 @@ def json_checksum(content: Mapping[str, Any]) -> str:
     """Sha256 (hex) of a JSON object without its own key `checksum`, whatever the order of keys and the layout."""
     rest = {key: value for key, value in content.items() if key != "checksum"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def file_hash(path: Path | str) -> str:
+    """Sha256 (hex) of a file's content; InputError when it cannot be read."""
+    try:
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error

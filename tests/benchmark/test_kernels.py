@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from oaq_repro import _kernels
 from oaq_repro.accumulator import NAMED
 from oaq_repro.benchmark.kernels import (
     ROUTES,
@@ -15,6 +14,7 @@ from oaq_repro.benchmark.kernels import (
     shapes_of,
     single_layer,
 )
+from oaq_repro.integer.engine.sums import EXACT, WHOLE, folded
 from oaq_repro.integer.reference import Reference
 
 DENSE = ConvShape(64, 7, 6, 32, (1, 1), (1, 1), (0, 0), (1, 1), 1)
@@ -30,8 +30,8 @@ def test_the_engine_takes_the_wanted_route(shape, route):
         longest = {DENSE: 16, WIDE: 8, DEPTHWISE: 4}[shape]
         assert route.startswith("fold") and int(route.split()[1]) > longest
         return
-    fold = {"16 bit": 0, "exact": 1 if shape is DEPTHWISE else _kernels.EXACT}.get(route)
-    assert set(engine.routes[0].folds) == {int(route.split()[1]) if fold is None else fold}
+    sums = {"16 bit": WHOLE, "exact": folded(1) if shape is DEPTHWISE else EXACT}.get(route)
+    assert set(engine.routes[0].sums) == {folded(int(route.split()[1])) if sums is None else sums}
     rng = np.random.default_rng(0)
     image = rng.integers(0, 3, (1, shape.channels, shape.height, shape.width)).astype(np.float32)
     reference = Reference(engine.graph.with_accumulator(NAMED["int32"])).run(image).outputs[0]

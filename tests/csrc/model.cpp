@@ -58,8 +58,9 @@ void DenseWeights::add_run(int offset, int length) {
     weights.resize(static_cast<std::size_t>(steps * width * kStep), 0);
 }
 
-std::vector<std::int8_t> DenseWeights::packed(int fold) {
-    if (fold != kExact && fold != kPairs) return weights;
+std::vector<std::int8_t> DenseWeights::packed(const Route& route) {
+    const bool pairs = route.sums == Sums::kPairs;
+    if (route.sums != Sums::kExact && !pairs) return weights;
     std::vector<std::int8_t> result;
     int first = 0;
     for (const Run& run : runs) {
@@ -67,12 +68,12 @@ std::vector<std::int8_t> DenseWeights::packed(int fold) {
             const int code = pair * kPair + k;
             return pair < 0 || pair >= run.pairs ? std::int8_t{0} : weight(first + code / kStep, c, code % kStep);
         };
-        for (int i = 0; i < run.pairs + (fold == kPairs ? 1 : 0); ++i) {
+        for (int i = 0; i < run.pairs + (pairs ? 1 : 0); ++i) {
             const std::size_t at = result.size();
             result.resize(at + static_cast<std::size_t>(width * kPair));
             for (int c = 0; c < width; ++c)
                 for (int k = 0; k < kPair; ++k) {
-                    const int place = fold == kPairs ? depthwise_place(c) : c, late = fold == kPairs && c % 2 == 0;
+                    const int place = pairs ? depthwise_place(c) : c, late = pairs && c % 2 == 0;
                     result[at + static_cast<std::size_t>(place * kPair + k)] = of_pair(i - late, c, k);
                 }
         }

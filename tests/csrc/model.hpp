@@ -56,9 +56,6 @@ bool products_of_sum(Random& random, std::int64_t target, int lowest, int highes
 int code_of(std::int64_t acc, bool narrow, const OutputConstants& constants, int channel);  // narrow: of 16-bit accumulation
 int rounded_code(double value, int zero_point, int q_max);  // half to even, clamped
 
-// Whether a dense route's results are modulo 2^16.
-inline bool wraps(int fold) { return fold == 0 || fold == kPairs; }
-
 // Weights of a dense panel by code and channel, and as kernels.hpp packs them.
 struct DenseWeights {
     int width = kPanel;                // channels
@@ -70,7 +67,7 @@ struct DenseWeights {
     std::int8_t& weight(int step, int channel, int k) {
         return weights[static_cast<std::size_t>((step * width + channel) * kStep + k)];
     }
-    std::vector<std::int8_t> packed(int fold);
+    std::vector<std::int8_t> packed(const Route& route);
 };
 
 // Constants of `count` channels.

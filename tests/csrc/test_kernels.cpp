@@ -85,8 +85,8 @@ DenseCase dense_case(Random& random, const Source& source, int width) {
 }
 
 // Sums one past and up to the ends of 16 bits, in one block of steps of channel c and the pixel's codes.
-void put_at_bound(Random& random, DenseCase& layer, std::uint8_t* codes, const Source& source, int fold, int c) {
-    const int steps = std::min(layer.runs[0].steps, fold > 0 ? fold : layer.runs[0].steps);
+void put_at_bound(Random& random, DenseCase& layer, std::uint8_t* codes, const Source& source, const Route& route, int c) {
+    const int steps = std::min(layer.runs[0].steps, route.fold > 0 ? route.fold : layer.runs[0].steps);
     if (layer.lengths[0] < steps * kStep) return;
     const int half = random.between(0, 1);
     std::vector<Product> products(static_cast<std::size_t>(2 * steps));
@@ -99,22 +99,23 @@ void put_at_bound(Random& random, DenseCase& layer, std::uint8_t* codes, const S
     }
 }
 
-std::int64_t dense_sum(DenseCase& layer, const std::uint8_t* codes, const Source& source, int fold, bool saturates,
+std::int64_t dense_sum(DenseCase& layer, const std::uint8_t* codes, const Source& source, const Route& route, bool saturates,
                        std::int64_t start, int c) {
+    const bool exact = route.sums == Sums::kExact;
     std::int64_t acc = start;
     int begin = 0;
     for (const Run& run : layer.runs) {
         const auto product = [&](int step, int k) {
-            const int offset = fold == kExact ? 0 : source.offset;
+            const int offset = exact ? 0 : source.offset;
             return Product{codes[run.offset + step * kStep + k] - offset, layer.weight(begin + step, c, k)};
         };
         for (int first = 0; first < run.steps;) {
-            const int count = fold > 0 ? std::min(fold, run.steps - first) : 1;
+            const int count = route.fold > 0 ? std::min(route.fold, run.steps - first) : 1;
             for (int h = 0; h < 2; ++h) {
                 std::vector<Product> products;
                 for (int s = first; s < first + count; ++s)
                     for (int k = 2 * h; k < 2 * h + 2; ++k) products.push_back(product(s, k));
-                if (fold == kExact)
+                if (exact)
                     for (const Product& p : products) acc += p.value();
                 else
                     acc += half_sum(products, saturates);
@@ -123,21 +124,22 @@ std::int64_t dense_sum(DenseCase& layer, const std::uint8_t* codes, const Source
         }
         begin += run.steps;
     }
-    return wrapped(acc, wraps(fold) ? 16 : 32);
+    return wrapped(acc, route.wraps() ? 16 : 32);
 }
 
-int wrap_shift_of(Random& random, int fold) {
-    if (wraps(fold)) return random.of({0, 16});  // the planner asks for no other
+int wrap_shift_of(Random& random, const Route& route) {
+    if (route.wraps()) return random.of({0, 16});  // the planner asks for no other
     return random.of({0, 0, 8, 16, 20, random.between(0, 24)});
 }
 
-void test_dense(Random& random, const KernelSet& set, const DenseRoute& route) {
+void test_dense(Random& random, const KernelSet& set, const DenseRoute& tested) {
+    const Route& route = tested.route;
     const Source source(random, set);
-    const int width = panel_width(route.fold);
+    const int width = route.width();
     DenseCase layer = dense_case(random, source, width);
     int span = 0;
     for (const Run& run : layer.runs) span = std::max(span, run.offset + run.steps * kStep);
-    const int pixels = random.between(1, 2 * route.rows + 3), channels = random.of({width, random.between(1, width)});
+    const int pixels = random.between(1, 2 * tested.pixels + 3), channels = random.of({width, random.between(1, width)});
     const int in_step = random.between(1, span + 9), in_bytes = (pixels - 1) * in_step + span;
     const int out_step = channels + random.between(0, 9), out_offset = random.between(0, 30);
     const int out_bytes = out_offset + (pixels - 1) * out_step + channels;
@@ -146,17 +148,18 @@ void test_dense(Random& random, const KernelSet& set, const DenseRoute& route) {
     const Buffer out(static_cast<std::size_t>(out_bytes), kGuard);
     std::uint8_t* const in = in_memory.begin() + kSlackBefore;
     for (int i = 0; i < in_bytes; ++i) in[i] = source.code(random);
-    if (random.one_in(2)) put_at_bound(random, layer, in, source, route.fold, random.between(0, channels - 1));
+    if (random.one_in(2)) put_at_bound(random, layer, in, source, route, random.between(0, channels - 1));
 
-    Constants constants(random, width, wrap_shift_of(random, route.fold));
+    Constants constants(random, width, wrap_shift_of(random, route));
     const auto acc = [&](int p, int c) {
-        return dense_sum(layer, in + p * in_step, source, route.fold, set.saturates,
+        return dense_sum(layer, in + p * in_step, source, route, set.saturates,
                          constants.start[static_cast<std::size_t>(c)], c);
     };
     if (random.one_in(2))
-        for (int c = 0; c < channels; ++c)             constants.show(random, c, wraps(route.fold), acc(random.one_in(2) ? 0 : pixels - 1, c));
+        for (int c = 0; c < channels; ++c)
+            constants.show(random, c, route.wraps(), acc(random.one_in(2) ? 0 : pixels - 1, c));
 
-    const bool wide = route.fold == kExact;
+    const bool wide = route.sums == Sums::kExact;
     const Buffer wide_memory(wide ? 2 * (static_cast<std::size_t>(in_bytes) + kSlack) : 1, kBeyond);
     for (int i = 0; wide && i < in_bytes; ++i) reinterpret_cast<std::int16_t*>(wide_memory.begin())[i] = in[i];
     std::vector<const std::uint8_t*> from;
@@ -165,7 +168,7 @@ void test_dense(Random& random, const KernelSet& set, const DenseRoute& route) {
         from.push_back(wide ? wide_memory.begin() + 2 * p * in_step : in + p * in_step);
         to.push_back(out.begin() + p * out_step);
     }
-    const std::vector<std::int8_t> packed = layer.packed(route.fold);
+    const std::vector<std::int8_t> packed = layer.packed(route);
     const Buffer weights(packed.size(), 0);
     std::memcpy(weights.begin(), packed.data(), packed.size());
     DenseBlock block;
@@ -179,16 +182,16 @@ void test_dense(Random& random, const KernelSet& set, const DenseRoute& route) {
     block.constants = constants.output;
     block.channels = channels;
     block.code_offset = source.offset;
-    route.kernel(block);
+    tested.kernel(block);
 
     std::vector<std::uint8_t> expected(static_cast<std::size_t>(out_bytes), kGuard);
     for (int p = 0; p < pixels; ++p)
         for (int c = 0; c < channels; ++c)
             expected[static_cast<std::size_t>(out_offset + p * out_step + c)] =
-                static_cast<std::uint8_t>(code_of(acc(p, c), wraps(route.fold), constants.output, c));
+                static_cast<std::uint8_t>(code_of(acc(p, c), route.wraps(), constants.output, c));
     for (std::size_t i = 0; i < expected.size(); ++i)
-        expect_same(out.begin()[i], expected[i], "%s, dense fold %d, %d pixels, %d channels, %d steps, q_max %d: byte %d",
-                    set.name, route.fold, pixels, channels, layer.steps, source.q_max, static_cast<int>(i));
+        expect_same(out.begin()[i], expected[i], "%s, dense %s %d, %d pixels, %d channels, %d steps, q_max %d: byte %d",
+                    set.name, route.name(), route.fold, pixels, channels, layer.steps, source.q_max, static_cast<int>(i));
 }
 
 // Taps as a 3x3 window's or anywhere, packed as packing.py does.
@@ -216,6 +219,7 @@ void test_depthwise(Random& random, const KernelSet& set) {
     const std::vector<TapPair> taps = taps_of(random, all, row);
     const int count = static_cast<int>(taps.size());
     const int fold = random.of({0, 1, 2, 3, 4, 5, random.between(0, count + 1)});
+    const Route route = fold == 0 ? Route{Sums::kWhole} : folded(fold);
     int span = 0;
     for (const TapPair& tap : taps) span = std::max({span, tap.a, tap.b});
     const int bytes = (rows - 1) * stride * row + (pixels - 1) * stride * all + span + channels;
@@ -240,7 +244,7 @@ void test_depthwise(Random& random, const KernelSet& set) {
     const int out_bytes = (rows - 1) * out_row + (pixels - 1) * out_step + channels;
     const Buffer out(static_cast<std::size_t>(out_bytes), kGuard);
 
-    Constants constants(random, kChannelBlock, wrap_shift_of(random, fold));
+    Constants constants(random, kChannelBlock, wrap_shift_of(random, route));
     const auto acc = [&](int y, int x, int c) {
         const std::uint8_t* codes = in.begin() + (y * row + x * all) * stride + c;
         std::int64_t sum = constants.start[static_cast<std::size_t>(c)];
@@ -249,15 +253,15 @@ void test_depthwise(Random& random, const KernelSet& set) {
             const TapPair& tap = taps[static_cast<std::size_t>(t)];
             products.push_back({codes[tap.a] - source.offset, weight(t, c, 0)});
             products.push_back({codes[tap.b] - source.offset, weight(t, c, 1)});
-            if (t + 1 < count && (fold == 0 || (t + 1) % fold != 0)) continue;
+            if (t + 1 < count && (route.wraps() || (t + 1) % fold != 0)) continue;
             sum += half_sum(products, set.saturates);
             products.clear();
         }
-        return wrapped(sum, fold == 0 ? 16 : 32);
+        return wrapped(sum, route.wraps() ? 16 : 32);
     };
     if (random.one_in(2))
         for (int c = 0; c < channels; ++c)
-            constants.show(random, c, fold == 0, acc(random.between(0, rows - 1), random.between(0, pixels - 1), c));
+            constants.show(random, c, route.wraps(), acc(random.between(0, rows - 1), random.between(0, pixels - 1), c));
 
     DepthwiseBlock block;
     block.in = in.begin();
@@ -273,7 +277,7 @@ void test_depthwise(Random& random, const KernelSet& set) {
     block.weights = weights;
     block.constants = constants.output;
     block.channels = channels;
-    block.fold = fold;
+    block.route = route;
     block.code_offset = source.offset;
     set.depthwise(block);
 
@@ -282,10 +286,10 @@ void test_depthwise(Random& random, const KernelSet& set) {
         for (int x = 0; x < pixels; ++x)
             for (int c = 0; c < channels; ++c)
                 expected[static_cast<std::size_t>(y * out_row + x * out_step + c)] =
-                    static_cast<std::uint8_t>(code_of(acc(y, x, c), fold == 0, constants.output, c));
+                    static_cast<std::uint8_t>(code_of(acc(y, x, c), route.wraps(), constants.output, c));
     for (std::size_t i = 0; i < expected.size(); ++i)
-        expect_same(out.begin()[i], expected[i], "%s, depthwise fold %d, %d taps, %d x %d pixels, %d channels, q_max %d: byte %d",
-                    set.name, fold, count, rows, pixels, channels, source.q_max, static_cast<int>(i));
+        expect_same(out.begin()[i], expected[i], "%s, depthwise %s %d, %d taps, %d x %d pixels, %d channels, q_max %d: byte %d",
+                    set.name, route.name(), fold, count, rows, pixels, channels, source.q_max, static_cast<int>(i));
 }
 
 void test_add(Random& random, const KernelSet& set) {

@@ -16,10 +16,11 @@ constexpr std::int64_t kAlignment = 64;
 
 struct Layer {
     Geometry geometry;
-    int fold, q_max, zero_point, code_offset;
+    Route route;
+    int q_max, zero_point, code_offset;
     std::vector<std::int8_t> weight;  // [O, kh, kw, I / groups]
 
-    Layer(Random& random, const KernelSet& set, bool depthwise, int chosen_fold) : fold(chosen_fold) {
+    Layer(Random& random, const KernelSet& set, bool depthwise, const Route& chosen) : route(chosen) {
         const int groups = depthwise ? random.between(2, 70) : random.of({1, 1, 2, 3});
         const int inputs = depthwise ? 1 : random.between(1, 21), outputs = depthwise ? 1 : random.between(1, 37);
         const int kh = random.between(1, 3), kw = random.between(1, 3), dh = random.between(1, 2), dw = random.between(1, 2);
@@ -32,7 +33,7 @@ struct Layer {
         zero_point = random.between(0, q_max);
         code_offset = q_max > set.largest_code ? 128 : 0;
         // 2 * fold products of a half sum, all at the largest weight, fit 16 bits; pairs do where they saturate.
-        const int most = fold == kExact ? 127 : wraps(fold) ? (set.saturates ? 64 : 127) : 64 / fold;
+        const int most = route.sums == Sums::kExact ? 127 : route.wraps() ? (set.saturates ? 64 : 127) : 64 / route.fold;
         weight.resize(static_cast<std::size_t>(groups * outputs * kh * kw * inputs));
         for (std::int8_t& w : weight) w = static_cast<std::int8_t>(random.one_in(4) ? most : random.between(-most, most));
     }
@@ -61,15 +62,15 @@ struct Setting {
 };
 
 LayerConstants layer_constants(Random& random, const Layer& layer, int first, int count, int block) {
-    Constants constants(random, (count + block - 1) / block * block, wraps(layer.fold) ? 16 : 0);
+    Constants constants(random, (count + block - 1) / block * block, layer.route.wraps() ? 16 : 0);
     const std::size_t depth = layer.weight.size() / static_cast<std::size_t>(layer.geometry.outputs);
-    const int offset = layer.fold == kExact ? 0 : layer.code_offset;
+    const int offset = layer.route.sums == Sums::kExact ? 0 : layer.code_offset;
     std::fill(constants.start.begin(), constants.start.end(), 0);
     for (int c = 0; c < count; ++c)
         for (std::size_t k = 0; k < depth; ++k)
             constants.start[static_cast<std::size_t>(c)] +=
                 (offset - layer.zero_point) * layer.weight[static_cast<std::size_t>(first + c) * depth + k];
-    if (!wraps(layer.fold))
+    if (!layer.route.wraps())
         std::transform(constants.start.begin(), constants.start.end(), constants.bias.begin(), constants.start.begin(),
                        std::plus<>());
     const auto aligned = [](const auto& values) { return Vector<std::decay_t<decltype(values[0])>>(values.begin(), values.end()); };
@@ -84,7 +85,7 @@ DenseGroup pack_group(const Layer& layer, const Value& in, int group, const Laye
     const std::int64_t columns = joined ? 1 : g.kernel_w, length = joined ? g.kernel_w * g.channels : g.group_inputs;
     const std::int64_t outputs = g.outputs / g.groups;
     DenseGroup packed;
-    const int width = panel_width(layer.fold);
+    const int width = layer.route.width();
     for (std::int64_t first = 0; first < outputs; first += width) {
         DenseWeights panel;
         panel.width = width;
@@ -99,10 +100,10 @@ DenseGroup pack_group(const Layer& layer, const Value& in, int group, const Laye
                         panel.weight(begin + static_cast<int>(k / kStep), static_cast<int>(c), k % kStep) = layer.weight[
                             static_cast<std::size_t>(((group * outputs + first + c) * g.kernel_h * columns + run) * length + k)];
             }
-        const std::vector<std::int8_t> weights = panel.packed(layer.fold);
+        const std::vector<std::int8_t> weights = panel.packed(layer.route);
         packed.runs = panel.runs;
         packed.panels.emplace_back(weights.begin(), weights.end());
-        packed.folds.push_back(layer.fold);
+        packed.routes.push_back(layer.route);
     }
     packed.constants = constants;
     return packed;
@@ -123,7 +124,7 @@ DepthwiseLayer pack_depthwise(Random& random, const Layer& layer, const Window& 
         std::iota(order.begin(), order.end(), 0);
         for (std::int64_t i = count - 1; i > 0; --i)
             std::swap(order[static_cast<std::size_t>(i)], order[static_cast<std::size_t>(random.between(0, i))]);
-        DepthwisePanel panel{{}, {}, layer.fold};
+        DepthwisePanel panel{{}, {}, layer.route};
         for (std::size_t i = 0; i < order.size(); i += 2) {
             const bool pair = i + 1 < order.size();
             panel.taps.push_back({place(order[i]), place(order[pair ? i + 1 : i])});
@@ -140,8 +141,8 @@ DepthwiseLayer pack_depthwise(Random& random, const Layer& layer, const Window& 
     return packed;
 }
 
-void test_layer(Random& random, const KernelSet& set, bool depthwise, int fold) {
-    const Layer layer(random, set, depthwise, fold);
+void test_layer(Random& random, const KernelSet& set, bool depthwise, const Route& route) {
+    const Layer layer(random, set, depthwise, route);
     const Geometry& g = layer.geometry;
     Setting setting(g, layer.zero_point, random.between(0, 1), random.of({1, 1, 2}), set);
     setting.program.quantize(setting.in, {1.0f, 0, layer.q_max});
@@ -169,7 +170,7 @@ void test_layer(Random& random, const KernelSet& set, bool depthwise, int fold) 
     const std::size_t results = static_cast<std::size_t>(g.output_height() * g.output_width() * g.outputs);
     std::vector<std::uint8_t> found(results), events(results);
     std::vector<std::int32_t> acc(results);
-    const Policy policy{wraps(fold) ? 16 : 32, false, 1, 0};
+    const Policy policy{route.wraps() ? 16 : 32, false, 1, 0};
     emulate(codes.data(), layer.weight.data(), g, layer.zero_point, policy, acc.data(), events.data());
     for (int run = 0; run < 2; ++run) {  // the second on what the first left in memory
         setting.program.run(image.data(), {});
@@ -178,8 +179,8 @@ void test_layer(Random& random, const KernelSet& set, bool depthwise, int fold) 
             const int channel = static_cast<int>(i) % static_cast<int>(g.outputs);
             const OutputConstants output = constants[static_cast<std::size_t>(channel / outputs)].at(0);
             expect_same(found[i], code_of(acc[i], true, output, channel % outputs),
-                        "%s, %s layer of fold %d, %d channels, %d outputs, q_max %d: code %d", set.name,
-                        depthwise ? "depthwise" : "dense", fold, static_cast<int>(g.channels), static_cast<int>(g.outputs),
+                        "%s, %s layer, %s %d, %d channels, %d outputs, q_max %d: code %d", set.name,
+                        depthwise ? "depthwise" : "dense", route.name(), route.fold, static_cast<int>(g.channels), static_cast<int>(g.outputs),
                         layer.q_max, static_cast<int>(i));
         }
     }
@@ -192,10 +193,10 @@ void test_layers(Random& random, const KernelSet& set) {
     for (int n = 0; n < kLayers; ++n) {
         const DenseRoute& route = set.dense[n % kMostRoutes];
         if (route.kernel != nullptr) {
-            test_layer(random, set, false, route.fold);
+            test_layer(random, set, false, route.route);
             ++dense;
         }
-        test_layer(random, set, true, n % 6);
+        test_layer(random, set, true, n % 6 == 0 ? Route{Sums::kWhole} : folded(n % 6));
     }
     std::printf(", %d dense and %d depthwise layers: all the same\n", dense, kLayers);
 }

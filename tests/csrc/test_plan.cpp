@@ -14,7 +14,7 @@ constexpr int kLargestTask = 1 << 21;  // products that one thread gets although
 void expect(bool holds, const char* what, const DenseSizes& s, int threads) {
     expect_same(holds, true, "plan of %d pixels, %d panels, %d codes read, %d written, rows of %d, %d threads: %s",
                 static_cast<int>(s.pixels), static_cast<int>(s.panels), static_cast<int>(s.read), static_cast<int>(s.written),
-                s.rows, threads, what);
+                s.tile, threads, what);
 }
 
 void test_plan(Random& random) {

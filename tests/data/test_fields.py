@@ -2,10 +2,11 @@ import math
 from typing import Any
 
 import pytest
+from composing import built
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oaq_repro.data.fields import check_names, integer, number, unexpected
+from oaq_repro.data.fields import integer, number, unexpected, unique_names
 from oaq_repro.errors import InputError
 
 
@@ -42,7 +43,12 @@ def test_messages_are_one_line_that_a_terminal_does_not_act_on() -> None:
 
 
 def test_names() -> None:
-    assert check_names("classes", ["a", "b"]) == ("a", "b")
-    for names, message in ((["a", "a"], "a more than once"), ("cat", "'cat'"), ([], r"\[\]"), ([1], r"\[1\]")):
-        with pytest.raises(InputError, match=f"data.classes: found {message}"):
-            check_names("classes", names)  # type: ignore[arg-type]
+    assert unique_names(("a", "b")) == ("a", "b")
+    for names, message in (
+        (["a", "a"], "s: found a more than once"),
+        ("cat", "s: found 'cat'"),
+        ([], r"s: found \[\]"),
+        ([1], "s.0: found 1"),
+    ):
+        with pytest.raises(InputError, match=f"data.classe{message}"):
+            built("data", "data=voc_detection", f"data.classes={names}")

@@ -15,6 +15,7 @@ from oaq_repro.data.imagenet import ImageNet
 from oaq_repro.data.inspection import inspect_data
 from oaq_repro.data.notes import DataWarning
 from oaq_repro.errors import InputError
+from oaq_repro.settings.schema import build
 
 Folders = Callable[..., Path]
 WNIDS = [f"n{number:08d}" for number in range(1, 1001)]
@@ -45,7 +46,7 @@ def test_imagenet_evaluation_takes_the_centre(tmp_path: Path, class_folders: Fol
     images = torch.cat([images for images, _ in data.val_dataloader()])
     assert images[1].max() == 0
     with pytest.raises(InputError, match=r"data\.crop_fraction: found 1\.5"):
-        ImageNet(root=tmp_path, crop_fraction=1.5, **common)
+        build("data", {"kind": "imagenet", "root": str(tmp_path), "crop_fraction": 1.5, **common})
 
 
 def test_class_folders_with_defects(tmp_path: Path, class_folders: Folders, common: dict[str, Any]) -> None:

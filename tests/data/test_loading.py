@@ -10,6 +10,7 @@ from oaq_repro.data.base import first_balanced
 from oaq_repro.data.digits import Digits
 from oaq_repro.data.imagenet import ImageNet
 from oaq_repro.errors import InputError
+from oaq_repro.settings.schema import build
 
 DIGITS: dict[str, Any] = {"batch_size": 32, "image_size": 16, "seed": 3, "mean": [0.31], "std": [0.38]}
 
@@ -76,20 +77,20 @@ def test_first_balanced_takes_round_robin_and_keeps_order() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"batch_size": 0}, "data.batch_size: found 0; expected an integer of at least 1"),
+        ({"batch_size": 0}, "data.batch_size: found 0, expected greater than or equal to 1"),
         ({"batch_size": 2000}, "data.batch_size: found 2000; expected at most the 1437 training samples"),
         ({"num_workers": -1}, "data.num_workers"),
         ({"image_size": [16, 16, 3]}, "data.image_size"),
         ({"image_size": 0.5}, "data.image_size"),
         ({"seed": "x"}, "data.seed"),
         ({"subset": 5000}, "data.subset: found 5000; expected at most the 1437 samples"),
-        ({"std": [0.0]}, "data.mean, data.std"),
+        ({"std": [0.0]}, "data.std.0: found 0.0, expected greater than 0"),
         ({"mean": [0.5, 0.5]}, "data.mean, data.std"),
     ],
 )
 def test_bad_fields(change: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        Digits(**(DIGITS | change)).setup()
+        build("data", {"kind": "digits"} | DIGITS | change).setup()
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -11,9 +11,10 @@ from pycocotools.coco import COCO
 from torchvision.datasets import VOCDetection
 
 from oaq_repro.data import scene_cache
-from oaq_repro.data.scene_cache import build_scenes, ensure_scenes, voc_palette
+from oaq_repro.data.scene_cache import ensure_scenes, voc_palette
 from oaq_repro.data.scenes import SceneParameters, draw_scenes
 from oaq_repro.errors import InputError
+from oaq_repro.settings import schema
 
 SMALL = {"side": 96, "train": 6, "val": 4, "least_height": 20, "most_height": 30, "most_objects": 3, "seed": 0}
 PLAIN = {"photometric": False, "zoom_out": 0.0, "iou_crop": False, "flip": 0.0}
@@ -22,8 +23,9 @@ PLAIN = {"photometric": False, "zoom_out": 0.0, "iou_crop": False, "flip": 0.0}
 @pytest.fixture
 def build(tmp_path: Path, common: dict[str, Any]) -> Callable[..., Any]:
     def make(task: str, layout: str, **change: Any) -> Any:
-        fields = {"root": tmp_path / "cache", "detection": PLAIN, "segmentation": {"flip": 0.0}, "scenes": SMALL}
-        return build_scenes(task, layout, **{**fields, **common, "image_size": 96, **change})
+        own = PLAIN if task == "detection" else {"flip": 0.0}
+        fields = {"kind": f"scenes_{task}", "format": layout, "root": str(tmp_path / "cache"), "scenes": SMALL, **own}
+        return schema.build("data", {**fields, **common, "image_size": 96, **change})
 
     return make
 
@@ -142,15 +144,17 @@ def test_fingerprint_follows_parameters(build: Callable[..., Any]) -> None:
 
 
 def test_bad_fields(build: Callable[..., Any]) -> None:
-    with pytest.raises(InputError, match=r"data\.task, data\.format: found classification, voc"):
+    with pytest.raises(InputError, match=r"data\.kind: found 'scenes_classification'"):
         build("classification", "voc")
-    with pytest.raises(InputError, match=r"data\.task, data\.format: found detection, yolo"):
+    with pytest.raises(InputError, match=r"data\.format: found 'yolo', expected 'voc' or 'coco'"):
         build("detection", "yolo")
-    with pytest.raises(InputError, match=r"data\.scenes: found fields width; expected only side"):
+    with pytest.raises(InputError, match=r"data\.scenes\.width: no such field; expected one of side"):
         build("detection", "voc", scenes={"width": 3})
-    with pytest.raises(InputError, match=r"data\.scenes\.train: found 0; expected a positive integer"):
+    with pytest.raises(InputError, match=r"data\.scenes\.train: found 0, expected greater than or equal to 1"):
         build("detection", "voc", scenes=SMALL | {"train": 0})
-    with pytest.raises(InputError, match=r"data\.scenes: found heights 30 to 20; expected 8 to half of side=96"):
+    with pytest.raises(
+        InputError, match=r"data\.scenes\.least_height, most_height: found 30 and 20, expected 8 to half"
+    ):
         build("detection", "voc", scenes=SMALL | {"least_height": 30, "most_height": 20})
     with pytest.raises(InputError, match=r"data\.flip: found 2"):
-        build("detection", "voc", detection=PLAIN | {"flip": 2})
+        build("detection", "voc", flip=2)

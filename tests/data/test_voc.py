@@ -10,6 +10,7 @@ from PIL import Image
 from oaq_repro.data.notes import DataWarning
 from oaq_repro.data.voc import VOC_CLASSES, VocDetection, VocSegmentation
 from oaq_repro.errors import InputError
+from oaq_repro.settings.schema import build
 
 PLAIN = {"photometric": False, "zoom_out": 0.0, "iou_crop": False, "flip": 0.0}
 
@@ -81,13 +82,13 @@ def devkit(tmp_path: Path, voc: Path) -> Path:
 
 @pytest.mark.parametrize(("year", "train"), [("07", 2), (7, 2), ("12", 2), (12, 2), ("07+12", 4)])
 def test_devkit_years(devkit: Path, common: dict[str, Any], year: Any, train: int) -> None:
-    data = VocDetection(root=devkit, year=year, **common)
+    data = build("data", {"kind": "voc_detection", "root": str(devkit), "year": year, **common})
     assert data.classes == VOC_CLASSES and len(data.splits[0]) == train and len(data.splits[1]) == 1
 
 
 def test_devkit_defects(devkit: Path, common: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"data\.year: found '08'; expected one of 07, 12, 07\+12"):
-        VocDetection(root=devkit, year="08", **common)
+    with pytest.raises(InputError, match=r"data\.year: found '08', expected '07', '12' or '07\+12'"):
+        build("data", {"kind": "voc_detection", "root": str(devkit), "year": "08", **common})
     with pytest.raises(InputError, match="found neither VOCdevkit/VOC2007 nor VOC2007"):
         VocDetection(root=tmp_path, year="07", **common).setup()
     with pytest.raises(InputError, match="nowhere: found no such folder"):

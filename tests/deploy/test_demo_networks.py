@@ -1,20 +1,20 @@
-"""The demo networks of all tasks, trained for a few steps: executor, engine and ONNX Runtime give equal integers."""
+"""The demo networks of all tasks, trained for a few steps: reference, engine and ONNX Runtime give equal integers."""
 
 import numpy as np
 import pytest
 from composing import composed
 
 from oaq_repro.accumulator import NAMED
-from oaq_repro.configuration import build
 from oaq_repro.experiment import run
 from oaq_repro.integer.engine import Engine
-from oaq_repro.integer.engine.routes import MODES
+from oaq_repro.integer.engine.sums import MODES
 from oaq_repro.integer.graph import Graph
 from oaq_repro.integer.onnx.exporter import export_onnx
 from oaq_repro.integer.onnx.importer import import_onnx
 from oaq_repro.integer.onnx.session import run_onnx
 from oaq_repro.integer.reference import Reference
 from oaq_repro.results.store import run_folder
+from oaq_repro.settings.schema import build
 
 pytestmark = pytest.mark.slow
 
@@ -37,7 +37,7 @@ def test_three_ways_to_the_same_integers(task, method, tmp_path):
     record = run(config)
     assert record.latency_ms.keys() == set(MODES)
     graph = Graph.load(run_folder(str(tmp_path), record.hash, record.seed) / "graph.npz")
-    data = build(config.data, "data")
+    data = build("data", record.config["data"])
     data.prepare_data()
     data.setup()
     images = next(iter(data.val_dataloader()))[0].numpy()

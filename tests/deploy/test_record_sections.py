@@ -1,9 +1,14 @@
+import math
+
+import pytest
+import torch
 from quant.networks import Classifier, images, quantized, trained
 
 from oaq_repro.deploy import checked_engine as network
 from oaq_repro.deploy.checked_engine import CheckedEngine
 from oaq_repro.deploy.lower import lower
 from oaq_repro.deploy.record_sections import layer_rows
+from oaq_repro.quant.network import layers
 
 
 def test_rows_are_those_of_the_engines_that_evaluated(monkeypatch):
@@ -29,3 +34,23 @@ def test_rows_are_those_of_the_engines_that_evaluated(monkeypatch):
         assert (row["name"], row["route_certified"]) == (sure.name, sure.registers)
         assert row["overflow_seen"] == fast.report.totals()[row["name"]]
         assert row["outputs"] == fast.report.outputs[row["name"]] > 0
+
+
+@pytest.mark.parametrize("granularity", ["channel", "tensor"])
+def test_alpha_and_bits_of_weights_are_mean_and_range(granularity):
+    model = quantized(trained(Classifier()), granularity=granularity)
+    alpha = layers(model)["expand.0"].weight_quantizer.alpha
+    alpha.copy_(torch.arange(16) / 4 + 1 if granularity == "channel" else torch.full((16,), 2.0))
+    graph = lower(model)
+    fast, certified = (CheckedEngine(graph, model, mode, threads=1) for mode in ("fast", "certified"))
+    for integer in (fast, certified):
+        integer(images())
+    row = next(r for r in layer_rows(fast, certified, (3, 16, 16)) if r["name"] == "expand.0")
+    if granularity == "tensor":
+        assert row["alpha_weight"] == 2.0 and row["bits_weight"] == math.log2(2 * 64 + 1)
+        assert not {key for key in row if key.endswith(("_min", "_max"))}
+        return
+    assert (row["alpha_weight"], row["alpha_weight_min"], row["alpha_weight_max"]) == (2.875, 1.0, 4.75)
+    bits = [math.log2(2 * round(127 / a) + 1) for a in alpha.tolist()]
+    assert row["bits_weight"] == pytest.approx(sum(bits) / 16)
+    assert (row["bits_weight_min"], row["bits_weight_max"]) == pytest.approx((min(bits), max(bits)))

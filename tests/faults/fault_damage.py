@@ -4,13 +4,13 @@ import random
 import shutil
 
 import pytest
-from composing import composed
+from composing import changed, composed
 from faults.sweeping import METHODS, RUNS, call, comparable, records
 
 from oaq_repro.errors import InputError
 from oaq_repro.experiment import run
 
-SMALL = [*RUNS, "data.subset=64", "schedule.float.epochs=3", "schedule.finetune.epochs=1"]
+SMALL = changed(RUNS, "data.subset=64", "schedule.float.epochs=3", "schedule.finetune.epochs=1")
 
 
 def flipped(content, generator, count):
@@ -31,7 +31,7 @@ DAMAGES = {
 
 # What a new run reads of other runs, and what a finished or an interrupted one has in its own folder.
 SHARED = ["parents/*/0/weights.safetensors", "parents/*/0/metrics.json", "fine_tuned/*/0/weights.safetensors",
-          "fine_tuned/*/0/metrics.json", "fingerprints/*.txt"]  # fmt: skip
+          "fine_tuned/*/0/metrics.json", "known/*.txt"]  # fmt: skip
 OWN = ["record.json", "graph.npz", "quantized.ckpt", "alpha.png", "finetune/metrics.csv"]
 
 

@@ -10,7 +10,7 @@ LONGEST_S = 14.0
 
 # Each start dies at the next of these: before a file is put in its place, and after (its temporary name goes then).
 EVENTS = [
-    "os.rename:fingerprints",
+    "os.rename:known",
     "os.rename:last.ckpt",
     "os.remove:/.last.",
     "os.rename:weights.safetensors",

@@ -6,6 +6,7 @@ import signal
 import time
 
 import pytest
+from composing import changed
 from faults.sweeping import RUNS, SLURM, assert_undisturbed, call, finish, leftovers, records, start
 
 SIGNALS = {"SIGINT": 130, "SIGTERM": 143, "SIGUSR1": 143}
@@ -44,7 +45,7 @@ def test_signals_while_importing(results, name):
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 def test_trainings_in_several_processes_end_together(results, name, send):
     distributed = ["trainer.accelerator=cpu", "trainer.devices=2", "trainer.strategy=ddp"]
-    process = start(results, *RUNS, "schedule.float.epochs=1000", *distributed)
+    process = start(results, *changed(RUNS, "schedule.float.epochs=1000", *distributed))
     while not list(results.glob("parents/*/0/last.ckpt")):
         assert process.poll() is None
         time.sleep(0.05)

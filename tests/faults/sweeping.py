@@ -27,8 +27,8 @@ TIMEOUT_S = 600
 FILES = [
     re.compile(pattern)
     for pattern in (
-        r"(fingerprints|sweeps/settings|(parents|fine_tuned|runs)/\w+/0)/\.lock",
-        r"fingerprints/\w+\.txt",
+        r"(known|sweeps/settings|(parents|fine_tuned|runs)/\w+/0)/\.lock",
+        r"known/\w+\.txt",
         r"sweeps/settings/\w+\.json",
         r"sweeps/[\d_-]+/(multirun\.yaml|notes/\d+\.json)",
         r"(parents|fine_tuned)/\w+/0/(weights\.safetensors|metrics\.json|(float|finetune)(-\d+)?/metrics\.csv)",

@@ -12,7 +12,7 @@ from oracles.random_graphs import random_graph, random_images
 
 from oaq_repro.errors import InputError
 from oaq_repro.integer.engine import Engine
-from oaq_repro.integer.engine.routes import MODES
+from oaq_repro.integer.engine.sums import MODES
 from oaq_repro.integer.graph import Graph
 
 GRAPHS, PART = 20_000, 500

@@ -13,7 +13,7 @@ from oracles.reference import small_network
 from oaq_repro.accumulator import NAMED
 from oaq_repro.integer import __main__ as cli
 from oaq_repro.integer.audit import Audit, audit
-from oaq_repro.integer.engine.routes import MODES
+from oaq_repro.integer.engine.sums import MODES
 from oaq_repro.integer.graph import Dequantize, Graph
 from oaq_repro.integer.onnx.exporter import export_onnx
 from oaq_repro.integer.onnx.importer import import_onnx

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from oaq_repro.accumulator import Accumulator
 from oaq_repro.methods.oaq import OAQ, OAQController
 from oaq_repro.models.network import Network
-from oaq_repro.quant.network import layers
+from oaq_repro.quant.network import input_quantizer, layers
 from oaq_repro.tasks.classification import ClassificationTask
 from oaq_repro.tasks.schedule import Schedule
 
@@ -25,9 +25,11 @@ class Recorder(OAQController):
         rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
         content = {
             "batch_size": batch_size,
-            "events": {name: seen.events for name, seen in overflow.items()},
-            "peaks": {name: seen.peak for name, seen in overflow.items()},
-            "alphas": {name: float(layer.weight_quantizer.alpha) for name, layer in layers(model).items()},
+            "events": {name: seen.events.tolist() for name, seen in overflow.items()},
+            "peaks": {name: seen.peaks.tolist() for name, seen in overflow.items()},
+            "alphas": {name: layer.weight_quantizer.alpha.tolist() for name, layer in layers(model).items()},
+            "activations": {name: float(input_quantizer(model, name).alpha) for name in layers(model)},
+            "shares": self.shares,
         }
         Path(sys.argv[2], f"{sys.argv[1]}-{rank}.json").write_text(json.dumps(content))
 
@@ -42,7 +44,7 @@ def main():
     trainer = pl.Trainer(
         accelerator="cpu", devices=processes, strategy="ddp" if processes > 1 else "auto", max_steps=1, logger=False,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-        callbacks=[Recorder(OAQ(interval=1))],
+        callbacks=[Recorder(OAQ(rule="scale_free", interval=1))],
     )  # fmt: skip
     task.train()
     trainer.fit(task, DataLoader(data, batch_size=8 // processes))

@@ -14,6 +14,7 @@ from oaq_repro.methods.a2q_plus import A2QPlus, project
 from oaq_repro.quant.calibrate import freeze
 from oaq_repro.quant.network import input_constants, layers
 from oaq_repro.quant.numerics import QTensor
+from oaq_repro.settings.schema import build
 
 METHODS = [A2Q, A2QPlus]
 POLICIES = ["int16", "int16_lanes8", "int16_block", "pair_saturating"]
@@ -169,7 +170,7 @@ def test_only_sums_that_could_overflow_are_centred():
 
 def test_bad_penalty():
     with pytest.raises(InputError, match="method.penalty_weight: found -1"):
-        A2QPlus(penalty_weight=-1)
+        build("method", {"kind": "a2q_plus", "penalty_weight": -1})
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -195,4 +196,4 @@ def test_the_start_of_least_error_is_no_worse_than_the_published_one(method, per
 
 def test_bad_start():
     with pytest.raises(InputError, match="method.scale_start: found 'x'"):
-        A2Q(scale_start="x")
+        build("method", {"kind": "a2q", "scale_start": "x"})

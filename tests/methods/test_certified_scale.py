@@ -31,9 +31,9 @@ def narrow(method, policy, network=Classifier, bits=14, **config):
 
 @pytest.mark.parametrize("method", [CertifiedScale, OAQCertified])
 @pytest.mark.parametrize("policy", POLICIES)
-@pytest.mark.parametrize("per_channel", [True, False])
-def test_every_layer_is_certified_at_the_end(method, policy, per_channel):
-    model = narrow(method(), policy, per_channel=per_channel)
+@pytest.mark.parametrize("per_channel, granularity", [(True, "channel"), (True, "tensor"), (False, "channel")])
+def test_every_layer_is_certified_at_the_end(method, policy, per_channel, granularity):
+    model = narrow(method(), policy, per_channel=per_channel, granularity=granularity)
     before = [c.certified for c in certificates(model)]
     method().finish(model)
     after = certificates(model)
@@ -41,6 +41,9 @@ def test_every_layer_is_certified_at_the_end(method, policy, per_channel):
     assert policy == "int32" or not all(before)
     if policy in ("int16", "int16_lanes8") and per_channel:
         assert max(c.worst_case for c in after) > 0.9  # no more is given up than must be
+    for layer in layers(model).values():
+        one = len(layer.weight_quantizer.alpha.unique()) == 1
+        assert one or (per_channel and granularity == "channel")
 
 
 @settings(max_examples=15, deadline=None)
@@ -60,10 +63,9 @@ def test_channels_that_fit_are_left_alone_and_the_others_barely_fit():
     before = worst_case(layer.quantized_weight(x)[0], x, layer.accumulator)
     assert (before > 1).any() and (before <= 1).any()
     CertifiedScale().finish(model)
-    factor = layer.weight_quantizer.factor
-    assert (factor[before <= 1] == 1).all() and (factor[before > 1] > 1).all()
-    with torch.no_grad():
-        layer.weight_quantizer.factor[before > 1] *= 0.999
+    alpha = layer.weight_quantizer.alpha
+    assert (alpha[before <= 1] == 1).all() and (alpha[before > 1] > 1).all()
+    alpha[before > 1] *= 0.999
     again = worst_case(layer.quantized_weight(x)[0], x, layer.accumulator)
     assert (again[before > 1] > 1).all()
 
@@ -81,10 +83,13 @@ def test_certified_training_raises_alphas_by_the_bound_and_not_by_what_was_seen(
     model = narrow(OAQCertified(), "int16")
     (rule,) = OAQCertified(interval=1).callbacks()
     bounds = {c.name: c.worst_case for c in certificates(model)}
-    nothing_seen = {name: BatchOverflow(0, 0.1) for name in layers(model)}
+    nothing_seen = {
+        name: BatchOverflow(torch.zeros(len(layer.weight)), torch.full((len(layer.weight),), 0.1))
+        for name, layer in layers(model).items()
+    }
     rule.update(model, nothing_seen, batch_size=4, progress=0.0)
     for name, layer in layers(model).items():
-        assert (layer.weight_quantizer.alpha > 1) == (bounds[name] > 1)
+        assert (layer.weight_quantizer.alpha > 1).any() == (bounds[name] > 1)
     for _ in range(60):
         rule.update(model, nothing_seen, batch_size=4, progress=1.0)
     after = {c.name: c.worst_case for c in certificates(model)}

@@ -8,6 +8,7 @@ from quant.networks import Classifier, Pyramid, images, quantized, trained
 
 from oaq_repro.errors import InputError
 from oaq_repro.methods.dsq import DSQ, soft_round
+from oaq_repro.settings.schema import build
 
 
 def curve(x, a):
@@ -60,4 +61,4 @@ def test_every_parameter_gets_a_gradient():
 
 def test_bad_softness():
     with pytest.raises(InputError, match="method.softness: found 0.5"):
-        DSQ(softness=0.5)
+        build("method", {"kind": "dsq", "softness": 0.5})

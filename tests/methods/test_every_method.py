@@ -6,21 +6,26 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from composing import composed
+from composing import built, quantization_of, settings_of
 from quant.networks import Classifier, Gated, Pyramid, images, quantized, trained
 from tasks.suite import Once
 
 from oaq_repro.accumulator import NAMED
-from oaq_repro.configuration import build, config_folder
 from oaq_repro.deploy.lower import lower
+from oaq_repro.errors import InputError
 from oaq_repro.experiment import make_task
 from oaq_repro.hints import quiet
 from oaq_repro.integer.certificate import certify
 from oaq_repro.integer.reference import Reference
+from oaq_repro.methods.controller import BatchOverflow, OverflowController
+from oaq_repro.models.checkpoint import load_weights
 from oaq_repro.models.network import Network
 from oaq_repro.quant.calibrate import calibrate, freeze
 from oaq_repro.quant.convert import quantize_network
 from oaq_repro.quant.network import layers
+from oaq_repro.quant.settle import SettleConfig, settle
+from oaq_repro.settings.composing import config_folder
+from oaq_repro.settings.schema import build
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -30,18 +35,18 @@ TASKS = ["classification", "detection", "segmentation"]
 
 
 def method_of(name, *overrides):
-    return build(composed(f"method={name}", *overrides).method, "method")
+    return built("method", f"method={name}", *overrides)
 
 
 @cache
 def parent_and_batch(task):
     """The task's default network, untrained, and eight samples of its embedded data."""
-    config = composed(f"task={task}", "data.subset=8", "data.val_subset=8", "data.batch_size=8")
-    data = build(config.data, "data")
+    settings = settings_of(f"task={task}", "data.subset=8", "data.val_subset=8", "data.batch_size=8")
+    data = build("data", settings["data"])
     data.prepare_data()
     data.setup()
     torch.manual_seed(0)
-    network = build(config.model, "model", num_classes=len(data.classes), input_shape=data.input_shape)
+    network = build("model", settings["model"], num_classes=len(data.classes), input_shape=data.input_shape)
     return data, network, next(iter(data.train_dataloader()))
 
 
@@ -54,14 +59,13 @@ def parent_and_batch(task):
     ],
 )
 def test_two_steps_on_every_task(name, task_name):
-    config = composed(f"task={task_name}", f"method={name}", "schedule.controller_interval=1", "accumulator.bits=14")
+    overrides = (f"task={task_name}", f"method={name}", "schedule.controller_interval=1", "accumulator.bits=14")
     data, network, batch = parent_and_batch(task_name)
-    method = build(config.method, "method")
-    quantization = build(config.quantization, "quantization")
-    model = quantize_network(network.dense, method, quantization)
+    method = built("method", *overrides)
+    model = quantize_network(network.dense, method, quantization_of(*overrides))
     calibrate(model, [batch[0]])
     method.start(model)
-    task = make_task(config, Network(model, network.codec), data, "finetune")
+    task = make_task(settings_of(*overrides), Network(model, network.codec), data, "finetune")
     if method.fine_tune:
         before = {key: value.clone() for key, value in task.state_dict().items() if torch.is_tensor(value)}
         task.penalty = method.penalty
@@ -82,6 +86,40 @@ def test_two_steps_on_every_task(name, task_name):
     if name in CERTIFIED:
         assert all(certify(layer, graph.qparams(layer.inputs[0])).certified for layer in graph.layers())
     assert all(layer.probe is None and layer.meter is None for layer in layers(model).values())
+
+
+@pytest.mark.parametrize("granularity", ["channel", "tensor"])
+@pytest.mark.parametrize("name", NAMES)
+def test_factors_of_either_granularity_train_settle_and_lower(name, granularity):
+    """Two steps with a controller's update, then settling, so that alphas move: integers stay the simulation."""
+    torch.manual_seed(0)
+    method = method_of(name, "schedule.controller_interval=1")
+    model = quantized(trained(Classifier()), method, granularity=granularity)
+    for layer in layers(model).values():
+        layer.accumulator = NAMED["int16"].with_bits(14)
+    method.start(model)
+    controllers = [c for c in method.callbacks() if isinstance(c, OverflowController)]
+    optimizer = torch.optim.SGD(model.train().parameters(), lr=1e-3)
+    for _ in range(2):
+        for controller in controllers:
+            controller.watch(model)
+        loss = torch.nn.functional.cross_entropy(model(images()), torch.arange(4)) + method.penalty(model)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        for controller in controllers:
+            seen = {n: BatchOverflow(m.channel_events, m.peaks) for n, m in controller.unwatch(model).items()}
+            controller.update(model, seen, batch_size=4, progress=0.0)
+    freeze(model.eval())
+    method.finish(model)
+    settle(model, lambda: [images()], method.settle or SettleConfig())
+    run = Reference(lower(model)).run(images().numpy())
+    assert not any(events.any() for events in run.events.values())
+    with torch.no_grad():
+        assert np.array_equal(run.outputs[0], model(images()).numpy())
+    factors = [layer.weight_quantizer.alpha for layer in layers(model).values()]
+    apart = [len(alpha.unique()) > 1 for alpha in factors]
+    assert not any(apart) if granularity == "tensor" else any(apart) or name in CERTIFIED
 
 
 @pytest.mark.parametrize("bits", [4, 5, 6, 7, 8])
@@ -119,3 +157,20 @@ def test_a_checkpoint_restores_the_quantizers(name):
     x = images(2, seed=3)
     with torch.no_grad():
         assert torch.equal(fresh(x), model(x))
+
+
+def test_one_factor_of_an_earlier_version_is_that_of_every_channel():
+    """Files of networks with one factor per layer load by both ways, and a number beside the point is named."""
+    model = quantized(trained(Classifier()))
+    state = {k: v for k, v in model.state_dict().items() if torch.is_tensor(v)}
+    state["expand.0.weight_quantizer.alpha"] = torch.tensor(2.5)
+    for load in (lambda m: m.load_state_dict(state, strict=False), lambda m: load_weights(m, state, "file")):
+        fresh = quantized(trained(Classifier(), seed=1))
+        load(fresh)
+        alpha = layers(fresh)["expand.0"].weight_quantizer.alpha
+        assert alpha.shape == (16,) and alpha.eq(2.5).all()
+    state["expand.0.weight_quantizer.alpha"] = torch.ones(7)
+    with pytest.raises(
+        InputError, match=r"expand.0.weight_quantizer.alpha is \[7\] in the file, \[16\] in the network"
+    ):
+        load_weights(model, state, "file")

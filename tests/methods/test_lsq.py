@@ -9,10 +9,10 @@ from torch import nn
 
 from oaq_repro.accumulator import NAMED
 from oaq_repro.methods.lsq import LSQ, LSQActivation
-from oaq_repro.quant.calibrate import SettleConfig, settle
 from oaq_repro.quant.network import layers
 from oaq_repro.quant.numerics import QTensor
 from oaq_repro.quant.quantizers import ActivationQuantizer, ObserverConfig
+from oaq_repro.quant.settle import SettleConfig, settle
 
 ONE = torch.ones(())
 X = QTensor(ONE, ONE, 0 * ONE, 255 * ONE)
@@ -129,8 +129,8 @@ def test_settling_works_on_learned_steps():
         layer.accumulator = NAMED["int16"].with_bits(12)
     report = settle(model, lambda: [images()], SettleConfig())
     assert not any(report.events.values()) and report.passes > 1
-    raised = [layer for layer in layers(model).values() if layer.weight_quantizer.alpha > 1]
+    raised = [layer for layer in layers(model).values() if (layer.weight_quantizer.alpha > 1).any()]
     assert raised
     for layer in raised:
         codes, _ = layer.quantized_weight(X)
-        assert codes.abs().max() <= round(127 / float(layer.weight_quantizer.alpha))
+        assert (codes.flatten(1).abs().amax(1) <= torch.round(127 / layer.weight_quantizer.alpha)).all()

@@ -10,6 +10,7 @@ from oaq_repro.methods.pact import PACT, ClippedActivation
 from oaq_repro.quant.network import layers
 from oaq_repro.quant.numerics import QTensor
 from oaq_repro.quant.quantizers import ActivationQuantizer, ObserverConfig
+from oaq_repro.settings.schema import build
 
 ONE = torch.ones(())
 X = QTensor(ONE, ONE, 0 * ONE, 255 * ONE)
@@ -96,4 +97,4 @@ def test_a_step_moves_every_parameter():
 
 def test_bad_decay():
     with pytest.raises(InputError, match="method.clip_decay: found -1"):
-        PACT(clip_decay=-1)
+        build("method", {"kind": "pact", "clip_decay": -1})

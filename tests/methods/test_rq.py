@@ -10,6 +10,7 @@ from scipy.stats import logistic
 from oaq_repro.errors import InputError
 from oaq_repro.methods.rq import RQ, draw, logits
 from oaq_repro.quant.network import input_constants, layers
+from oaq_repro.settings.schema import build
 
 
 @settings(max_examples=50, deadline=None)
@@ -63,4 +64,4 @@ def test_training_draws_integers_and_evaluation_is_int8():
 
 def test_bad_temperature():
     with pytest.raises(InputError, match="method.temperature: found 0"):
-        RQ(temperature=0)
+        build("method", {"kind": "rq", "temperature": 0})

@@ -8,6 +8,7 @@ from oaq_repro.methods.wrapnet import ExcessProbe, WrapNet, excess
 from oaq_repro.quant.calibrate import count_overflow
 from oaq_repro.quant.network import layers
 from oaq_repro.quant.overflow import Geometry, partial_sums
+from oaq_repro.settings.schema import build
 
 
 def probed(accumulator):
@@ -77,4 +78,4 @@ def test_evaluation_is_not_punished():
 
 def test_bad_penalty():
     with pytest.raises(InputError, match="method.penalty_weight: found -1"):
-        WrapNet(penalty_weight=-1)
+        build("method", {"kind": "wrapnet", "penalty_weight": -1})

@@ -5,6 +5,7 @@ import torch
 from oaq_repro.errors import InputError
 from oaq_repro.models.classification import build
 from oaq_repro.quant.trace import fold
+from oaq_repro.settings import schema
 
 
 @pytest.mark.parametrize(
@@ -85,7 +86,7 @@ def test_pretrained_asks_timm_for_the_named_width(monkeypatch):
 @pytest.mark.parametrize(
     ("fields", "expected"),
     [
-        ({"arch": "vgg16"}, r"model\.arch: found 'vgg16', expected one of mobilenetv1"),
+        ({"arch": "vgg16"}, r"model\.arch: found 'vgg16', expected 'mobilenetv1' or 'mobilenetv2'"),
         ({"width": 0}, r"model\.width: found 0"),
         ({"stem": "tiny"}, r"model\.stem: found 'tiny'"),
         ({"arch": "mobilenetv2", "width": 0.6, "pretrained": True}, "no weights of mobilenetv2 at width 0.6"),
@@ -95,5 +96,7 @@ def test_pretrained_asks_timm_for_the_named_width(monkeypatch):
     ],
 )
 def test_bad_fields_are_named(fields, expected):
+    fields = {"kind": "classifier"} | fields
+    shape = fields.pop("input_shape", (3, 64, 64))
     with pytest.raises(InputError, match=expected):
-        build(**{"num_classes": 10, "input_shape": (3, 64, 64)} | fields)
+        schema.build("model", fields, num_classes=10, input_shape=shape)

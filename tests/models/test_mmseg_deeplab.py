@@ -8,6 +8,7 @@ import torch
 from oaq_repro.errors import InputError
 from oaq_repro.models.mmseg_deeplab import build
 from oaq_repro.quant.trace import fold
+from oaq_repro.settings import schema
 
 pytest.importorskip("mmengine", reason="the extra 'segmentation' is not installed")
 
@@ -78,8 +79,10 @@ def test_operators_that_are_not_compiled_raise_when_called():
     [({"input_shape": (1, 64, 64)}, "found 1 channels"), ({"stages": 9}, r"model\.stages: found 9")],
 )
 def test_bad_fields_are_named(fields, expected):
+    fields = {"kind": "deeplabv3"} | fields
+    shape = fields.pop("input_shape", (3, 64, 64))
     with pytest.raises(InputError, match=expected):
-        build(**{"num_classes": 3, "input_shape": (3, 64, 64)} | fields)
+        schema.build("model", fields, num_classes=3, input_shape=shape)
 
 
 def test_mmseg_is_imported_on_first_use_only():

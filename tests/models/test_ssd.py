@@ -8,6 +8,7 @@ from torchvision.models.detection.ssd import SSD, SSDHead
 from oaq_repro.errors import InputError
 from oaq_repro.models.ssd import build
 from oaq_repro.quant.trace import fold
+from oaq_repro.settings import schema
 
 SHAPE = (3, 96, 96)
 SMALL = {"width": 0.25, "first_stride": 8, "levels": 4}
@@ -146,11 +147,14 @@ def test_imagenet_weights_from_a_file_fill_the_backbone(tmp_path, images):
         ({"arch": "resnet18"}, r"model\.arch: found 'resnet18'"),
         ({"head": "yolo"}, r"model\.head: found 'yolo'"),
         ({"first_stride": 4}, r"model\.first_stride: found 4"),
+        ({"min_ratio": 0.9, "max_ratio": 0.5}, r"model\.min_ratio, model\.max_ratio: found 0\.9 and 0\.5"),
         ({"levels": 1}, r"model\.levels: found 1, expected 2 .* to 6"),
         ({"levels": 7}, r"model\.levels: found 7"),
         ({"input_shape": (3, 32, 32)}, r"data\.input_shape"),
     ],
 )
 def test_bad_fields_are_named(fields, expected):
+    fields = {"kind": "ssd", "width": 0.25} | fields
+    shape = fields.pop("input_shape", SHAPE)
     with pytest.raises(InputError, match=expected):
-        build(**{"num_classes": 3, "input_shape": SHAPE, "width": 0.25} | fields)
+        schema.build("model", fields, num_classes=3, input_shape=shape)

@@ -1,9 +1,8 @@
 import pytest
 import timm
 import torch
-from composing import composed
+from composing import built, composed
 
-from oaq_repro.configuration import build as build_part
 from oaq_repro.errors import InputError
 from oaq_repro.models.timm_classifier import build
 
@@ -40,5 +39,5 @@ def test_the_data_take_the_mean_and_deviation_that_a_network_expects():
     assert plain.data.mean == [0.485, 0.456, 0.406] and plain.data.std == [0.229, 0.224, 0.225]
     assert other.data.mean == other.data.std == [0.5, 0.5, 0.5]
     assert composed("data=imagenet", "model=timm", "model.arch=regnetx_002").data.mean == plain.data.mean
-    network = build_part(other.model, "model", num_classes=3, input_shape=(3, 64, 64))
+    network = built("model", "model=tf_efficientnet_lite0", num_classes=3, input_shape=(3, 64, 64))
     assert network.dense.num_classes == 3

@@ -1,12 +1,12 @@
 import pytest
 import torch
-from quant.networks import Classifier, Pyramid, images, quantized, trained
+from quant.networks import Classifier, images, quantized, trained
 
 from oaq_repro.accumulator import NAMED, Accumulator
 from oaq_repro.errors import InputError
 from oaq_repro.methods.int8 import Int8
-from oaq_repro.quant.calibrate import SettleConfig, calibrate, count_overflow, freeze, settle
-from oaq_repro.quant.config import Override, QuantizationConfig
+from oaq_repro.quant.calibrate import calibrate, count_overflow, freeze
+from oaq_repro.quant.config import QuantizationConfig
 from oaq_repro.quant.convert import quantize_network
 from oaq_repro.quant.network import input_quantizer, layers
 from oaq_repro.quant.overflow import simulate
@@ -56,69 +56,6 @@ def test_counts_are_those_of_the_exact_simulation(policy):
     meters = count_overflow(model, [images()])
     assert {name: meter.total() for name, meter in meters.items()} == seen
     assert sum(seen.values()) > 0
-
-
-@pytest.mark.parametrize("policy", POLICIES)
-@pytest.mark.parametrize("network", [Classifier, Pyramid])
-def test_settling_ends_overflow(policy, network):
-    model = narrow(NAMED[policy].with_bits(12), network)
-    report = settle(model, lambda: [images(), images(seed=2)], SettleConfig())
-    assert report.images == 8 and report.passes > 1
-    assert not any(report.events.values())
-    again = count_overflow(model, [images(), images(seed=2)])
-    assert sum(meter.total() for meter in again.values()) == 0
-    for name, layer in layers(model).items():
-        assert 1.0 <= layer.weight_quantizer.alpha <= 16.0
-        assert input_quantizer(model, name).alpha <= 16.0
-
-
-def test_settling_shares_the_excess_between_both_operands():
-    model = narrow()
-    before = {name: float(meter.peak) for name, meter in count_overflow(model, [images()]).items()}
-    settle(model, lambda: [images()], SettleConfig(margin=1.2))
-    layer = layers(model)["depthwise.0"]
-    # two consumers share the stem's tensor only through the addition, so expand -> depthwise is a plain chain
-    product = float(layer.weight_quantizer.alpha) * float(input_quantizer(model, "depthwise.0").alpha)
-    if before["depthwise.0"] > 1:
-        assert product >= before["depthwise.0"]
-        assert float(layer.weight_quantizer.alpha) == pytest.approx(
-            float(input_quantizer(model, "depthwise.0").alpha), rel=0.2
-        )
-
-
-def test_the_images_alpha_stays_one_and_the_weights_take_it_all():
-    model = narrow()
-    settle(model, lambda: [images()], SettleConfig())
-    assert input_quantizer(model, "stem.0").alpha == 1
-    assert layers(model)["stem.0"].weight_quantizer.alpha > 1
-
-
-def test_a_layer_beyond_the_cap_gets_32_bits_and_says_why():
-    model = narrow(Accumulator(bits=8), overrides={"mine": Override("@last", accumulator=NAMED["int32"])})
-    report = settle(model, lambda: [images()], SettleConfig())
-    assert "stem.0" in report.replaced
-    stem = layers(model)["stem.0"]
-    assert stem.accumulator == NAMED["int32"]
-    assert "needs alpha above 16" in stem.accumulator_reason
-    assert not any(report.events.values())
-
-
-def test_nothing_to_settle_takes_one_pass():
-    model = narrow(NAMED["int32"])
-    report = settle(model, lambda: [images()], SettleConfig())
-    assert report.passes == 1
-    assert all(layer.weight_quantizer.alpha == 1 for layer in layers(model).values())
-
-
-def test_too_few_passes_is_an_error():
-    with pytest.raises(InputError, match="1 passes were not enough"):
-        settle(narrow(), lambda: [images()], SettleConfig(max_passes=1))
-
-
-@pytest.mark.parametrize("fields, field", [({"margin": 0.9}, "margin"), ({"max_passes": 0}, "max_passes")])
-def test_bad_settle_fields(fields, field):
-    with pytest.raises(InputError, match=f"settle.{field}"):
-        SettleConfig(**fields)
 
 
 def test_frozen_ranges_do_not_move():

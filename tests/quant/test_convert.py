@@ -11,6 +11,7 @@ from oaq_repro.methods.int8 import Int8
 from oaq_repro.quant.config import Override, QuantizationConfig
 from oaq_repro.quant.convert import quantize_network
 from oaq_repro.quant.network import input_quantizer, layers
+from oaq_repro.settings.schema import build_part
 
 
 def convert(network, *overrides):
@@ -75,19 +76,18 @@ def test_an_override_that_matches_nothing_is_an_error_with_the_names():
         convert(trained(Classifier()), Override("@first"), Override("stm*"))
 
 
-def test_overrides_may_be_plain_fields_and_unknown_ones_are_named():
-    config = QuantizationConfig(NAMED["int16"], overrides={"x": {"match": "@last", "skip": True}})
-    assert config.overrides == {"x": Override("@last", skip=True)}
+def test_overrides_are_read_from_plain_fields_and_unknown_ones_are_named():
+    def read(**fields):
+        return build_part(QuantizationConfig, {"accumulator": {"bits": 16}} | fields, "quantization")
+
+    assert read(overrides={"x": {"match": "@last", "skip": True}}).overrides == {"x": Override("@last", skip=True)}
     for plain in ("int12", {"bits": 12}):
-        config = QuantizationConfig(NAMED["int16"], overrides={"x": {"match": "@last", "accumulator": plain}})
+        config = read(overrides={"x": {"match": "@last", "accumulator": plain}})
         assert config.overrides["x"].accumulator == Accumulator(bits=12)
-    with pytest.raises(InputError, match=r"overrides\.x.*bitts"):
-        QuantizationConfig(NAMED["int16"], overrides={"x": {"match": "x", "bitts": 3}})
-
-
-def test_an_accumulator_by_name_alone_is_an_error():
-    with pytest.raises(InputError, match=r"quantization\.accumulator: found 'int12', expected an Accumulator"):
-        QuantizationConfig("int12")
+    with pytest.raises(InputError, match=r"quantization\.overrides\.x\.bitts: no such field; expected one of match"):
+        read(overrides={"x": {"match": "x", "bitts": 3}})
+    with pytest.raises(InputError, match=r"quantization\.accumulator: found 'int12', expected"):
+        read(accumulator="int12")
 
 
 def test_skip_leaves_a_layer_in_float():

@@ -4,7 +4,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from oaq_repro.quant.numerics import affine_parameters, round_ste, symmetric_scale, to_codes
+from oaq_repro.quant.numerics import (
+    QTensor,
+    affine_parameters,
+    largest_magnitude,
+    round_ste,
+    smallest_scale,
+    symmetric_scale,
+    to_codes,
+)
 
 floats = st.floats(-1e3, 1e3, width=32)
 
@@ -53,18 +61,27 @@ def test_gradient_passes_inside_the_range_only():
 
 
 @settings(max_examples=50)
-@given(st.integers(2, 8), st.floats(1, 16, width=32), st.booleans(), st.integers(0, 2**31))
-def test_symmetric_scale(bits, alpha, per_channel, seed):
+@given(
+    st.integers(2, 8),
+    st.lists(st.floats(1, 16, width=32), min_size=4, max_size=4),
+    st.booleans(),
+    st.integers(0, 2**31),
+)
+def test_symmetric_scale(bits, alphas, per_channel, seed):
     weight = torch.randn(4, 3, generator=torch.Generator().manual_seed(seed))
     weight[0] = 0
-    scale = symmetric_scale(weight, bits, scalar(alpha), per_channel, torch.zeros(4))
     largest = 2 ** (bits - 1) - 1
-    codes = (weight / scale[:, None]).round()
+    scale = symmetric_scale(largest_magnitude(weight, per_channel), largest, torch.tensor(alphas), 4)
     assert scale.shape == (4,) and bool((scale > 0).all())
-    assert codes.abs().max() <= round(largest / np.float32(alpha)) + 1
-    assert bool((scale == scale[0]).all()) or per_channel
+    for row, alpha, step in zip(weight, alphas, scale, strict=True):
+        whole = row if per_channel else weight
+        assert float(step) == pytest.approx(max(alpha * float(whole.abs().max()) / largest, 1e-12))
+        assert (row / step).round().abs().max() <= round(largest / np.float32(alpha)) + 1
+    same = symmetric_scale(largest_magnitude(weight, False), largest, scalar(alphas[0]), 4)
+    assert same.shape == (4,) and bool((same == same[0]).all())
 
 
 def test_scale_keeps_the_bias_small():
-    weight, floor = torch.full((1, 1), 1e-9), torch.tensor([1e-3])
-    assert symmetric_scale(weight, 8, scalar(1.0), True, floor).item() == pytest.approx(1e-3)
+    x = QTensor(torch.empty(0), scalar(0.5), scalar(0.0), scalar(255.0))
+    bias = torch.tensor([-3.0, 0.0])
+    assert smallest_scale(bias, x).tolist() == pytest.approx([3.0 / 0.5 / 2**23, 0.0])

@@ -5,6 +5,7 @@ from oaq_repro.accumulator import NAMED
 from oaq_repro.errors import InputError
 from oaq_repro.quant.numerics import QTensor
 from oaq_repro.quant.quantizers import ActivationQuantizer, ObserverConfig, WeightQuantizer
+from oaq_repro.settings.schema import build_part
 
 
 def quantizer(activation="none", **observer):
@@ -78,7 +79,7 @@ def test_bits_that_no_code_holds(make, bits):
 @pytest.mark.parametrize("fields", [{"kind": "mean"}, {"percentile": 20.0}, {"momentum": 0.0}])
 def test_bad_observer_fields(fields):
     with pytest.raises(InputError, match=f"observer.{next(iter(fields))}"):
-        ObserverConfig(**fields)
+        build_part(ObserverConfig, fields, "observer")
 
 
 def test_weight_codes_use_the_whole_range_per_channel():

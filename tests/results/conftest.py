@@ -10,28 +10,35 @@ import pytest
 from oaq_repro.results.record import Hardware, Layer, Overflow, Provenance, Record
 
 MakeRecord = Callable[..., Record]
+SCIENCE = ("task", "data", "model", "method", "schedule", "quantization", "trainer")
 
 
 def fake_config(**changes: Any) -> dict[str, Any]:
     """A resolved configuration; `changes` replace whole sections."""
     config: dict[str, Any] = {
         "seed": 0,
-        "task": {"_target_": "oaq_repro.tasks.classification.ClassificationTask", "name": "classification"},
+        "task": {"kind": "classification"},
         "data": {
-            "_target_": "oaq_repro.data.cifar.CIFAR10",
+            "kind": "cifar10",
             "root": "data",
             "num_workers": 2,
             "batch_size": 64,
             "seed": 0,
         },
-        "model": {"_target_": "oaq_repro.models.mobilenet.build", "pretrained": False, "checkpoint": None},
-        "method": {"_target_": "oaq_repro.methods.oaq.OAQ", "name": "oaq", "lr": 0.01},
+        "model": {"kind": "classifier", "pretrained": False, "checkpoint": None},
+        "method": {"kind": "oaq", "lr": 0.01},
         "accumulator": {"bits": 16, "overflow": "wrap", "lanes": 1, "block": None},
         "schedule": {"finetune": {"epochs": 2, "lr": 0.01}},
         "trainer": {"precision": "32-true", "accelerator": "auto", "devices": 1},
-        "logger": {"name": "csv"},
+        "logger": {"wandb": None},
     }
     return config | changes
+
+
+def science_of(config: dict[str, Any]) -> dict[str, Any]:
+    """The sections that identify a run, without where and how fast its data are read."""
+    sections = {key: value for key, value in config.items() if key in SCIENCE}
+    return sections | {"data": {k: v for k, v in sections.get("data", {}).items() if k not in ("root", "num_workers")}}
 
 
 def fake_layers(count: int, images: int, rng: random.Random) -> list[Layer]:
@@ -92,6 +99,7 @@ def fake_record(
             "seed": seed,
             "status": status,
             "config": config if config is not None else fake_config(seed=seed),
+            "science": science_of(config if config is not None else fake_config(seed=seed)),
             "metrics": values,
             "overflow": Overflow(
                 settle={layer.name: layer.overflow_seen // 50 for layer in rows},

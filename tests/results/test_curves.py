@@ -34,6 +34,17 @@ def test_training_curves(tmp_path: Path) -> None:
     assert set(plot.files()) == {"training-a.csv", "training-a.svg", "training-a.png"}
 
 
+def test_extremes_are_those_of_the_channels(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    path.write_text(
+        "alpha_activation/a,alpha_weight/a,alpha_weight/b,alpha_weight_max/a,alpha_weight_min/a,overflow,step\n"
+        "1,2,3,9,1.25,0,5\n"
+    )
+    curves = read_curves([path])
+    assert curves is not None and curves.alphas["alpha_weight"] == [[1.25, 2.25, 2.5, 2.75, 9.0]]
+    assert curves.alphas["alpha_activation"] == [[1.0] * 5]
+
+
 def test_an_interrupted_fine_tuning_goes_on_in_another_file(tmp_path: Path) -> None:
     parts = [tmp_path / name / "metrics.csv" for name in ("finetune-10", "finetune-2", "finetune")]
     for number, path in enumerate(reversed(parts)):

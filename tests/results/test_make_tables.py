@@ -41,7 +41,7 @@ def test_script_writes_everything_twice_the_same(make_record, script: ModuleType
     assert {path.name for path in paths if path.parent.name == "tables"} == {
         "comparison.md", "comparison.csv", "comparison.tex",
     }  # fmt: skip
-    assert any(path.name.startswith("alpha-CIFAR10-mobilenet-oaq-int16-") for path in paths)
+    assert any(path.name.startswith("alpha-cifar10-classifier-oaq-int16-") for path in paths)
     assert script.main(["--results", str(tmp_path), "--out", str(tmp_path / "again")]) == 0
     for path in paths:
         assert path.read_bytes() == (tmp_path / "again" / path.relative_to(tmp_path)).read_bytes()
@@ -56,7 +56,7 @@ def test_script_lists_bad_records_after_writing_the_rest(
     bad.write_text("nonsense")
     assert script.main(["--results", str(tmp_path), "--out", str(tmp_path / "out")]) == 1
     assert str(bad) in capsys.readouterr().err
-    assert "mobilenet" in (tmp_path / "out" / "tables" / "comparison.md").read_text()
+    assert "classifier" in (tmp_path / "out" / "tables" / "comparison.md").read_text()
 
 
 def test_script_without_results(script: ModuleType, tmp_path: Path, capsys) -> None:

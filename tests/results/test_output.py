@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from oaq_repro.results.figures import write_figures
+from oaq_repro.results.figures import alpha_figure, write_figures
 from oaq_repro.results.labels import short_names
+from oaq_repro.results.output import alpha_plot
 from oaq_repro.results.record import Layer, Record
 from oaq_repro.results.terminal import print_record
 
@@ -38,6 +39,37 @@ def test_terminal_has_the_numbers(make_record, width: int) -> None:
         assert f"{layer.overflow_seen:,}" in text
     assert max(len(line) for line in text.splitlines()) <= width
     assert not any("…" in word for line in text.splitlines() for word in line.split()[1:])  # names may be shortened
+
+
+def per_channel(record: Record) -> Record:
+    """The record with factors per channel in all layers but the last."""
+    ranges = {"alpha_weight_min": 1.0, "alpha_weight_max": 15.25, "bits_weight_min": 4.0, "bits_weight_max": 8.0}
+    layers = [layer.model_copy(update=ranges) for layer in record.layers[:-1]]
+    return record.model_copy(update={"layers": [*layers, record.layers[-1]]})
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_terminal_shows_the_range_over_channels(make_record, width: int) -> None:
+    record = per_channel(make_record(22))
+    text = _printed(record, width)
+    assert text.count("1.0-15.2") == 21
+    for layer in record.layers:
+        assert f"{layer.alpha_activation:.2f}/{layer.alpha_weight:.2f}" in text and f"{layer.overflow_seen:,}" in text
+    assert max(len(line) for line in text.splitlines()) <= width
+    assert not any("…" in word for line in text.splitlines() for word in line.split()[1:])
+
+
+def test_figure_and_numbers_show_the_range_over_channels(make_record) -> None:
+    record = per_channel(make_record(5))
+    left, right = alpha_figure(record).axes
+    for axes, low, high in ((left, 1.0, 15.25), (right, 4.0, 8.0)):
+        (lines,) = axes.collections
+        assert [segment[:, 0].tolist() for segment in lines.get_segments()] == 4 * [[low, high]]
+        assert axes.get_xlim()[0] < low and axes.get_xlim()[1] > high
+    assert not alpha_figure(make_record(5)).axes[0].collections
+    plot, plain = alpha_plot(record), alpha_plot(make_record(5))
+    assert plot.heads[-4:] == ["alpha_weight_min", "alpha_weight_max", "bits_weight_min", "bits_weight_max"]
+    assert plot.rows[0][-4:] == [1.0, 15.25, 4.0, 8.0] and plot.heads[:6] == plain.heads
 
 
 def test_terminal_keeps_large_counts_readable(make_record) -> None:

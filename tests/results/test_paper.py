@@ -10,6 +10,7 @@ from oaq_repro.results.paper import GROUPS, load_table, load_tables
 from oaq_repro.results.paper_tables import answers, paper_files, verdict
 from oaq_repro.results.record import Record
 from oaq_repro.results.summary import Interval
+from oaq_repro.settings.kinds import KINDS
 
 RESULTS = Path(__file__).parents[2] / "results"
 IMAGES = 50_000
@@ -37,7 +38,7 @@ def table(tmp_path):
 
 def on_imagenet(make_record, make_config, seed=0, top1=0.7080, **changes) -> Record:
     config = make_config(
-        data={"subset": None, "val_subset": None}, model={"width": 1}, method={"name": "oaq"}, seed=seed, **changes
+        data={"subset": None, "val_subset": None}, model={"width": 1}, method={"kind": "oaq"}, seed=seed, **changes
     )
     stages = ("float", "simulated", "integer_int32", "integer")
     record = make_record(4, seed=seed, config=config, metrics={stage: {"top1": top1} for stage in stages})
@@ -58,7 +59,7 @@ def test_the_committed_tables_are_valid_and_say_second_hand() -> None:
 def test_overrides_of_the_committed_tables_compose_and_hold(table) -> None:
     for cell in table.cells:
         config = composed(*cell.run)
-        assert config.data._target_.rpartition(".")[2] == table.dataset
+        assert KINDS["data"][config.data.kind].target.rpartition(":")[2] == table.dataset
         for override in cell.run:
             key, _, value = override.partition("=")
             if key not in GROUPS:
@@ -113,7 +114,7 @@ def test_only_whole_runs_on_the_papers_data_answer(make_record, make_config, tab
     others[0].provenance.dataset = "Digits"
     others[1].overflow.images = 100
     others[2].config["data"]["val_subset"] = 100
-    others[3].config["method"] = {"name": "int8"}
+    others[3].config["method"] = {"kind": "int8"}
     others[4].config["model"] = {"width": 0.5}
     others[5] = others[5].model_copy(update={"overflow": None})
     assert not any(answers(other, table, cell) for other in others)

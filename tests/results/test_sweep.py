@@ -22,7 +22,7 @@ def make_sweep(make_record, make_config):
             for seed in range(seeds):
                 accuracy = {"integer": {"top1": 0.5 + bits / 100 + seed / 100}}
                 stages = {name: {"top1": 0.9} for name in ("float", "simulated", "integer_int32")}
-                chosen = make_config(method={"name": method}, accumulator=policy(bits), seed=seed, **config)
+                chosen = make_config(method={"kind": method}, accumulator=policy(bits), seed=seed, **config)
                 record = make_record(3, seed=seed, hash=f"{i:016x}", config=chosen, metrics=stages | accuracy)
                 if method == "safe":
                     record.layers = [x.model_copy(update={"certified": True}) for x in record.layers]
@@ -58,7 +58,7 @@ def test_the_name_of_a_sweep_stays_when_runs_are_added(make_sweep) -> None:
 def test_series_of_one_method_are_told_apart_by_what_differs(make_record, make_config) -> None:
     rules = ("paper", "scale_free")
     records = [
-        make_record(3, hash=f"{i:016x}", config=make_config(method={"name": "oaq", "rule": rule, "lr": 0.1}))
+        make_record(3, hash=f"{i:016x}", config=make_config(method={"kind": "oaq", "rule": rule, "lr": 0.1}))
         for i, rule in enumerate(rules)
     ]
     assert list(sweeps(records)[0].series) == ["oaq (rule=paper)", "oaq (rule=scale_free)"]

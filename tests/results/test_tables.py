@@ -2,6 +2,7 @@ import csv
 import io
 import math
 import random
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -51,7 +52,7 @@ def test_seeds_are_grouped(make_record) -> None:
     assert row.images == 3 * records[0].overflow.images
     assert row.overflow_outputs == sum(record.overflow.evaluation_events for record in records)
     cells = _row(markdown([row]), row.hash)
-    assert cells[:8] == ["classification", "CIFAR10", "mobilenet", "oaq", "int16", "-", "top1", "3"]
+    assert cells[:8] == ["classification", "cifar10", "classifier", "oaq", "int16", "-", "top1", "3"]
     assert cells[8:10] == ["75.00 ± 0.00", "70.00 ± 0.00"]
     assert cells[11] == f"71.33 ± {100 * (high - low) / 2:.2f}"
 
@@ -75,7 +76,7 @@ def test_every_metric_has_its_row_and_missing_stages_are_dashes(make_record) -> 
 
 def test_tables_are_deterministic(make_record, make_config) -> None:
     records = [
-        make_record(4, seed=seed, hash=digit * 16, config=make_config(method={"name": method}), metrics=_metrics(value))
+        make_record(4, seed=seed, hash=digit * 16, config=make_config(method={"kind": method}), metrics=_metrics(value))
         for digit, method in (("c", "int8"), ("a", "pact"), ("b", "oaq"))
         for seed, value in enumerate((0.7, 0.71, 0.702))
     ]
@@ -115,7 +116,7 @@ def test_operand_bits_are_a_column(make_record, make_config) -> None:
 
 
 def test_latex_is_a_tabular_with_special_characters_escaped(make_record, make_config) -> None:
-    records = [make_record(4, seed=seed, config=make_config(method={"name": "a_b"})) for seed in range(2)]
+    records = [make_record(4, seed=seed, config=make_config(method={"kind": "a_b"})) for seed in range(2)]
     text = comparison_grid(comparison(records)).latex()
     (body,) = [line for line in text.splitlines() if "a\\_b" in line]
     assert body.count(" & ") == len(comparison_grid([]).heads) - 1 and body.endswith(r"\\")
@@ -131,10 +132,9 @@ def test_no_records() -> None:
 @pytest.mark.parametrize(
     ("section", "value", "expected"),
     [
-        ("method", {"name": "oaq", "_target_": "a.b.C"}, "oaq"),
-        ("data", {"_target_": "oaq_repro.data.voc.VOC"}, "VOC"),
-        ("model", {"_target_": "oaq_repro.models.ssdlite.build"}, "ssdlite"),
-        ("accumulator", {"_target_": "a.Accumulator", "bits": 16, "overflow": "wrap", "lanes": 8}, "int16_lanes8"),
+        ("method", {"kind": "oaq", "lr": 0.1}, "oaq"),
+        ("model", {"lr": 0.1}, "-"),
+        ("accumulator", {"bits": 16, "overflow": "wrap", "lanes": 8}, "int16_lanes8"),
         ("accumulator", "int32", "int32"),
         ("accumulator", {"bits": "many"}, "{'bits': 'many'}"),
         ("task", "detection", "detection"),
@@ -149,7 +149,19 @@ def test_labels(section: str, value: object, expected: str) -> None:
 def test_labels_are_the_chosen_config_files() -> None:
     config = {
         "choices": {"method": "int8_settle", "accumulator": "int16", "model": "mobilenetv1"},
-        "method": {"_target_": "oaq_repro.methods.int8.Int8"},
+        "method": {"kind": "int8"},
         "accumulator": {"bits": 14},
     }
     assert [label(config, section) for section in ("method", "accumulator", "model")] == ["int8_settle", "int14", "-"]
+
+
+@pytest.mark.parametrize(
+    ("granularity", "split", "expected"),
+    [
+        ("channel", "output_error", "oaq"), ("tensor", "even", "oaq (tensor, even)"), ("channel", 0.7, "oaq (0.7)"),
+        ("tensor", "output_error", "oaq (tensor)"), (None, None, "oaq"),
+    ],
+)  # fmt: skip
+def test_labels_say_what_is_not_usual_of_range_factors(granularity: Any, split: Any, expected: str) -> None:
+    method = {"kind": "oaq", "settle": {"split": split}}
+    assert label({"method": method, "quantization": {"granularity": granularity}}, "method") == expected

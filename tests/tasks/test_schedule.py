@@ -1,3 +1,5 @@
+from typing import get_args, get_type_hints
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -5,7 +7,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from oaq_repro.errors import InputError
-from oaq_repro.tasks.schedule import DECAYS, Schedule
+from oaq_repro.settings.schema import build_part
+from oaq_repro.tasks.schedule import Schedule
+
+DECAYS = get_args(get_type_hints(Schedule)["decay"])
 
 
 def rates(schedule, total):
@@ -71,11 +76,11 @@ def test_lengths_in_epochs_and_in_steps():
 @pytest.mark.parametrize(
     ("fields", "expected"),
     [
-        ({}, "epochs=None and steps=None"),
-        ({"epochs": 1, "steps": 1}, "epochs=1 and steps=1"),
-        ({"epochs": 0}, "epochs=0"),
+        ({}, "schedule.epochs, steps: found None and None"),
+        ({"epochs": 1, "steps": 1}, "schedule.epochs, steps: found 1 and 1"),
+        ({"epochs": 0}, r"schedule\.epochs: found 0"),
         ({"epochs": 1, "lr": 0}, r"schedule\.lr: found 0"),
-        ({"epochs": 1, "optimizer": "adam"}, r"schedule\.optimizer: found 'adam', expected one of sgd, adamw"),
+        ({"epochs": 1, "optimizer": "adam"}, r"schedule\.optimizer: found 'adam', expected 'sgd' or 'adamw'"),
         ({"epochs": 1, "decay": "step"}, r"schedule\.decay"),
         ({"epochs": 1, "momentum": 1.0}, r"schedule\.momentum"),
         ({"epochs": 1, "milestones": [30, 60]}, r"schedule\.milestones"),
@@ -85,4 +90,4 @@ def test_lengths_in_epochs_and_in_steps():
 )
 def test_bad_fields_are_named(fields, expected):
     with pytest.raises(InputError, match=expected):
-        Schedule(**{"lr": 0.1} | fields)
+        build_part(Schedule, {"lr": 0.1} | fields, "schedule")

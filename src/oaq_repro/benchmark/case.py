@@ -52,7 +52,7 @@ class Case:
         return float_network(self.name)
 
     def expected(self, sums: Sums) -> tuple[Array, ...]:
-        """Outputs of the reference executor."""
+        """Outputs of the reference."""
         if sums not in self._expected:
             graph = (self.oaq if sums == "oaq" else self.int8).with_accumulator(NAMED["int32"])
             graph = with_saturating_pairs(graph) if sums == "pairs" else graph

@@ -11,14 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from oaq_repro import _kernels
 from oaq_repro.accumulator import NAMED
 from oaq_repro.benchmark.agreement import Array
 from oaq_repro.benchmark.networks import ARCHITECTURES, integer_graph
 from oaq_repro.benchmark.timing import Row, Variant, alternate, rows
 from oaq_repro.integer import graph as ir
 from oaq_repro.integer.engine import Engine
-from oaq_repro.integer.engine.routes import Mode
+from oaq_repro.integer.engine.sums import EXACT, WHOLE, Mode, folded
 
 BASE = "16 bit"
 FOLDS = (16, 8, 4, 2, 1)
@@ -109,10 +108,10 @@ def engine_for(shape: ConvShape, route: str, threads: int) -> Engine | None:
         mode = "exact"
     largest = NAMED["int16"].maximum // (products * TOP)
     engine = Engine(single_layer(shape, largest), (shape.channels, shape.height, shape.width), threads, mode)
-    wanted = {BASE: 0, "exact": _kernels.EXACT}.get(route, fold)
+    wanted = {BASE: WHOLE, "exact": EXACT}.get(route, folded(fold))
     if route == "exact" and engine.routes[0].kind == "depthwise":
-        wanted = 1  # over single taps
-    return engine if set(engine.routes[0].folds) == {wanted} else None
+        wanted = folded(1)  # over single taps
+    return engine if set(engine.routes[0].sums) == {wanted} else None
 
 
 def measure_kernels(

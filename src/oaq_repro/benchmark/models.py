@@ -11,7 +11,7 @@ from oaq_repro.benchmark.machine import Isa
 from oaq_repro.benchmark.peers import Peer, attempt
 from oaq_repro.benchmark.timing import Row, Variant, alternate, rows, wall
 from oaq_repro.integer.engine import Engine
-from oaq_repro.integer.engine.routes import Mode
+from oaq_repro.integer.engine.sums import Mode
 
 MODE_ORDER: tuple[Mode, ...] = ("fast", "certified", "acc32", "exact")
 

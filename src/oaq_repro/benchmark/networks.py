@@ -18,11 +18,13 @@ from oaq_repro.deploy.lower import lower
 from oaq_repro.integer.graph import Graph
 from oaq_repro.methods.int8 import Int8
 from oaq_repro.models import classification, mmseg_deeplab, ssd
+from oaq_repro.models.backbones import Arch
 from oaq_repro.models.network import Network
-from oaq_repro.quant.calibrate import SettleConfig, calibrate, freeze, settle
+from oaq_repro.quant.calibrate import calibrate, freeze
 from oaq_repro.quant.config import Override, QuantizationConfig
 from oaq_repro.quant.convert import quantize_network
 from oaq_repro.quant.network import QuantizedNetwork
+from oaq_repro.quant.settle import SettleConfig, settle
 
 Ranges = Literal["int8", "oaq"]
 BATCHES, BATCH_SIZE, SEED = 4, 4, 0
@@ -36,7 +38,7 @@ class Architecture:
     input_shape: tuple[int, int, int]
 
 
-def _classifier(arch: str) -> Architecture:
+def _classifier(arch: Arch) -> Architecture:
     shape = (3, 224, 224)
     return Architecture(lambda: classification.build(1000, shape, arch=arch), shape)
 

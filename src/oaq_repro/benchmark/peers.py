@@ -46,12 +46,12 @@ def _session_runner(session: Any, image: Array) -> Callable[[], list[Array]]:
 
 
 def onnxruntime_int8(case: Case, threads: int, isa: Isa) -> Runner:
-    """The faster form. The exported one gives the executor's bits: on 32-bit sums with kernels that cannot saturate,
+    """The faster form. The exported one gives the reference's bits: on 32-bit sums with kernels that cannot saturate,
     and, on a CPU with no more than AVX2, on sums of saturated pairs with those that are timed."""
     content = {form: build(case.int8, case.input_shape).SerializeToString() for form, build in FORMS.items()}
     exact = onnx_session(content["exported"], threads=threads)
     if not (found := compare(_session_runner(exact, case.image)(), case.expected("int8"))).equal:
-        raise InputError(f"without saturating pairs: differs from the executor by up to {found.difference:.1%}")
+        raise InputError(f"without saturating pairs: differs from the reference by up to {found.difference:.1%}")
     runs = {
         form: _session_runner(onnx_session(model, exact=False, threads=threads), case.image)
         for form, model in content.items()

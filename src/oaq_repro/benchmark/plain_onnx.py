@@ -2,7 +2,8 @@
 
 `onnx.exporter` writes some operators so that no runtime computes them with another rounding than the reference;
 that keeps runtimes from fusing them, which would slow peers down. Here those are plain DequantizeLinear -> Operator ->
-QuantizeLinear. Results may differ from the executor's by a code per such operator. Functions of one number stay tables.
+QuantizeLinear. Results may differ from the reference's by a code per such operator. Functions of one
+number stay tables.
 """
 
 from collections.abc import Iterator

@@ -101,7 +101,7 @@ def _counted(method: OAQ, model: QuantizedNetwork, step: Step) -> Step:
             return
         with counting(model) as meters:
             step(index)
-        seen = {name: BatchOverflow(meter.total(), float(meter.peak or 0.0)) for name, meter in meters.items()}
+        seen = {n: BatchOverflow(m.channel_events, m.peaks) for n, m in meters.items()}  # type: ignore[arg-type]
         controller.update(model, seen, BATCH, 0.5)
 
     return counted

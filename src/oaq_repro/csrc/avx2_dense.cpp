@@ -92,21 +92,21 @@ OAQ_INLINE void begin(const DenseBlock& block, __m256i (&acc)[R][2], bool halves
 }
 
 // Calls step(k, end, weights) along the runs: from which byte of every pixel up to which.
-template <Sums S, typename Step>
+template <Loop S, typename Step>
 OAQ_INLINE void along_runs(const DenseBlock& block, const Step& step) {
-    constexpr int kBytes = S == Sums::kExact ? 2 : 1;  // of a code
+    constexpr int kBytes = S == Loop::kExact ? 2 : 1;  // of a code
     const std::int8_t* weights = block.weights;
     const Run* run = block.runs;
     const Run* const last = run + block.run_count;
     do {
         const std::ptrdiff_t first = run->offset * kBytes;
-        const std::ptrdiff_t length = S == Sums::kHalves ? run->steps * kStep : run->pairs * kPair * kBytes;
-        step(first - (S == Sums::kPairs ? kPair : 0), first + length, weights);
+        const std::ptrdiff_t length = S == Loop::kHalves ? run->steps * kStep : run->pairs * kPair * kBytes;
+        step(first - (S == Loop::kPairs ? kPair : 0), first + length, weights);
     } while (++run != last);
 }
 
 // Sums of all runs, from what `acc` holds.
-template <Sums S, int R>
+template <Loop S, int R>
 OAQ_INLINE void add_all(const DenseBlock& block, int first, __m256i (&acc)[R][2]) {
     if constexpr (R == 6)
         sum_runs<S>(acc, block.in + first, block.runs, block.run_count, block.weights);
@@ -120,7 +120,7 @@ template <int R>
 OAQ_INLINE void dense_wrap(const DenseBlock& block, int first) {
     __m256i halves[R][2], acc[R][2];
     begin<R>(block, halves, true);
-    add_all<Sums::kHalves>(block, first, halves);
+    add_all<Loop::kHalves>(block, first, halves);
     // Both halves modulo 2^16, sign-extended.
     each<R>([&](auto r) OAQ_LAMBDA {
         each<2>([&](auto v) OAQ_LAMBDA {
@@ -138,7 +138,7 @@ template <int R>
 OAQ_INLINE void dense_pairs(const DenseBlock& block, const Epilogue32& epilogue, int first) {
     __m256i sums[R][2];
     each<R>([&](auto r) OAQ_LAMBDA { each<2>([&](auto v) OAQ_LAMBDA { sums[r][v] = epilogue.start16[v]; }); });
-    add_all<Sums::kPairs>(block, first, sums);
+    add_all<Loop::kPairs>(block, first, sums);
     std::uint8_t* out[R];  // read before the first byte is written, which might be one of the tile's
     each<R>([&](auto r) OAQ_LAMBDA { out[r] = block.out[first + r] + block.out_offset; });
     each<R>([&](auto r) OAQ_LAMBDA { epilogue.write(out[r], block.channels, sums[r]); });
@@ -148,7 +148,7 @@ template <int R>
 OAQ_INLINE void dense_exact(const DenseBlock& block, int first) {
     __m256i acc[R][2];
     begin<R>(block, acc);
-    add_all<Sums::kExact>(block, first, acc);
+    add_all<Loop::kExact>(block, first, acc);
     finish<R>(block, first, acc);
 }
 
@@ -173,7 +173,7 @@ OAQ_INLINE void add_steps(const std::uint8_t* const (&in)[R], std::ptrdiff_t k, 
     for (k += kStep; k < end; k += kStep) {
         w += kPanel * kStep;
         const __m256i w0 = load(w), w1 = load(w + 32);
-        each<R>([&](auto r) OAQ_LAMBDA { add_step<Sums::kHalves>(halves[r], in[r] + k, w0, w1); });
+        each<R>([&](auto r) OAQ_LAMBDA { add_step<Loop::kHalves>(halves[r], in[r] + k, w0, w1); });
     }
     each<R>([&](auto r) OAQ_LAMBDA { spill(acc[r], halves[r]); });
 }
@@ -187,7 +187,7 @@ OAQ_INLINE void sum_fold(const DenseBlock& block, int first, __m256i (*result)[2
     } else {
         const std::uint8_t* in[R];
         each<R>([&](auto r) OAQ_LAMBDA { in[r] = block.in[first + r]; });
-        along_runs<Sums::kHalves>(block, [&](std::ptrdiff_t k, std::ptrdiff_t end, const std::int8_t*& w) OAQ_LAMBDA {
+        along_runs<Loop::kHalves>(block, [&](std::ptrdiff_t k, std::ptrdiff_t end, const std::int8_t*& w) OAQ_LAMBDA {
             while (k < end) {
                 const std::ptrdiff_t stop = std::min(k + S * kStep, end);
                 if constexpr (S == 1)
@@ -256,9 +256,9 @@ extern const KernelSet kAvx2;
 const KernelSet kAvx2 = {
     "avx2", cpu_has_avx2, 255, true,
     {
-        {kExact, 6, avx2::exact_kernel}, {kPairs, 6, avx2::pairs_kernel}, {0, 6, avx2::wrap_kernel}, {1, 6, avx2::fold_kernel<1>},
-        {2, 6, avx2::fold_kernel<2>}, {4, 6, avx2::fold_kernel<4>}, {8, 6, avx2::fold_kernel<8>},
-        {16, 6, avx2::fold_kernel<16>},
+        {{Sums::kExact}, 6, avx2::exact_kernel}, {{Sums::kPairs}, 6, avx2::pairs_kernel},
+        {{Sums::kWhole}, 6, avx2::wrap_kernel}, {folded(1), 6, avx2::fold_kernel<1>}, {folded(2), 6, avx2::fold_kernel<2>},
+        {folded(4), 6, avx2::fold_kernel<4>}, {folded(8), 6, avx2::fold_kernel<8>}, {folded(16), 6, avx2::fold_kernel<16>},
     },
     avx2::depthwise,
     avx2::add,

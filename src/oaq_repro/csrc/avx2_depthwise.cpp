@@ -62,21 +62,22 @@ OAQ_INLINE void each_pixel(const DepthwiseBlock& block, const Pixel& pixel) {
 void depthwise_any(const DepthwiseBlock& block) {
     const Epilogue32 epilogue(block.constants);
     const __m256i zero = _mm256_setzero_si256();
-    const __m256i start[2] = {block.fold == 0 ? epilogue.start16[0] : zero, block.fold == 0 ? epilogue.start16[1] : zero};
+    const bool whole = block.route.wraps();
+    const __m256i start[2] = {whole ? epilogue.start16[0] : zero, whole ? epilogue.start16[1] : zero};
     each_pixel(block, [&](const std::uint8_t* in, std::uint8_t* out) OAQ_LAMBDA {
         __m256i sum[2] = {start[0], start[1]}, acc[4];
         begin(epilogue, acc);
-        int left = block.fold;
+        int left = block.route.fold;
         for (int t = 0; t < block.tap_count; ++t) {
             const std::int8_t* w = block.weights + t * kChannelBlock * 2;
             add_pair(sum, in + block.taps[t].a, in + block.taps[t].b, load(w), load(w + 32));
             if (--left == 0) {
                 add_wide(sum, acc);
                 sum[0] = sum[1] = zero;
-                left = block.fold;
+                left = block.route.fold;
             }
         }
-        if (block.fold == 0) {
+        if (whole) {
             epilogue.write(out, block.channels, sum);
         } else {
             add_wide(sum, acc);
@@ -122,7 +123,7 @@ void depthwise(const DepthwiseBlock& block) {
     static constexpr DepthwiseKernel kernels[] = {depthwise_five<0>, depthwise_five<1>, depthwise_five<2>,
                                                   depthwise_five<3>, depthwise_five<4>, depthwise_five<5>};
     if (block.tap_count == 5)
-        kernels[block.fold < 5 ? block.fold : 5](block);
+        kernels[block.route.fold < 5 ? block.route.fold : 5](block);  // whole sums have the fold 0
     else
         depthwise_any(block);
 }

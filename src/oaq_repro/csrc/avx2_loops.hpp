@@ -10,7 +10,7 @@ namespace oaq::avx2 {
 
 alignas(32) inline constexpr std::int16_t kOnes[16] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
 
-enum class Sums { kHalves, kPairs, kExact };  // of kernels.hpp
+enum class Loop { kHalves, kPairs, kExact };  // what is added in a step
 
 // A step of one pixel and two vectors: low and high += codes * weights. Two scratch registers, so that 12 accumulators and
 // 2 weight vectors fit.
@@ -25,19 +25,19 @@ enum class Sums { kHalves, kPairs, kExact };  // of kernels.hpp
         : [low] "+x"(acc[0]), [high] "+x"(acc[1]), [a] "=&x"(a), [b] "=&x"(b)                   \
         : [in] "m"(at<kStep>(in)), [w0] "x"(w0), [w1] "x"(w1))
 
-template <Sums S>
+template <Loop S>
 OAQ_INLINE void add_step(__m256i (&acc)[2], const std::uint8_t* in, __m256i w0, __m256i w1) {
     __m256i a, b;
-    if constexpr (S == Sums::kExact) {
+    if constexpr (S == Loop::kExact) {
         OAQ_ADD_STEP("vpmaddwd", "vpaddd");
     } else {
         OAQ_ADD_STEP("vpmaddubsw", "vpaddw");
     }
 }
 
-template <Sums S>
+template <Loop S>
 OAQ_INLINE __m256i load_weights(const std::int8_t* w) {
-    if constexpr (S == Sums::kExact)
+    if constexpr (S == Loop::kExact)
         return _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(w)));
     else
         return load(w);
@@ -82,13 +82,13 @@ static_assert(offsetof(Run, steps) == 4 && offsetof(Run, pairs) == 8 && sizeof(R
         : "rax", "rcx", "r8", "r9", "r10", "r11", "r12", "r13", "xmm12", "xmm13", "xmm14", "xmm15", "cc", "memory")
 
 // acc += codes * weights along all runs of 6 pixels.
-template <Sums S>
+template <Loop S>
 OAQ_INLINE void sum_runs(__m256i (&acc)[6][2], const std::uint8_t* const* in, const Run* run, int runs, const std::int8_t* w) {
-    if constexpr (S == Sums::kHalves) {
+    if constexpr (S == Loop::kHalves) {
         OAQ_SUM_RUNS("vmovdqu", 32, "vpmaddubsw", "vpaddw", 4,
                      "movslq 4(%[run]), %%rcx\n\t"
                      "lea (%%rax,%%rcx,4), %%rcx\n\t");
-    } else if constexpr (S == Sums::kPairs) {
+    } else if constexpr (S == Loop::kPairs) {
         OAQ_SUM_RUNS("vmovdqu", 32, "vpmaddubsw", "vpaddw", 2,
                      "movslq 8(%[run]), %%rcx\n\t"
                      "lea (%%rax,%%rcx,2), %%rcx\n\t"
@@ -103,15 +103,15 @@ OAQ_INLINE void sum_runs(__m256i (&acc)[6][2], const std::uint8_t* const* in, co
 }
 
 // The same along a run, the bytes from k to `end`, of any number of pixels.
-template <Sums S, int R>
+template <Loop S, int R>
 OAQ_INLINE void sum_run(__m256i (&acc)[R][2], const std::uint8_t* const* in, std::ptrdiff_t k, std::ptrdiff_t end,
                         const std::int8_t*& w) {
-    constexpr int kBytes = S == Sums::kExact ? 16 : 32;  // of a vector's weights
+    constexpr int kBytes = S == Loop::kExact ? 16 : 32;  // of a vector's weights
     do {
         const __m256i w0 = load_weights<S>(w), w1 = load_weights<S>(w + kBytes);
         each<R>([&](auto r) OAQ_LAMBDA { add_step<S>(acc[r], in[r] + k, w0, w1); });
         w += 2 * kBytes;
-    } while ((k += S == Sums::kPairs ? 2 : 4) < end);
+    } while ((k += S == Loop::kPairs ? 2 : 4) < end);
 }
 
 // The same loops for 3 pixels, whose sums wrap in 16 bits (halves, ymm6 to ymm11) for S steps and then go to 32: blocks of S

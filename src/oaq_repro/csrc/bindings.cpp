@@ -5,12 +5,15 @@
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 
+#include <algorithm>
 #include <array>
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <optional>
 #include <utility>
 
+#include "elementwise.hpp"
 #include "emulate.hpp"
 
 namespace nb = nanobind;
@@ -57,6 +60,28 @@ nb::tuple emulate(const Input<std::uint8_t>& x, const Input<std::int8_t>& weight
                           range.highest);
 }
 
+// Additions that wait for one another take a cycle each: their rate is the core's clock. They add a register, as some
+// cores add constants without taking time.
+double clock_hz() {
+    constexpr int kRounds = 20, kSteps = 200000;
+    double best = 0.0;
+    for (int round = 0; round < kRounds; ++round) {
+        const auto start = std::chrono::steady_clock::now();
+        std::uint64_t x = 0, y = 1;
+        for (int i = 0; i < kSteps; ++i) {
+            for (int j = 0; j < 10; ++j) {
+                x += y;
+#if defined(__GNUC__)
+                asm volatile("" : "+r"(x), "+r"(y));  // one by one
+#endif
+            }
+        }
+        const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+        best = std::max(best, 10.0 * kSteps / seconds.count());
+    }
+    return best;
+}
+
 }  // namespace
 
 void bind_program(nb::module_& module);
@@ -71,5 +96,10 @@ NB_MODULE(_kernels, module) {
                "Returns (acc int32 [N, H', W', O] after the accumulator's policy and with -zero_point * sum(weight)\n"
                "included, events uint8 of the same shape, lowest, highest partial sum, zero included).\n"
                "Raises ValueError for sizes that do not fit, TypeError for other types, ranks or layouts.");
+    module.def("all_finite", [](const nb::ndarray<const float, nb::c_contig, nb::device::cpu>& values) {
+        nb::gil_scoped_release release;
+        return oaq::elementwise::all_finite(values.data(), static_cast<std::int64_t>(values.size()));
+    }, "values"_a.noconvert(), "Whether no value of a float32 array is NaN or infinity.");
+    module.def("clock_hz", &clock_hz, "The core's clock in Hz, measured in about 20 ms.");
     bind_program(module);
 }

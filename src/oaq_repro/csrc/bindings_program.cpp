@@ -6,14 +6,12 @@
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cstdint>
 #include <cstring>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "elementwise.hpp"
 #include "program.hpp"
 
 namespace nb = nanobind;
@@ -45,12 +43,28 @@ oaq::LayerConstants constants(const Flat<std::int32_t>& start, const Flat<std::i
     return {aligned(start), aligned(bias), aligned(multiplier), wrap_shift, zero_point, q_max, code_offset};
 }
 
+using NamedRoute = std::pair<std::string, int>;  // routes as Python has them (engine/sums.py)
+
+oaq::Route route_of(const NamedRoute& named) {
+    for (const oaq::Sums sums : {oaq::Sums::kExact, oaq::Sums::kFolded, oaq::Sums::kWhole, oaq::Sums::kPairs}) {
+        const oaq::Route route{sums, named.second};
+        if (named.first == route.name()) return route;
+    }
+    throw nb::value_error("route: expected a name of kSumsNames");
+}
+
+std::vector<oaq::Route> routes_of(const std::vector<NamedRoute>& named) {
+    std::vector<oaq::Route> routes;
+    for (const NamedRoute& each : named) routes.push_back(route_of(each));
+    return routes;
+}
+
 using Runs = nb::ndarray<const std::int32_t, nb::shape<-1, 3>, nb::c_contig, nb::device::cpu>;
 using Panel = nb::ndarray<const std::int8_t, nb::c_contig, nb::device::cpu>;
 
-oaq::DenseGroup dense_group(const Runs& runs, const std::vector<Panel>& panels, std::vector<int> folds,
+oaq::DenseGroup dense_group(const Runs& runs, const std::vector<Panel>& panels, const std::vector<NamedRoute>& routes,
                             const oaq::LayerConstants& constants) {
-    oaq::DenseGroup group{{}, {}, std::move(folds), constants};
+    oaq::DenseGroup group{{}, {}, routes_of(routes), constants};
     for (std::size_t i = 0; i < runs.shape(0); ++i) group.runs.push_back({runs(i, 0), runs(i, 1), runs(i, 2)});
     for (const Panel& panel : panels) group.panels.emplace_back(panel.data(), panel.data() + panel.size());
     return group;
@@ -59,14 +73,14 @@ oaq::DenseGroup dense_group(const Runs& runs, const std::vector<Panel>& panels, 
 using Taps = nb::ndarray<const std::int32_t, nb::shape<-1, 2>, nb::c_contig, nb::device::cpu>;
 
 oaq::DepthwiseLayer depthwise_layer(const oaq::Window& window, const std::vector<Taps>& taps,
-                                    const std::vector<Panel>& weights, const std::vector<int>& folds,
+                                    const std::vector<Panel>& weights, const std::vector<NamedRoute>& routes,
                                     oaq::LayerConstants constants) {
-    if (weights.size() != taps.size() || folds.size() != taps.size())
-        throw nb::value_error("taps, weights, folds: expected one of each per block of channels");
+    if (weights.size() != taps.size() || routes.size() != taps.size())
+        throw nb::value_error("taps, weights, routes: expected one of each per block of channels");
     oaq::DepthwiseLayer layer{window, {}, std::move(constants)};
     for (std::size_t i = 0; i < taps.size(); ++i) {
         const Panel& part = weights[i];
-        layer.panels.push_back({{}, oaq::Vector<std::int8_t>(part.data(), part.data() + part.size()), folds[i]});
+        layer.panels.push_back({{}, oaq::Vector<std::int8_t>(part.data(), part.data() + part.size()), route_of(routes[i])});
         for (std::size_t t = 0; t < taps[i].shape(0); ++t) layer.panels[i].taps.push_back({taps[i](t, 0), taps[i](t, 1)});
     }
     return layer;
@@ -76,44 +90,22 @@ nb::list table() {
     nb::list rows;
     for (int i = 0; i < oaq::kKernelSetCount; ++i) {
         const oaq::KernelSet& set = *oaq::kKernelSets[i];
-        nb::list folds, tiles;
+        nb::list routes, tiles;
         for (const oaq::DenseRoute& route : set.dense) {
             if (route.kernel == nullptr) continue;
-            folds.append(route.fold);
-            tiles.append(route.rows);
+            routes.append(nb::make_tuple(route.route.name(), route.route.fold));
+            tiles.append(route.pixels);
         }
         nb::dict row;
         row["isa"] = set.name;
         row["available"] = set.available();
         row["largest_code"] = set.largest_code;
         row["saturates"] = set.saturates;
-        row["folds"] = nb::tuple(folds);
-        row["rows"] = nb::tuple(tiles);
+        row["routes"] = nb::tuple(routes);
+        row["pixels"] = nb::tuple(tiles);
         rows.append(row);
     }
     return rows;
-}
-
-// Additions that wait for one another take a cycle each: their rate is the core's clock. They add a register, as some
-// cores add constants without taking time.
-double clock_hz() {
-    constexpr int kRounds = 20, kSteps = 200000;
-    double best = 0.0;
-    for (int round = 0; round < kRounds; ++round) {
-        const auto start = std::chrono::steady_clock::now();
-        std::uint64_t x = 0, y = 1;
-        for (int i = 0; i < kSteps; ++i) {
-            for (int j = 0; j < 10; ++j) {
-                x += y;
-#if defined(__GNUC__)
-                asm volatile("" : "+r"(x), "+r"(y));  // one by one
-#endif
-            }
-        }
-        const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
-        best = std::max(best, 10.0 * kSteps / seconds.count());
-    }
-    return best;
 }
 
 std::vector<float*> pointers(const std::vector<Image<float>>& outputs) {
@@ -129,8 +121,6 @@ void bind_program(nb::module_& module) {
     using oaq::Value;
     using oaq::Window;
 
-    module.attr("EXACT") = oaq::kExact;
-    module.attr("PAIRS") = oaq::kPairs;
     module.attr("SLACK") = oaq::kSlack;
     module.attr("PANEL") = oaq::kPanel;
     module.attr("STEP") = oaq::kStep;
@@ -143,12 +133,6 @@ void bind_program(nb::module_& module) {
     module.attr("CHANNEL_ORDER") = nb::tuple(order);
     module.attr("LARGEST_BIAS") = oaq::kLargestBias;
     module.def("table", &table, "The sets of kernels, best first: dicts of what `KernelSet` in csrc/kernels.hpp declares.");
-
-    module.def("all_finite", [](const Image<const float>& values) {
-        nb::gil_scoped_release release;
-        return oaq::elementwise::all_finite(values.data(), static_cast<std::int64_t>(values.size()));
-    }, "values"_a.noconvert(), "Whether no value of a float32 array is NaN or infinity.");
-    module.def("clock_hz", &clock_hz, "The core's clock in Hz, measured in about 20 ms.");
 
     nb::class_<Value>(module, "Value", "Codes of one image, NHWC in the arena, with a border (csrc/program.hpp).")
         .def("__init__", [](Value* self, std::int64_t offset, std::int64_t height, std::int64_t width,
@@ -173,10 +157,10 @@ void bind_program(nb::module_& module) {
                 constants(start, bias, multiplier, wrap_shift, zero_point, q_max, code_offset));
         }, "start"_a, "bias"_a, "multiplier"_a, "wrap_shift"_a, "zero_point"_a, "q_max"_a, "code_offset"_a);
     nb::class_<oaq::DenseGroup>(module, "DenseGroup", "Weights and constants of a dense layer's group (csrc/program.hpp).")
-        .def("__init__", [](oaq::DenseGroup* self, const Runs& runs, const std::vector<Panel>& panels, std::vector<int> folds,
-                            const oaq::LayerConstants& constants) {
-            new (self) oaq::DenseGroup(dense_group(runs, panels, std::move(folds), constants));
-        }, "runs"_a, "panels"_a, "folds"_a, "constants"_a);
+        .def("__init__", [](oaq::DenseGroup* self, const Runs& runs, const std::vector<Panel>& panels,
+                            const std::vector<NamedRoute>& routes, const oaq::LayerConstants& constants) {
+            new (self) oaq::DenseGroup(dense_group(runs, panels, routes, constants));
+        }, "runs"_a, "panels"_a, "routes"_a, "constants"_a);
 
     nb::class_<Program>(module, "Program", "A compiled integer graph (csrc/program.hpp). Raises ValueError for parts that do not fit.")
         .def("__init__", [](Program* self, std::int64_t arena_bytes, int threads, const std::string& isa) {
@@ -187,9 +171,9 @@ void bind_program(nb::module_& module) {
         .def("dense", [](Program& self, const Value& in, const Value& out, const Window& window,
                          std::vector<oaq::DenseGroup> groups) { self.dense(in, out, {window, std::move(groups)}); })
         .def("depthwise", [](Program& self, const Value& in, const Value& out, const Window& window,
-                             const std::vector<Taps>& taps, const std::vector<Panel>& weights, const std::vector<int>& folds,
-                             const oaq::LayerConstants& constants) {
-            self.depthwise(in, out, depthwise_layer(window, taps, weights, folds, constants));
+                             const std::vector<Taps>& taps, const std::vector<Panel>& weights,
+                             const std::vector<NamedRoute>& routes, const oaq::LayerConstants& constants) {
+            self.depthwise(in, out, depthwise_layer(window, taps, weights, routes, constants));
         })
         .def("emulate", [](Program& self, const Value& in, const Value& out, const std::vector<std::int64_t>& shape,
                              const Window& w, std::int64_t groups, int bits, bool saturate, std::int64_t lanes,

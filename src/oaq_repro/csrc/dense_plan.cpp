@@ -18,13 +18,13 @@ std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; 
 
 DensePlan plan_dense(const DenseSizes& s, int threads) {
     const bool large = s.weight_bytes > kLargeWeights;
-    std::int64_t block = std::max<std::int64_t>(s.rows, kPixelBytes / (s.read + s.written) / s.rows * s.rows);
+    std::int64_t block = std::max<std::int64_t>(s.tile, kPixelBytes / (s.read + s.written) / s.tile * s.tile);
     if (large && s.pixels * s.read <= kSmallInput) block = s.pixels;
     std::int64_t blocks = ceil_div(s.pixels, std::min(block, s.pixels));
     const std::int64_t wanted = threads == 1 ? 1
         : std::clamp<std::int64_t>(s.products / (kPiece * kProductsPerOperation), 1, kPiecesPerThread * threads);
-    if (blocks < wanted && !large && ceil_div(s.pixels, s.rows) >= wanted) blocks = wanted;
-    block = ceil_div(ceil_div(s.pixels, blocks), s.rows) * s.rows;
+    if (blocks < wanted && !large && ceil_div(s.pixels, s.tile) >= wanted) blocks = wanted;
+    block = ceil_div(ceil_div(s.pixels, blocks), s.tile) * s.tile;
     blocks = ceil_div(s.pixels, block);
     return {block, blocks, std::min(s.panels, ceil_div(wanted, blocks))};
 }

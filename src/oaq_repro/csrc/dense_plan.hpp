@@ -11,11 +11,11 @@ struct DenseSizes {
     std::int64_t read, written;  // codes of one pixel
     std::int64_t weight_bytes;
     std::int64_t products;
-    int rows;                    // pixels that kernels take at a time
+    int tile;                    // pixels that kernels take at a time
 };
 
 struct DensePlan {
-    std::int64_t block;   // pixels, at most; a multiple of `rows`
+    std::int64_t block;   // pixels, at most; a multiple of `tile`
     std::int64_t blocks;  // that cover all pixels, none of them empty
     std::int64_t parts;   // ranges of panels, at most as many as there are panels
 

@@ -1,4 +1,4 @@
-// Operators without products of codes, on rows of NHWC codes. Their arithmetic stands in integer/nodes.py: IEEE float32
+// Operators without products of codes, on rows of NHWC codes. Their arithmetic stands in integer/graph/nodes/: IEEE float32
 // in the order written (compiled without fma contraction), rounding half to even.
 #pragma once
 

@@ -1,21 +1,21 @@
 // The kernels that accumulate products, and the one table of them that dispatch, tests and benchmarks read.
 //
 // Dense layers. A pixel's operands are `runs` of consecutive codes, cut into steps of 4 codes; weights are packed in
-// panels of 16 output channels: for every step int8 [16][4]. A kernel computes pixels by one panel, `rows` at a
+// panels of 16 output channels: for every step int8 [16][4]. A kernel computes pixels by one panel, several at a
 // time. Within a step the products of codes 0, 1 and those of codes 2, 3 are summed by one instruction each, which
 // saturates to int16 ("pair"); the two sums per channel are kept apart ("halves").
-//   fold 0      16-bit accumulation: halves wrap, their sum is taken modulo 2^16
-//   fold S > 0  halves of S steps wrap in 16 bits, then go to a 32-bit accumulator; what is left at the end of a run goes
-//               there together. S = 1 is the usual route of x86 int8 runtimes.
-//   pairs       as fold 0, for 32 channels at a time with one sum each. A run of P pairs of codes has P + 1 times int8
-//               [32][2]: the i-th holds the weights of pair i - 1 for even channels and those of pair i for odd ones,
-//               zero where there is none; channels in the order of depthwise blocks
-//   exact       products go to 32 bits at once, two by two. Codes are read as int16, twice as far from the pixel's first
-//               one; weights are int8 [16][2] per pair of codes
+//   whole     16-bit accumulation: halves wrap, their sum is taken modulo 2^16
+//   folded    halves of `fold` steps wrap in 16 bits, then go to a 32-bit accumulator; what is left at the end of a run
+//             goes there together. A fold of 1 is the usual route of x86 int8 runtimes.
+//   pairs     as whole, for 32 channels at a time with one sum each. A run of P pairs of codes has P + 1 times int8
+//             [32][2]: the i-th holds the weights of pair i - 1 for even channels and those of pair i for odd ones,
+//             zero where there is none; channels in the order of depthwise blocks
+//   exact     products go to 32 bits at once, two by two. Codes are read as int16, twice as far from the pixel's first
+//             one; weights are int8 [16][2] per pair of codes
 // Depthwise layers. The taps of one channel are packed in pairs (a, b), int8 [32][2] per block of 32 channels, which stand
 // in the order 0-7, 16-23, 8-15, 24-31 (that of codes interleaved within 128-bit lanes); pair sums saturate to int16.
-// fold 0: all pairs are added modulo 2^16; fold F > 0: F pairs, then 32 bits. (A pair of one tap cannot saturate, so that
-// fold 1 over single taps is exact.)
+// whole: all pairs are added modulo 2^16; folded: `fold` pairs, then 32 bits. (A pair of one tap cannot saturate, so that
+// a fold of 1 over single taps is exact.)
 // Afterwards both: where 16-bit accumulation or a wrap_shift above 0 keeps fewer bits, acc is sign-extended from its
 // lowest `32 - wrap_shift` bits and bias is added; elsewhere bias is part of start, and not read. Then
 // `clamp(rint(float32(acc) * multiplier) + zero_point, 0, q_max)`, float32 without fma.
@@ -29,17 +29,28 @@ namespace oaq {
 
 constexpr int kPanel = 16;        // output channels of a dense panel
 constexpr int kStep = 4;          // codes of a step
-constexpr int kWidePanel = 32;    // output channels of a panel of the route kPairs
+constexpr int kWidePanel = 32;    // output channels of a panel of the route pairs
 constexpr int kPair = 2;          // codes of its steps
 constexpr int kChannelBlock = 32; // channels of a depthwise block
-constexpr int kExact = -1;        // stands for the route that needs no condition
-constexpr int kPairs = -2;        // 16-bit accumulation of panels side by side
 constexpr int kLargestBias = 1 << 22;  // sums of 16 bits with their bias are exact in float32, by way of 2^23
 constexpr int kMostRoutes = 8;
 constexpr std::size_t kSlack = 64;  // bytes that kernels may read beyond the last code (multiplied by zero, or dropped)
 constexpr std::size_t kSlackBefore = 2;  // and before the first one
 
-constexpr int panel_width(int fold) { return fold == kPairs ? kWidePanel : kPanel; }
+enum class Sums { kExact, kFolded, kWhole, kPairs };
+constexpr const char* kSumsNames[] = {"exact", "folded", "whole", "pairs"};  // in the order of Sums
+
+// How the products of a panel, or of a block of channels, are summed.
+struct Route {
+    Sums sums;
+    int fold = 0;  // of kFolded, at least 1
+
+    constexpr bool wraps() const { return sums == Sums::kWhole || sums == Sums::kPairs; }  // results are modulo 2^16
+    constexpr int width() const { return sums == Sums::kPairs ? kWidePanel : kPanel; }     // channels of a dense panel
+    constexpr const char* name() const { return kSumsNames[static_cast<int>(sums)]; }
+    constexpr bool operator==(const Route& other) const { return sums == other.sums && fold == other.fold; }
+};
+constexpr Route folded(int fold) { return {Sums::kFolded, fold}; }
 
 struct Run {
     std::int32_t offset;  // codes from the pixel's first one
@@ -48,7 +59,7 @@ struct Run {
 };
 
 // Constants of outputs; arrays are padded to whole panels or channel blocks. |acc| * multiplier has to stay below 2^31 for all
-// that acc with its bias can be, and |bias| at most kLargestBias where a sum is 16 bits throughout (fold 0, pairs).
+// that acc with its bias can be, and |bias| at most kLargestBias where a route wraps.
 struct OutputConstants {
     const std::int32_t* start;      // first value of the accumulator: -zero_point * sum(weights)
     const std::int32_t* bias;
@@ -66,7 +77,7 @@ struct DenseBlock {
     int run_count;
     const std::int8_t* weights;
     OutputConstants constants;                  // of this panel
-    int channels;                   // of this panel, at most panel_width
+    int channels;                   // of this panel, at most the route's width
     int code_offset;                // subtracted from every code, except where the route is exact; not 0 only where a
                                     // set's `largest_code` asks for it
 };
@@ -89,7 +100,7 @@ struct DepthwiseBlock {
     const std::int8_t* weights;     // [tap_count][32][2], channel c at depthwise_place(c)
     OutputConstants constants;                  // of this block
     int channels;                   // of this block, at most kChannelBlock
-    int fold;
+    Route route;                    // whole or folded
     int code_offset;
 };
 using DepthwiseKernel = void (*)(const DepthwiseBlock&);
@@ -103,14 +114,14 @@ using AddKernel = void (*)(const std::uint8_t* a, const std::uint8_t* b, std::ui
                            const AddConstants& constants);
 
 struct DenseRoute {
-    int fold;            // S, 0, kExact or kPairs
-    int rows;            // pixels that share a load of weights
+    Route route;
+    int pixels;          // that share a load of weights
     DenseKernel kernel;
 };
 
 // One instruction set's kernels. `largest_code`: largest unsigned code that they multiply as it is; where a tensor has
 // larger ones, 128 is taken off every code first (NEON multiplies signed codes), and bounds are those of the shifted
-// codes. `saturates`: pairs saturate, so that route 0 is exact modulo 2^16 only where no pair can; otherwise they wrap.
+// codes. `saturates`: pairs saturate, so that the route whole is exact modulo 2^16 only where no pair can; otherwise they wrap.
 struct KernelSet {
     const char* name;
     bool (*available)();

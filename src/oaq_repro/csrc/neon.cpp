@@ -216,7 +216,7 @@ inline void depthwise_pixels(const DepthwiseBlock& block, const std::uint8_t* in
             for (int v = 0; v < 2 * kGroups; ++v) acc[p][v] = vld1q_s32(start + 4 * v);
     }
     const std::int8_t* weights = block.weights;
-    int left = block.fold;
+    int left = block.route.fold;
     for (int t = 0; t < block.tap_count; ++t, weights += kChannelBlock * 2) {
         for (int g = 0; g < kGroups; ++g) {
             const int channel = kGroup * g;
@@ -235,7 +235,7 @@ inline void depthwise_pixels(const DepthwiseBlock& block, const std::uint8_t* in
                     acc[p][2 * g + 1] = vaddw_high_s16(acc[p][2 * g + 1], sums[p][g]);
                     sums[p][g] = vdupq_n_s16(0);
                 }
-            left = block.fold;
+            left = block.route.fold;
         }
     }
     for (int p = 0; p < P; ++p) {
@@ -296,7 +296,7 @@ void exact_kernel(const DenseBlock& block) {
 }
 
 void depthwise(const DepthwiseBlock& block) {
-    if (block.fold != 0)
+    if (!block.route.wraps())
         block.code_offset != 0 ? depthwise_tiles<2, true, true>(block) : depthwise_tiles<2, false, true>(block);
     else
         block.code_offset != 0 ? depthwise_tiles<4, true, false>(block) : depthwise_tiles<4, false, false>(block);
@@ -310,8 +310,9 @@ extern const KernelSet kNeon;
 const KernelSet kNeon = {
     "neon", available, 127, false,
     {
-        {kExact, 1, exact_kernel}, {0, 3, wrap_kernel}, {1, 3, fold_kernel<1, 3>}, {2, 2, fold_kernel<2, 2>},
-        {4, 2, fold_kernel<4, 2>}, {8, 2, fold_kernel<8, 2>}, {16, 2, fold_kernel<16, 2>},
+        {{Sums::kExact}, 1, exact_kernel}, {{Sums::kWhole}, 3, wrap_kernel}, {folded(1), 3, fold_kernel<1, 3>},
+        {folded(2), 2, fold_kernel<2, 2>}, {folded(4), 2, fold_kernel<4, 2>}, {folded(8), 2, fold_kernel<8, 2>},
+        {folded(16), 2, fold_kernel<16, 2>},
     },
     depthwise,
     elementwise::add,

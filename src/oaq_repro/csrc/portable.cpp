@@ -28,7 +28,7 @@ struct Halves {
     }
 };
 
-std::int32_t accumulate(const DenseBlock& block, const std::uint8_t* in, int channel, int fold) {
+std::int32_t accumulate(const DenseBlock& block, const std::uint8_t* in, int channel, const Route& route) {
     const std::int8_t* weights = block.weights + channel * kStep;
     std::int32_t acc = block.constants.start[channel];
     Halves whole;
@@ -36,15 +36,15 @@ std::int32_t accumulate(const DenseBlock& block, const std::uint8_t* in, int cha
         const std::uint8_t* codes = in + block.runs[r].offset;
         int left = block.runs[r].steps;
         while (left > 0) {
-            const int steps = fold == 0 ? left : std::min(left, fold);
+            const int steps = route.wraps() ? left : std::min(left, route.fold);
             Halves part;
-            Halves& halves = fold == 0 ? whole : part;
+            Halves& halves = route.wraps() ? whole : part;
             for (int s = 0; s < steps; ++s, codes += kStep, weights += kPanel * kStep) halves.add(codes, weights);
-            if (fold != 0) acc = add_wrapping(acc, part.low + part.high);
+            if (!route.wraps()) acc = add_wrapping(acc, part.low + part.high);
             left -= steps;
         }
     }
-    return fold == 0 ? wrap16(acc + whole.low + whole.high) : acc;
+    return route.wraps() ? wrap16(acc + whole.low + whole.high) : acc;
 }
 
 std::int32_t accumulate_pairs(const DenseBlock& block, const std::uint8_t* in, int channel) {
@@ -74,22 +74,24 @@ std::uint8_t code(std::int32_t acc, bool narrow, const OutputConstants& constant
     return to_code(acc, constants.multiplier[channel], constants.zero_point, constants.q_max);
 }
 
-template <int S>
+template <Sums SUMS, int FOLD>
 void dense(const DenseBlock& block) {
+    constexpr Route kRoute{SUMS, FOLD};
     for (int p = 0; p < block.pixels; ++p) {
         const std::uint8_t* in = block.in[p];
         std::uint8_t* out = block.out[p] + block.out_offset;
         for (int c = 0; c < block.channels; ++c) {
-            const std::int32_t acc = S == kExact ? accumulate_exactly(block, in, c)
-                                     : S == kPairs ? accumulate_pairs(block, in, c) : accumulate(block, in, c, S);
-            out[c] = code(acc, S == 0 || S == kPairs, block.constants, c);
+            const std::int32_t acc = SUMS == Sums::kExact   ? accumulate_exactly(block, in, c)
+                                     : SUMS == Sums::kPairs ? accumulate_pairs(block, in, c)
+                                                            : accumulate(block, in, c, kRoute);
+            out[c] = code(acc, kRoute.wraps(), block.constants, c);
         }
     }
 }
 
-template <int S>
+template <Sums SUMS, int FOLD = 0>
 constexpr DenseRoute route() {
-    return {S, 1, dense<S>};
+    return {{SUMS, FOLD}, 1, dense<SUMS, FOLD>};
 }
 
 std::int32_t accumulate(const DepthwiseBlock& block, const std::uint8_t* in, int channel) {
@@ -98,12 +100,12 @@ std::int32_t accumulate(const DepthwiseBlock& block, const std::uint8_t* in, int
     for (int t = 0; t < block.tap_count; ++t) {
         const std::int8_t* w = block.weights + (t * kChannelBlock + depthwise_place(channel)) * 2;
         sum = wrap16(sum + pair(in[block.taps[t].a + channel], w[0], in[block.taps[t].b + channel], w[1]));
-        if (block.fold != 0 && ((t + 1) % block.fold == 0 || t + 1 == block.tap_count)) {
+        if (!block.route.wraps() && ((t + 1) % block.route.fold == 0 || t + 1 == block.tap_count)) {
             acc = add_wrapping(acc, sum);
             sum = 0;
         }
     }
-    return block.fold == 0 ? wrap16(acc + sum) : acc;
+    return block.route.wraps() ? wrap16(acc + sum) : acc;
 }
 
 void depthwise(const DepthwiseBlock& block) {
@@ -112,7 +114,7 @@ void depthwise(const DepthwiseBlock& block) {
             const std::uint8_t* in = block.in + y * block.in_row + x * block.in_step;
             std::uint8_t* out = block.out + y * block.out_row + x * block.out_step;
             for (int c = 0; c < block.channels; ++c)
-                out[c] = code(accumulate(block, in, c), block.fold == 0, block.constants, c);
+                out[c] = code(accumulate(block, in, c), block.route.wraps(), block.constants, c);
         }
     }
 }
@@ -124,7 +126,8 @@ bool always() { return true; }
 extern const KernelSet kPortable;
 const KernelSet kPortable = {
     "portable", always, 255, true,
-    {route<kExact>(), route<kPairs>(), route<0>(), route<1>(), route<2>(), route<4>(), route<8>(), route<16>()},
+    {route<Sums::kExact>(), route<Sums::kPairs>(), route<Sums::kWhole>(), route<Sums::kFolded, 1>(),
+     route<Sums::kFolded, 2>(), route<Sums::kFolded, 4>(), route<Sums::kFolded, 8>(), route<Sums::kFolded, 16>()},
     depthwise,
     elementwise::add,
 };

@@ -1,5 +1,5 @@
 // A compiled integer graph: operators over values that lie in one arena. Shapes, offsets, packing and routes are decided
-// before (in Python: plan.py, packing.py, routes.py); nothing is allocated while it runs.
+// before (in Python: integer/engine/); nothing is allocated while it runs.
 #pragma once
 
 #include <cstdint>
@@ -72,7 +72,7 @@ struct LayerConstants {
 struct DenseGroup {
     std::vector<Run> runs;                    // offsets from the window's first code
     std::vector<Vector<std::int8_t>> panels;  // weights
-    std::vector<int> folds;                   // of each panel
+    std::vector<Route> routes;                // of each panel
     LayerConstants constants;
 };
 
@@ -85,7 +85,7 @@ struct DenseLayer {
 struct DepthwisePanel {
     std::vector<TapPair> taps;
     Vector<std::int8_t> weights;  // [taps][32][2]
-    int fold;
+    Route route;
 };
 
 struct DepthwiseLayer {

@@ -18,12 +18,34 @@ struct Panel {
     DenseBlock block;  // of all pixels
 };
 
+// What a checked layer comes to.
+struct Demands {
+    DenseSizes sizes;
+    std::int64_t outputs;          // of a group
+    std::int64_t lowest, highest;  // what is read, from a window's first code on
+    bool wide;                     // whether a route reads codes as int16
+};
+
 // A layer as its step runs it. Panels point into the other members.
 struct DenseWork {
     DenseLayer layer;
     std::vector<const std::uint8_t*> sources, wide_sources;  // first codes of every pixel's window
     std::vector<std::uint8_t*> targets;                      // of every pixel
     std::vector<Panel> panels;                               // of all groups
+
+    // One of plan.tasks().
+    void run(const DensePlan& plan, int task) const {
+        const std::int64_t first = task / plan.parts * plan.block, part = task % plan.parts;
+        const auto count = static_cast<std::int64_t>(panels.size()), pixels = static_cast<std::int64_t>(targets.size());
+        for (std::int64_t p = count * part / plan.parts; p < count * (part + 1) / plan.parts; ++p) {
+            const Panel& panel = panels[static_cast<std::size_t>(p)];
+            DenseBlock block = panel.block;
+            block.pixels = static_cast<int>(std::min(plan.block, pixels - first));
+            block.in += first;
+            block.out += first;
+            panel.kernel(block);
+        }
+    }
 };
 
 Extent checked_extent(const std::vector<Run>& runs) {
@@ -39,25 +61,25 @@ Extent checked_extent(const std::vector<Run>& runs) {
     return extent;
 }
 
-const DenseRoute& route_of(const KernelSet& kernels, int fold) {
+const DenseRoute& kernel_of(const KernelSet& kernels, const Route& wanted) {
     for (const DenseRoute& route : kernels.dense)
-        if (route.kernel != nullptr && route.fold == fold) return route;
-    throw std::invalid_argument("program: no kernel of this fold");
+        if (route.kernel != nullptr && route.route == wanted) return route;
+    throw std::invalid_argument("program: no kernel of this route");
 }
 
-std::int64_t weights_of(int fold, const Extent& extent, std::size_t runs) {
-    if (fold == kPairs) return (extent.pairs + static_cast<std::int64_t>(runs)) * kWidePanel * kPair;
-    return fold == kExact ? extent.pairs * kPanel * kPair : extent.steps * kPanel * kStep;
+std::int64_t weights_of(const Route& route, const Extent& extent, std::size_t runs) {
+    if (route.sums == Sums::kPairs) return (extent.pairs + static_cast<std::int64_t>(runs)) * kWidePanel * kPair;
+    return route.sums == Sums::kExact ? extent.pairs * kPanel * kPair : extent.steps * kPanel * kStep;
 }
 
 // Of a group with `outputs` channels; returns those of its panels, padding included.
 std::int64_t validate(const DenseGroup& group, std::int64_t outputs, const Extent& extent) {
-    require(group.panels.size() == group.folds.size(), "folds");
+    require(group.panels.size() == group.routes.size(), "routes");
     std::int64_t channels = 0;
     for (std::size_t p = 0; p < group.panels.size(); ++p) {
         require(channels < outputs, "panels");
-        channels += panel_width(group.folds[p]);
-        require(static_cast<std::int64_t>(group.panels[p].size()) == weights_of(group.folds[p], extent, group.runs.size()),
+        channels += group.routes[p].width();
+        require(static_cast<std::int64_t>(group.panels[p].size()) == weights_of(group.routes[p], extent, group.runs.size()),
                 "weights of a panel");
     }
     require(channels >= outputs, "panels");
@@ -65,15 +87,39 @@ std::int64_t validate(const DenseGroup& group, std::int64_t outputs, const Exten
     return channels;
 }
 
+// Of a layer with so many pixels and channels; throws std::invalid_argument where its parts do not fit.
+Demands checked(const DenseLayer& layer, std::int64_t pixels, std::int64_t channels, const KernelSet& kernels) {
+    const auto groups = static_cast<std::int64_t>(layer.groups.size());
+    require(groups > 0 && channels % groups == 0, "groups");
+    Demands demands{{pixels, 0, 0, channels, 0, 0, 1}, channels / groups, 0, 0, false};
+    DenseSizes& sizes = demands.sizes;
+    for (const DenseGroup& group : layer.groups) {
+        const Extent extent = checked_extent(group.runs);
+        const std::int64_t depth = extent.steps * kStep, padded = validate(group, demands.outputs, extent);
+        demands.lowest = std::min(demands.lowest, extent.lowest);
+        demands.highest = std::max(demands.highest, extent.highest);
+        for (const Route& route : group.routes) {
+            sizes.tile = std::max(sizes.tile, kernel_of(kernels, route).pixels);
+            demands.wide = demands.wide || route.sums == Sums::kExact;
+        }
+        sizes.panels += static_cast<std::int64_t>(group.panels.size());
+        sizes.read += depth;
+        sizes.weight_bytes += padded * depth;
+        sizes.products += pixels * demands.outputs * depth;
+    }
+    return demands;
+}
+
 // A group's panels, whose outputs start at `first_channel`.
 void append_panels(const DenseGroup& group, std::int64_t first_channel, std::int64_t outputs, const KernelSet& kernels,
                    DenseWork& work) {
     std::int64_t channel = 0;
     for (std::size_t p = 0; p < group.panels.size(); ++p) {
-        const int fold = group.folds[p], width = panel_width(fold);
+        const Route& route = group.routes[p];
+        const int width = route.width();
         DenseBlock block;
         block.pixels = static_cast<int>(work.targets.size());
-        block.in = (fold == kExact ? work.wide_sources : work.sources).data();
+        block.in = (route.sums == Sums::kExact ? work.wide_sources : work.sources).data();
         block.out = work.targets.data();
         block.out_offset = first_channel + channel;
         block.runs = group.runs.data();
@@ -82,7 +128,7 @@ void append_panels(const DenseGroup& group, std::int64_t first_channel, std::int
         block.constants = group.constants.at(channel);
         block.channels = static_cast<int>(std::min<std::int64_t>(width, outputs - channel));
         block.code_offset = group.constants.code_offset;
-        work.panels.push_back({route_of(kernels, fold).kernel, block});
+        work.panels.push_back({kernel_of(kernels, route).kernel, block});
         channel += width;
     }
 }
@@ -92,26 +138,8 @@ void append_panels(const DenseGroup& group, std::int64_t first_channel, std::int
 void Program::dense(const Value& in, const Value& out, DenseLayer layer) {
     check(in);
     check(out);
-    const auto groups = static_cast<std::int64_t>(layer.groups.size());
-    require(groups > 0 && out.channels % groups == 0, "groups");
-    const std::int64_t outputs = out.channels / groups, pixels = out.height * out.width;
-    std::int64_t lowest = 0, highest = 0;
-    DenseSizes sizes{pixels, 0, 0, out.channels, 0, 0, 1};
-    bool wide = false;
-    for (const DenseGroup& group : layer.groups) {
-        const Extent extent = checked_extent(group.runs);
-        const std::int64_t depth = extent.steps * kStep, channels = validate(group, outputs, extent);
-        lowest = std::min(lowest, extent.lowest);
-        highest = std::max(highest, extent.highest);
-        for (const int fold : group.folds) {
-            sizes.rows = std::max(sizes.rows, route_of(kernels_, fold).rows);
-            wide = wide || fold == kExact;
-        }
-        sizes.panels += static_cast<std::int64_t>(group.panels.size());
-        sizes.read += depth;
-        sizes.weight_bytes += channels * depth;
-        sizes.products += pixels * outputs * depth;
-    }
+    const Demands demands = checked(layer, out.height * out.width, out.channels, kernels_);
+    const DensePlan plan = plan_dense(demands.sizes, pool_.threads());
 
     const auto work = std::make_shared<DenseWork>();
     work->layer = std::move(layer);
@@ -119,34 +147,25 @@ void Program::dense(const Value& in, const Value& out, DenseLayer layer) {
     for (std::int64_t y = 0; y < out.height; ++y) {
         for (std::int64_t x = 0; x < out.width; ++x) {
             const std::uint8_t* source = at(in, y * w.stride_h - w.padding_h, x * w.stride_w - w.padding_w);
-            require(source + lowest >= arena_ && source + highest <= arena_ + arena_bytes_, "operands beyond the arena");
+            require(source + demands.lowest >= arena_ && source + demands.highest <= arena_ + arena_bytes_, "operands beyond the arena");
             work->sources.push_back(source);
             work->targets.push_back(at(out, y, x));
         }
     }
-    if (wide) {
+    if (demands.wide) {
         if (!wide_) wide_.reset(new std::int16_t[static_cast<std::size_t>(arena_bytes_)]());
         for (const std::uint8_t* source : work->sources)
             work->wide_sources.push_back(reinterpret_cast<const std::uint8_t*>(wide_.get() + (source - arena_)));
     }
-    for (std::int64_t g = 0; g < groups; ++g)
-        append_panels(work->layer.groups[static_cast<std::size_t>(g)], g * outputs, outputs, kernels_, *work);
+    std::int64_t channel = 0;
+    for (const DenseGroup& group : work->layer.groups) {
+        append_panels(group, channel, demands.outputs, kernels_, *work);
+        channel += demands.outputs;
+    }
 
-    const DensePlan plan = plan_dense(sizes, pool_.threads());
-    step(&out, [this, in, wide, plan, pixels, work] {
+    step(&out, [this, in, wide = demands.wide, plan, work] {
         if (wide) widen(in);
-        pool_.run(static_cast<int>(plan.tasks()), [&](int task) {
-            const std::int64_t first = task / plan.parts * plan.block, part = task % plan.parts;
-            const auto panels = static_cast<std::int64_t>(work->panels.size());
-            for (std::int64_t p = panels * part / plan.parts; p < panels * (part + 1) / plan.parts; ++p) {
-                const Panel& panel = work->panels[static_cast<std::size_t>(p)];
-                DenseBlock block = panel.block;
-                block.pixels = static_cast<int>(std::min(plan.block, pixels - first));
-                block.in += first;
-                block.out += first;
-                panel.kernel(block);
-            }
-        });
+        pool_.run(static_cast<int>(plan.tasks()), [&](int task) { work->run(plan, task); });
     });
 }
 

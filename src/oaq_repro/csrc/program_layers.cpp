@@ -17,6 +17,8 @@ void Program::depthwise(const Value& in, const Value& out, DepthwiseLayer layer)
     std::int64_t products = 0;  // of a pixel's channels, two by two
     for (std::int64_t b = 0; b < blocks; ++b) {
         const DepthwisePanel& panel = layer.panels[static_cast<std::size_t>(b)];
+        require(panel.route.sums == Sums::kWhole || (panel.route.sums == Sums::kFolded && panel.route.fold > 0),
+                "route of a block");
         require(panel.weights.size() == panel.taps.size() * kChannelBlock * 2, "weights of a block");
         for (const TapPair& tap : panel.taps) {
             for (const std::int32_t offset : {tap.a, tap.b}) {
@@ -48,7 +50,7 @@ void Program::depthwise(const Value& in, const Value& out, DepthwiseLayer layer)
                 part.weights = panel.weights.data();
                 part.constants = layer.constants.at(channel);
                 part.channels = static_cast<int>(std::min<std::int64_t>(kChannelBlock, out.channels - channel));
-                part.fold = panel.fold;
+                part.route = panel.route;
                 kernels_.depthwise(part);
                 channel += kChannelBlock;
             }

@@ -3,18 +3,19 @@
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
-from oaq_repro.data.fields import check_integer, check_sides, unexpected
+from oaq_repro.data.fields import Sides, both_sides, unexpected
 from oaq_repro.data.loading import ErrorCollate, Loader, Samples, Shuffle, View
 from oaq_repro.data.notes import say
+from oaq_repro.fields import NO_SCIENCE, Count, Finite, Positive, Seed, Text, Workers
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -42,27 +43,24 @@ class DataModule(pl.LightningDataModule, ABC):
     def __init__(
         self,
         *,
-        root: str | Path | None,
-        batch_size: int,
-        image_size: int | Sequence[int],
-        seed: int,
-        num_workers: int = 0,
-        subset: int | None = None,
-        val_subset: int | None = None,
-        mean: Sequence[float] = IMAGENET_MEAN,
-        std: Sequence[float] = IMAGENET_STD,
+        root: Annotated[Text | Path | None, NO_SCIENCE],
+        batch_size: Count,
+        image_size: Sides,
+        seed: Annotated[Seed, NO_SCIENCE],
+        num_workers: Annotated[Workers, NO_SCIENCE] = 0,
+        subset: Count | None = None,
+        val_subset: Count | None = None,
+        mean: tuple[Finite, ...] = IMAGENET_MEAN,
+        std: tuple[Positive, ...] = IMAGENET_STD,
     ) -> None:
         super().__init__()
         self.root = None if root is None else Path(root).expanduser()
-        self.batch_size = check_integer("batch_size", batch_size, 1)
-        self.num_workers = check_integer("num_workers", num_workers, 0)
-        self.seed = check_integer("seed", seed, 0)
-        self.subset = None if subset is None else check_integer("subset", subset, 1)
-        self.val_subset = None if val_subset is None else check_integer("val_subset", val_subset, 1)
-        self.size = check_sides("image_size", image_size)
+        self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
+        self.subset, self.val_subset = subset, val_subset
+        self.size = both_sides(image_size)
         self.mean, self.std = [float(v) for v in mean], [float(v) for v in std]
-        if len(self.mean) not in (1, 3) or len(self.mean) != len(self.std) or min(self.std) <= 0:
-            raise unexpected("data.mean, data.std", f"{self.mean}, {self.std}", "as many as channels, std above 0")
+        if len(self.mean) not in (1, 3) or len(self.mean) != len(self.std):
+            raise unexpected("data.mean, data.std", f"{self.mean}, {self.std}", "as many as channels, 1 or 3")
         self.counts: dict[str, int] = {}  # what `read` found before any selection, by the names of manifests.yaml
         self._splits: tuple[Samples, Samples] | None = None
 

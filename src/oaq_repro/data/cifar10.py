@@ -5,7 +5,7 @@ import zipfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from torchvision import tv_tensors
@@ -19,6 +19,7 @@ from oaq_repro.data.images import read_image
 from oaq_repro.data.loading import Samples
 from oaq_repro.data.notes import say
 from oaq_repro.data.reading import MissingError, reading, require_folder
+from oaq_repro.fields import NO_SCIENCE
 
 HOLD_OUT_EVERY = 10
 """Where there is no test split, every tenth image of each class (in the order of the names) is held out."""
@@ -64,7 +65,7 @@ class Cifar10(ClassificationData):
 
     benchmark = "cifar10"
 
-    def __init__(self, *, download: bool = False, **common: Any) -> None:
+    def __init__(self, *, download: Annotated[bool, NO_SCIENCE] = False, **common: Any) -> None:
         super().__init__(**common)
         self.download = download
 

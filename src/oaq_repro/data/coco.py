@@ -3,7 +3,7 @@
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from oaq_repro.data.loading import Samples
 from oaq_repro.data.reading import require_folder
 from oaq_repro.data.segmentation import SegmentationData
 from oaq_repro.data.voc import VOC_CLASSES
+from oaq_repro.fields import Whole
 
 CATEGORIES = 80
 NO_PIXELS = "annotations without pixels, dropped"
@@ -116,10 +117,8 @@ class CocoSegmentation(CocoFiles, SegmentationData):
     Training images whose wanted instances cover at most `min_area` pixels are left out (torchvision's reference: 1000).
     """
 
-    def __init__(self, *, classes: str = "voc", min_area: int = 1000, **common: Any) -> None:
+    def __init__(self, *, classes: Literal["voc", "all"] = "voc", min_area: Whole = 1000, **common: Any) -> None:
         super().__init__(**common)
-        if classes not in ("voc", "all"):
-            raise unexpected("data.classes", f"{classes!r}", "voc or all")
         self.which, self.min_area = classes, min_area
 
     def read(self) -> tuple[CocoMaskSamples, CocoMaskSamples]:

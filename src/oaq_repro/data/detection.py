@@ -11,10 +11,11 @@ from torchvision import tv_tensors
 
 from oaq_repro.data import transforms
 from oaq_repro.data.base import DataModule, Transform
-from oaq_repro.data.fields import check_fraction, unexpected
+from oaq_repro.data.fields import unexpected
 from oaq_repro.data.images import read_annotated
 from oaq_repro.data.loading import Samples
 from oaq_repro.data.notes import Repairs
+from oaq_repro.fields import Fraction
 
 BORDER = 1.0
 """Pixels that a box may stand out of its image without a word (rounding of real annotations); it is clipped."""
@@ -155,17 +156,17 @@ class DetectionData(DataModule):
         self,
         *,
         photometric: bool = True,
-        zoom_out: float = 0.5,
+        zoom_out: Fraction = 0.5,
         iou_crop: bool = True,
-        flip: float = 0.5,
+        flip: Fraction = 0.5,
         **common: Any,
     ) -> None:
         super().__init__(**common)
         self.augmentation: dict[str, Any] = {
-            "photometric": bool(photometric),
-            "zoom_out": check_fraction("zoom_out", zoom_out),
-            "iou_crop": bool(iou_crop),
-            "flip": check_fraction("flip", flip),
+            "photometric": photometric,
+            "zoom_out": zoom_out,
+            "iou_crop": iou_crop,
+            "flip": flip,
         }
 
     def split(

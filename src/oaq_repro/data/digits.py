@@ -25,8 +25,8 @@ def scans(train: bool) -> tuple[np.ndarray, np.ndarray]:
 class Digits(ClassificationData):
     """The scans, upscaled to `image_size`; training shifts them by up to an eighth of the side."""
 
-    def __init__(self, **common: Any) -> None:
-        super().__init__(root=None, **common)
+    def __init__(self, *, root: None = None, **common: Any) -> None:
+        super().__init__(root=root, **common)
 
     def read(self) -> tuple[ArraySamples, ArraySamples]:
         """Return the first 1437 scans, and the last 360 as held-out ones."""

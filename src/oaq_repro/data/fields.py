@@ -1,11 +1,27 @@
-"""Values of configurations and of annotation files: each is what it should be, or one clear InputError."""
+"""Types of data sets' fields; values of annotation files: each is what it should be, or one clear InputError."""
 
 import math
 import reprlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from annotated_types import MinLen
 
 from oaq_repro.errors import InputError, escaped
+from oaq_repro.fields import ReadBy, Size, Text
+
+Sides = Size | tuple[Size, Size]
+"""One side in pixels, or height and width."""
+Names = Annotated[tuple[Text, ...], MinLen(1)]
+"""Of classes."""
+
+
+def year_as_text(year: Any) -> Any:
+    """A year as VOC names it: YAML and the command line read 07 as a number."""
+    return f"{year:02d}" if isinstance(year, int) and not isinstance(year, bool) else year
+
+
+Year = Annotated[Literal["07", "12", "07+12"], ReadBy(year_as_text)]
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 60
@@ -24,34 +40,15 @@ def shown(value: Any) -> str:
     return _SHORT.repr(value)
 
 
-def check_integer(field: str, value: Any, least: int) -> int:
-    """Return `value` if it is an integer of at least `least`; InputError naming the field otherwise."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise unexpected(f"data.{field}", repr(value), f"an integer of at least {least}")
-    return value
+def both_sides(sides: Sides) -> tuple[int, int]:
+    """Return (height, width) from one side or from both."""
+    return (sides, sides) if isinstance(sides, int) else (sides[0], sides[1])
 
 
-def check_fraction(field: str, value: Any) -> float:
-    """Return `value` if it is a probability; InputError naming the field otherwise."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise unexpected(f"data.{field}", repr(value), "a number from 0 to 1")
-    return float(value)
-
-
-def check_sides(field: str, value: Any) -> tuple[int, int]:
-    """Return (height, width) from one side or from both; InputError naming the field otherwise."""
-    sides = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value, value]
-    if len(sides) != 2:
-        raise unexpected(f"data.{field}", repr(value), "one side, or [height, width]")
-    return check_integer(field, sides[0], 1), check_integer(field, sides[1], 1)
-
-
-def check_names(field: str, value: Sequence[str]) -> tuple[str, ...]:
-    """Return class names if there are some and no two are equal; InputError naming the field otherwise."""
-    if isinstance(value, str) or not value or not all(isinstance(name, str) for name in value):
-        raise unexpected(f"data.{field}", shown(value), "a list of names")
-    require_unique(f"data.{field}", value, "every name once")
-    return tuple(value)
+def unique_names(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return class names if no two are equal; InputError otherwise."""
+    require_unique("data.classes", names, "every name once")
+    return tuple(names)
 
 
 def require_unique(where: object, values: Sequence[Any], expected: str) -> None:

@@ -7,9 +7,10 @@ from typing import Any
 from oaq_repro.data import imagenet_labels, transforms
 from oaq_repro.data.base import Transform
 from oaq_repro.data.classification import ClassificationData, FolderSamples, is_image, read_class_folders
-from oaq_repro.data.fields import check_integer, unexpected
+from oaq_repro.data.fields import unexpected
 from oaq_repro.data.notes import say
 from oaq_repro.data.reading import MissingError, names_in, require_folder
+from oaq_repro.fields import Count, PositiveFraction
 
 Files = list[tuple[str, int]]
 
@@ -25,14 +26,14 @@ class ImageNet(ClassificationData):
     Evaluation resizes the shorter side to image_size / crop_fraction (256 for 224) and takes the centre.
     """
 
-    def __init__(self, *, crop_fraction: float = 0.875, calibration_images: int = 256, **common: Any) -> None:
+    def __init__(
+        self, *, crop_fraction: PositiveFraction = 0.875, calibration_images: Count = 256, **common: Any
+    ) -> None:
         super().__init__(**common)
-        if not 0 < crop_fraction <= 1:
-            raise unexpected("data.crop_fraction", crop_fraction, "above 0, at most 1")
         if self.size[0] != self.size[1]:
             raise unexpected("data.image_size", f"{list(self.size)}", "one side")
         self.crop_fraction = crop_fraction
-        self.calibration_images = check_integer("calibration_images", calibration_images, 1)
+        self.calibration_images = calibration_images
 
     @property
     def benchmark(self) -> str | None:  # type: ignore[override]

@@ -5,10 +5,9 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from filelock import FileLock
@@ -165,32 +164,25 @@ class CocoSceneSegmentation(Scenes, CocoSegmentation):
     """Scenes for segmentation, in COCO's layout."""
 
 
-def build_scenes(
-    task: str,
-    format: str,
-    scenes: Mapping[str, int],
-    detection: Mapping[str, Any],
-    segmentation: Mapping[str, Any],
-    **common: Any,
-) -> DataModule:
-    """Return the data module of `task` (detection or segmentation) that reads scenes in `format` (voc or coco).
+Layout = Literal["voc", "coco"]
+SCENES = SceneParameters()
 
-    `scenes` are the fields of SceneParameters; `detection` and `segmentation` what only one
-    task has (augmentation) or has otherwise (batch_size).
-    Raises InputError for another task, format or field.
-    """
-    if task not in ("detection", "segmentation") or format not in ("voc", "coco"):
-        raise unexpected("data.task, data.format", f"{task}, {format}", "detection or segmentation, voc or coco")
-    try:
-        parameters = SceneParameters(**scenes)
-    except TypeError as error:
-        known = ", ".join(asdict(SceneParameters()))
-        raise unexpected("data.scenes", f"fields {', '.join(scenes)}", f"only {known} ({error})") from None
-    given = {"layout": format, "parameters": parameters, **common}
-    if task == "detection":
-        if format == "voc":
-            return VocSceneDetection(classes=SCENE_CLASSES, **(given | dict(detection)))
-        return CocoSceneDetection(**(given | dict(detection)))
+
+def detection_scenes(
+    scenes: SceneParameters = SCENES, format: Layout = "voc", **common: Any
+) -> VocSceneDetection | CocoSceneDetection:
+    """Return scenes for detection in the layout `format`; `common`: what `DetectionData` takes."""
+    given = {"layout": format, "parameters": scenes, **common}
     if format == "voc":
-        return VocSceneSegmentation(classes=("background", *SCENE_CLASSES), **(given | dict(segmentation)))
-    return CocoSceneSegmentation(classes="all", min_area=0, **(given | dict(segmentation)))
+        return VocSceneDetection(classes=SCENE_CLASSES, **given)
+    return CocoSceneDetection(**given)
+
+
+def segmentation_scenes(
+    scenes: SceneParameters = SCENES, format: Layout = "voc", **common: Any
+) -> VocSceneSegmentation | CocoSceneSegmentation:
+    """Return scenes for segmentation in the layout `format`; `common`: what `SegmentationData` takes."""
+    given = {"layout": format, "parameters": scenes, **common}
+    if format == "voc":
+        return VocSceneSegmentation(classes=("background", *SCENE_CLASSES), **given)
+    return CocoSceneSegmentation(classes="all", min_area=0, **given)

@@ -15,7 +15,8 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from oaq_repro.data.digits import CLASSES, scans
-from oaq_repro.data.fields import unexpected
+from oaq_repro.errors import SettingsError
+from oaq_repro.fields import Count, Seed, Size
 
 VERSION = 1
 """Raised with every change of what the same parameters draw."""
@@ -27,22 +28,18 @@ HELD_OUT_NAMES = 500_001
 class SceneParameters:
     """What is drawn: image side in pixels, scenes per split, object height in pixels, objects per scene, seed."""
 
-    side: int = 96
-    train: int = 1200
-    val: int = 200
-    least_height: int = 20
-    most_height: int = 40
-    most_objects: int = 4
-    seed: int = 0
+    side: Size = 96
+    train: Count = 1200
+    val: Count = 200
+    least_height: Count = 20
+    most_height: Count = 40
+    most_objects: Count = 4
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            if not isinstance(value, int) or value < (0 if name == "seed" else 1):
-                raise unexpected(f"data.scenes.{name}", f"{value!r}", "a positive integer")
         if not 8 <= self.least_height <= self.most_height <= self.side // 2:
-            raise unexpected(
-                "data.scenes", f"heights {self.least_height} to {self.most_height}", f"8 to half of side={self.side}"
-            )
+            found = f"{self.least_height} and {self.most_height}"
+            raise SettingsError(f"least_height, most_height: found {found}, expected 8 to half of side={self.side}")
 
     def key(self) -> str:
         """Return what names the cache folder: parameters and VERSION as 16 hex digits."""

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,11 @@ from torchvision import tv_tensors
 
 from oaq_repro.data import transforms
 from oaq_repro.data.base import DataModule, Transform
-from oaq_repro.data.fields import check_fraction, check_sides, unexpected
+from oaq_repro.data.fields import Sides, both_sides, unexpected
 from oaq_repro.data.images import IGNORE, read_annotated, read_mask
 from oaq_repro.data.loading import Samples
 from oaq_repro.data.reading import reading
+from oaq_repro.fields import Fraction, Positive
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,17 +78,17 @@ class SegmentationData(DataModule):
     def __init__(
         self,
         *,
-        scale_range: Sequence[float] = (0.5, 2.0),
-        flip: float = 0.5,
-        eval_size: int | Sequence[int] | None = None,
+        scale_range: tuple[Positive, Positive] = (0.5, 2.0),
+        flip: Fraction = 0.5,
+        eval_size: Sides | None = None,
         **common: Any,
     ) -> None:
         super().__init__(**common)
-        low, high = (scale_range[0], scale_range[-1])
-        if len(scale_range) != 2 or not 0 < low <= high:
-            raise unexpected("data.scale_range", f"{list(scale_range)}", "[low, high], 0 < low <= high")
-        self.scale_range, self.flip = (low, high), check_fraction("flip", flip)
-        self.eval_size = self.size if eval_size is None else check_sides("eval_size", eval_size)
+        low, high = scale_range
+        if low > high:
+            raise unexpected("data.scale_range", f"{[low, high]}", "[low, high], low <= high")
+        self.scale_range, self.flip = (low, high), flip
+        self.eval_size = self.size if eval_size is None else both_sides(eval_size)
 
     def why_absent(self, names: str, seen: set[int]) -> str:
         """InputError where 255 stands in place of all classes but one: it must have been meant as a class.

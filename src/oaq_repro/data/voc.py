@@ -1,16 +1,16 @@
 """Pascal VOC: detection and segmentation from VOCdevkit, or from any folder of that layout."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from oaq_repro.data.base import DataModule
 from oaq_repro.data.detection import Annotated, DetectionData, DetectionSamples, say_repairs
-from oaq_repro.data.fields import check_names, unexpected
+from oaq_repro.data.fields import Names, Year, unexpected, unique_names
 from oaq_repro.data.notes import Repairs
 from oaq_repro.data.reading import require_folder
 from oaq_repro.data.segmentation import MaskFile, MaskFileSamples, SegmentationData
 from oaq_repro.data.voc_files import VocSplit, devkit_folder, is_voc_folder, object_names, read_annotation
+from oaq_repro.fields import Text
 
 VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
@@ -47,9 +47,9 @@ class VocDetection(VocFiles, DetectionData):
 
     kind = "Main"
 
-    def __init__(self, *, year: str = "07+12", classes: Sequence[str] | None = None, **common: Any) -> None:
+    def __init__(self, *, year: Year = "07+12", classes: Names | None = None, **common: Any) -> None:
         super().__init__(**common)
-        self.year, self.fixed_classes = check_year(year), None if classes is None else check_names("classes", classes)
+        self.year, self.fixed_classes = year, None if classes is None else unique_names(classes)
 
     def sources(self) -> tuple[list[VocSplit], list[VocSplit]]:
         """Return the splits to train on and to hold out."""
@@ -101,16 +101,16 @@ class VocSegmentation(VocFiles, SegmentationData):
     def __init__(
         self,
         *,
-        year: str = "12",
-        train_set: str = "train",
-        val_set: str = "val",
-        masks: str = "SegmentationClass",
-        classes: Sequence[str] | None = None,
+        year: Year = "12",
+        train_set: Text = "train",
+        val_set: Text = "val",
+        masks: Text = "SegmentationClass",
+        classes: Names | None = None,
         **common: Any,
     ) -> None:
         super().__init__(**common)
-        self.year, self.train_set, self.val_set, self.masks = check_year(year), train_set, val_set, masks
-        self.class_names = ("background", *VOC_CLASSES) if classes is None else check_names("classes", classes)
+        self.year, self.train_set, self.val_set, self.masks = year, train_set, val_set, masks
+        self.class_names = ("background", *VOC_CLASSES) if classes is None else unique_names(classes)
 
     def sources(self) -> tuple[list[VocSplit], list[VocSplit]]:
         """Return the splits to train on and to hold out."""
@@ -128,11 +128,3 @@ class VocSegmentation(VocFiles, SegmentationData):
     def _files(self, splits: list[VocSplit]) -> list[MaskFile]:
         named = (self.files(split, self.masks, ".png") for split in splits)
         return [MaskFile(image, mask) for files in named for _, image, mask in files]
-
-
-def check_year(year: Any) -> str:
-    """Return the year as a key of YEARS (YAML may have read 07 as a number)."""
-    text = str(year).zfill(2)
-    if text not in YEARS:
-        raise unexpected("data.year", f"{year!r}", f"one of {', '.join(YEARS)}")
-    return text

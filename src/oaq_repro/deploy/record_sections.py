@@ -4,11 +4,14 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from oaq_repro.deploy.checked_engine import CheckedEngine, CheckReport
 from oaq_repro.integer.certificate import certify
 from oaq_repro.integer.graph import Conv, Layer
-from oaq_repro.quant.calibrate import SettleReport
 from oaq_repro.quant.network import input_quantizer, layers
+from oaq_repro.quant.quantizers import WeightQuantizer
+from oaq_repro.quant.settle import SettleReport
 
 
 def overflow_section(settled: SettleReport, report: CheckReport) -> dict[str, Any]:
@@ -40,16 +43,14 @@ def layer_rows(fast: CheckedEngine, certified: CheckedEngine, input_shape: Seque
         source = graph.qparams(layer.inputs[0])
         certificate = certify(layer, source)
         module = modules[layer.name]
-        largest_weight = int(abs(layer.matrix.astype(int)).max())
         asked = layer.accumulator_reason == "asked for"
         rows.append(
             {
                 "name": layer.name,
                 "kind": _kind(layer),
                 "alpha_activation": float(input_quantizer(quantized, layer.name).alpha),
-                "alpha_weight": float(module.weight_quantizer.alpha),
                 "bits_activation": math.log2(source.q_max + 1),
-                "bits_weight": math.log2(2 * largest_weight + 1),
+                **_weights(module.weight_quantizer, layer),
                 "overflow_seen": totals[layer.name],
                 "outputs": report.outputs[layer.name],
                 "worst_case": certificate.worst_case,
@@ -62,6 +63,20 @@ def layer_rows(fast: CheckedEngine, certified: CheckedEngine, input_shape: Seque
             }
         )
     return rows
+
+
+def _weights(quantizer: WeightQuantizer, layer: Layer) -> dict[str, float]:
+    """Alpha and effective bits of a layer's weights: mean and range over channels, or the one value for all of them."""
+    largest = np.abs(layer.matrix.astype(int)).max(1)
+    if quantizer.granularity == "tensor":
+        return {"alpha_weight": float(quantizer.alpha.max()), "bits_weight": math.log2(2 * largest.max() + 1)}
+    row: dict[str, float] = {}
+    for name, values in (
+        ("alpha_weight", quantizer.alpha.double().cpu().numpy()),
+        ("bits_weight", np.log2(2 * largest + 1)),
+    ):
+        row |= {name: float(values.mean()), f"{name}_min": float(values.min()), f"{name}_max": float(values.max())}
+    return row
 
 
 def _kind(layer: Layer) -> str:

@@ -20,7 +20,7 @@ from oaq_repro.files import write_atomic
 from oaq_repro.integer.engine import Engine
 from oaq_repro.integer.engine.node_times import clock_hz, node_times
 from oaq_repro.integer.engine.node_times import table as node_table
-from oaq_repro.integer.engine.routes import MODES
+from oaq_repro.integer.engine.sums import MODES
 from oaq_repro.integer.graph import Graph
 from oaq_repro.integer.graph.npy import load_array
 

@@ -60,9 +60,9 @@ def operand_overflow(
         )
     counts = {(width, layer.name): Count(width, layer.name) for width in bits for layer in layers}
     totals = {width: Count(width, TOGETHER) for width in bits}
-    executor = Reference(graph.with_accumulator(NAMED["int32"]))
+    reference = Reference(graph.with_accumulator(NAMED["int32"]))
     for images in batches:
-        values = executor.run(images, trace=True).values
+        values = reference.run(images, trace=True).values
         for width in bits:
             sums = np.zeros(len(images), np.int64)
             outputs = 0

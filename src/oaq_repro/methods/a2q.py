@@ -27,11 +27,11 @@ import torch
 from torch import Tensor, nn
 
 from oaq_repro.accumulator import Accumulator
-from oaq_repro.errors import InputError
+from oaq_repro.fields import NonNegative
 from oaq_repro.methods.base import Method
 from oaq_repro.quant.bounds import input_range, partial_sums, parts
 from oaq_repro.quant.network import QuantizedNetwork, input_constants, layers
-from oaq_repro.quant.numerics import SMALLEST_SCALE, QTensor, rowwise
+from oaq_repro.quant.numerics import SMALLEST_SCALE, QTensor, largest_magnitude, rowwise
 from oaq_repro.quant.quantizers import WeightQuantizer
 
 STARTS = 8
@@ -44,15 +44,8 @@ class A2Q(Method):
     penalty_weight: factor of the norms' penalty. scale_start: `error` or `range` (module docstring).
     """
 
-    penalty_weight: float = 1e-3
+    penalty_weight: NonNegative = 1e-3
     scale_start: Literal["error", "range"] = "error"
-
-    def __post_init__(self) -> None:
-        """Reject impossible fields (InputError)."""
-        if self.penalty_weight < 0:
-            raise InputError(f"method.penalty_weight: found {self.penalty_weight}, expected at least 0")
-        if self.scale_start not in ("error", "range"):
-            raise InputError(f"method.scale_start: found {self.scale_start!r}, expected 'error' or 'range'")
 
     def weight_quantizer(self, bits: int, per_channel: bool) -> WeightQuantizer:
         """A2Q's."""
@@ -87,16 +80,12 @@ class A2QWeight(WeightQuantizer):
     log_norm: nn.Parameter
     log_scale: nn.Parameter
 
-    @property
-    def largest(self) -> int:
-        """Largest code; the range is symmetric."""
-        return 2 ** (self.bits - 1) - 1
-
     @torch.no_grad()
     def attach(self, weight: Tensor) -> None:
         """Start where quantization changes least."""
-        rows = weight.detach().flatten(1)
-        top = rows.abs().amax(1) if self.per_channel else rows.abs().max().reshape(1)
+        super().attach(weight)
+        self.steps = 1  # s itself is learned
+        rows, top = weight.detach().flatten(1), largest_magnitude(weight, self.per_channel)
         self.log_norm = nn.Parameter(torch.linalg.vector_norm(rows, 1, dim=1).clamp(min=SMALLEST_SCALE).log2())
         self.log_scale = nn.Parameter((top / self.largest).clamp(min=SMALLEST_SCALE).log2())
 
@@ -109,9 +98,9 @@ class A2QWeight(WeightQuantizer):
         """What is taken off the weights before they are normalized: broadcasts to rows [O, K]."""
         return weight.new_zeros(())
 
-    def scale(self) -> Tensor:
-        """s, float32 [O]."""
-        return (self.alpha * self.log_scale.exp2()).expand(len(self.log_norm)).clamp(min=SMALLEST_SCALE)
+    def span(self, weight: Tensor) -> Tensor:
+        """One step."""
+        return self.log_scale.exp2()
 
     def norms(self, weight: Tensor, centre: Tensor, accumulator: Accumulator) -> tuple[Tensor, Tensor]:
         """L1 norm of every centred channel, and the share of it that its largest partial sum has: float32 [O] each."""
@@ -142,7 +131,7 @@ class A2QWeight(WeightQuantizer):
             log_scale = torch.lerp(first, last, way)
             before = self.log_scale.clone(), self.log_norm.clone()
             self.log_scale.copy_(log_scale)
-            tried = self.projected(original, budget * self.scale(), accumulator)
+            tried = self.projected(original, budget * self.scale(original), accumulator)
             whole, _ = self.norms(tried, self.centre(tried, x, accumulator), accumulator)
             self.log_norm.copy_(whole.log2())
             codes, scale = self(tried, bias, x, accumulator)
@@ -156,15 +145,13 @@ class A2QWeight(WeightQuantizer):
     def excess(self, weight: Tensor, x: QTensor, accumulator: Accumulator) -> Tensor:
         """`relu(g - T * s)`, float32 [O]; with partial sums the largest one's share of g counts."""
         _, share = self.norms(weight.detach(), self.centre(weight.detach(), x, accumulator), accumulator)
-        return (self.log_norm.exp2() * share - self.budget(x, accumulator) * self.scale()).relu()
+        return (self.log_norm.exp2() * share - self.budget(x, accumulator) * self.scale(weight)).relu()
 
-    def forward(self, weight: Tensor, bias: Tensor, x: QTensor, accumulator: Accumulator) -> tuple[Tensor, Tensor]:
-        """As the base; in every partial sum the codes' L1 norm is at most T."""
-        floor = self.smallest_scale(bias, x)
-        scale = torch.maximum(self.scale(), floor if self.per_channel else floor.max())
+    def codes(self, weight: Tensor, scale: Tensor, x: QTensor, accumulator: Accumulator) -> Tensor:
+        """Rounded toward zero; in every partial sum their L1 norm is at most T."""
         centre = self.centre(weight, x, accumulator)
         whole, share = self.norms(weight, centre, accumulator)
         # v / ||v||_1 * min(g / s, T) = v / step, in the order of operations of the authors' package
         step = (whole / torch.minimum(self.log_norm.exp2() / scale, self.budget(x, accumulator) / share))[:, None]
         codes = trunc_ste(weight.flatten(1) / step - centre / step).clamp(-self.largest, self.largest)
-        return codes.reshape(weight.shape), scale
+        return codes.reshape(weight.shape)

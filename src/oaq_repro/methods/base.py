@@ -10,9 +10,9 @@ from typing import ClassVar
 import pytorch_lightning as pl
 from torch import Tensor
 
-from oaq_repro.quant.calibrate import SettleConfig
 from oaq_repro.quant.network import QuantizedNetwork
 from oaq_repro.quant.quantizers import Activation, ActivationQuantizer, ObserverConfig, WeightQuantizer
+from oaq_repro.quant.settle import SettleConfig
 
 
 @dataclass

@@ -6,26 +6,31 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from torch import Tensor
 
-from oaq_repro.errors import InputError
 from oaq_repro.quant.network import QuantizedNetwork, input_quantizer, layers
 from oaq_repro.quant.overflow import OverflowMeter
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class BatchOverflow:
-    """Overflow of one layer on one global batch: differing outputs N_o and the largest partial sum / limit."""
+    """Overflow of one layer on one global batch, by output channel, float64 [O] each.
 
-    events: int
-    peak: float
+    events: differing outputs N_o. peaks: the largest partial sum as a multiple of the limit.
+    """
 
+    events: Tensor
+    peaks: Tensor
 
-def check_interval(interval: int, warmup_steps: int) -> None:
-    """Reject a controller's impossible fields (InputError)."""
-    if interval < 1:
-        raise InputError(f"method.interval: found {interval}, expected at least 1")
-    if warmup_steps < 0:
-        raise InputError(f"method.warmup_steps: found {warmup_steps}, expected at least 0")
+    @property
+    def total(self) -> int:
+        """Differing outputs of all channels."""
+        return int(self.events.sum())
+
+    @property
+    def peak(self) -> float:
+        """The largest partial sum of all channels as a multiple of the limit."""
+        return float(self.peaks.max())
 
 
 class OverflowController(pl.Callback):
@@ -50,37 +55,50 @@ class OverflowController(pl.Callback):
         step = trainer.global_step
         starts_step = batch_idx % trainer.accumulate_grad_batches == 0
         if starts_step and step >= self.warmup_steps and (step - self.warmup_steps) % self.interval == 0:
-            for name, layer in layers(pl_module.dense).items():
-                layer.meter = self._meters[name] = OverflowMeter()
+            self.watch(pl_module.dense)
+
+    def watch(self, model: QuantizedNetwork) -> None:
+        """Switch the meters on."""
+        for name, layer in layers(model).items():
+            layer.meter = self._meters[name] = OverflowMeter()
+
+    def unwatch(self, model: QuantizedNetwork) -> dict[str, OverflowMeter]:
+        """Switch them off; what they have counted."""
+        meters, self._meters = self._meters, {}
+        for layer in layers(model).values():
+            layer.meter = None
+        return meters
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Sum the counts over the ranks and let the rule act."""
         if not self._meters:
             return
         overflow, batch_size = self._reduced(trainer, pl_module.device)
-        for layer in layers(pl_module.dense).values():
-            layer.meter = None
-        self._meters = {}
+        self.unwatch(pl_module.dense)
         progress = trainer.global_step / max(1, trainer.estimated_stepping_batches)
         self.update(pl_module.dense, overflow, batch_size, float(progress))
         self._log(pl_module, overflow)
 
     def _reduced(self, trainer: pl.Trainer, device: torch.device) -> tuple[dict[str, BatchOverflow], int]:
-        names = list(self._meters)
-        seen = [self._meters[name] for name in names]
-        images = len(seen[0].per_image())
-        counts = torch.tensor([float(m.total()) for m in seen] + [float(images)], dtype=torch.float64, device=device)
-        peaks = torch.tensor([float(m.peak) for m in seen], dtype=torch.float64, device=device)  # type: ignore[arg-type]
-        counts = trainer.strategy.reduce(counts, reduce_op="sum")
-        peaks = trainer.strategy.reduce(peaks, reduce_op="max")
-        total, largest = counts.tolist(), peaks.tolist()
-        by_name = {n: BatchOverflow(int(c), p) for n, c, p in zip(names, total, largest, strict=False)}
-        return by_name, int(total[-1])
+        names, seen = list(self._meters), list(self._meters.values())
+        images = torch.tensor([float(len(seen[0].per_image()))], dtype=torch.float64, device=device)
+        events, peaks = [m.channel_events for m in seen], [m.peaks for m in seen]
+        counts = torch.cat([*(e.double() for e in events if e is not None), images])
+        largest = torch.cat([p for p in peaks if p is not None])
+        counts = trainer.strategy.reduce(counts, reduce_op="sum").cpu()
+        largest = trainer.strategy.reduce(largest, reduce_op="max").cpu()
+        sizes = [len(p) for p in peaks if p is not None]
+        parts = zip(counts[:-1].split(sizes), largest.split(sizes), strict=True)
+        return {name: BatchOverflow(*part) for name, part in zip(names, parts, strict=True)}, int(counts[-1])
 
     def _log(self, pl_module: pl.LightningModule, overflow: dict[str, BatchOverflow]) -> None:
         model: QuantizedNetwork = pl_module.dense  # type: ignore[assignment]
         for name, layer in layers(model).items():
-            pl_module.log(f"alpha_weight/{name}", layer.weight_quantizer.alpha)
+            weights = layer.weight_quantizer
+            pl_module.log(f"alpha_weight/{name}", weights.alpha.mean())
+            if weights.granularity == "channel":
+                pl_module.log(f"alpha_weight_min/{name}", weights.alpha.min())
+                pl_module.log(f"alpha_weight_max/{name}", weights.alpha.max())
             pl_module.log(f"alpha_activation/{name}", input_quantizer(model, name).alpha)
-            pl_module.log(f"overflow/{name}", float(overflow[name].events))
-        pl_module.log("overflow", float(sum(o.events for o in overflow.values())), prog_bar=True)
+            pl_module.log(f"overflow/{name}", float(overflow[name].total))
+        pl_module.log("overflow", float(sum(o.total for o in overflow.values())), prog_bar=True)

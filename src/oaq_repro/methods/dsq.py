@@ -11,15 +11,15 @@ range are the common observer's and the weights' largest magnitude (the paper le
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
+from annotated_types import Ge, Le
 from torch import Tensor, nn
 
 from oaq_repro.accumulator import Accumulator
-from oaq_repro.errors import InputError
 from oaq_repro.methods.base import Method
-from oaq_repro.quant.numerics import QTensor, rowwise, symmetric_scale
+from oaq_repro.quant.numerics import QTensor, rowwise
 from oaq_repro.quant.quantizers import Activation, ActivationQuantizer, ObserverConfig, WeightQuantizer
 
 SOFTEST, HARDEST = 0.499, 0.001
@@ -31,12 +31,7 @@ class DSQ(Method):
 
     sees_accumulator: ClassVar[bool] = False
 
-    softness: float = 0.2
-
-    def __post_init__(self) -> None:
-        """Reject impossible fields (InputError)."""
-        if not HARDEST <= self.softness <= SOFTEST:
-            raise InputError(f"method.softness: found {self.softness}, expected {HARDEST} to {SOFTEST}")
+    softness: Annotated[float, Ge(HARDEST), Le(SOFTEST)] = 0.2
 
     def activation_quantizer(
         self, bits: int, activation: Activation, observer: ObserverConfig, scalable: bool
@@ -79,7 +74,6 @@ class DSQWeight(WeightQuantizer):
         super().__init__(bits, per_channel)
         self.softness = nn.Parameter(torch.tensor(softness))
 
-    def forward(self, weight: Tensor, bias: Tensor, x: QTensor, accumulator: Accumulator) -> tuple[Tensor, Tensor]:
-        """The same codes and scale."""
-        scale = symmetric_scale(weight, self.bits, self.alpha, self.per_channel, self.smallest_scale(bias, x))
-        return soft_round(weight / rowwise(scale, weight), self.softness), scale
+    def codes(self, weight: Tensor, scale: Tensor, x: QTensor, accumulator: Accumulator) -> Tensor:
+        """The same codes."""
+        return soft_round(weight / rowwise(scale, weight), self.softness)

@@ -95,16 +95,16 @@ class LSQWeight(WeightQuantizer):
 
     def attach(self, weight: Tensor) -> None:
         """Start as the paper says."""
-        self.largest = 2 ** (self.bits - 1) - 1
+        super().attach(weight)
         rows = weight.detach().flatten(1) if self.per_channel else weight.detach().reshape(1, -1)
         self.count = rows.shape[1]
         self.reach = nn.Parameter(2.0 * rows.abs().mean(1) * math.sqrt(self.largest))
 
-    def forward(self, weight: Tensor, bias: Tensor, x: QTensor, accumulator: Accumulator) -> tuple[Tensor, Tensor]:
-        """As the base; codes within `Q_P / alpha`."""
-        reach = scale_gradient(self.reach, range_gradient(self.count, self.largest)).abs()
-        scale = (self.alpha * reach / self.largest).clamp(min=SMALLEST_SCALE).expand(len(weight))
-        floor = self.smallest_scale(bias, x)
-        scale = torch.maximum(scale, floor if self.per_channel else floor.max())
-        limit = torch.round(self.largest / self.alpha)
-        return round_ste((weight / rowwise(scale, weight)).clamp(-limit, limit)), scale
+    def span(self, weight: Tensor) -> Tensor:
+        """As learned, the gradient scaled."""
+        return scale_gradient(self.reach, range_gradient(self.count, self.largest)).abs()
+
+    def codes(self, weight: Tensor, scale: Tensor, x: QTensor, accumulator: Accumulator) -> Tensor:
+        """Clipped at `Q_P / alpha`."""
+        limit = rowwise(self.largest_codes(), weight)
+        return round_ste((weight / rowwise(scale, weight)).clamp(-limit, limit))

@@ -2,12 +2,12 @@
 
 OAQ (`methods.oaq`) raises range mapping factors while a batch overflows. Here they rise while *any* input could
 overflow the layer's accumulator, as the exact bound on the present codes says (`quant.bounds`), and fall while none
-could; so the whole network adapts to the guarantee while it trains. What a layer lacks at the end is made up by its
-channels' scales (`methods.certified_scale`), so every layer's certificate holds by construction.
+could; so the whole network adapts to the guarantee while it trains. What a layer lacks at the end its weights' factors
+make up (`methods.certified_scale`), so every layer's certificate holds by construction.
 
-Choices: the rule is OAQ's `scale_free` one with bound / limit in the place of the largest sum seen, since a bound has
-no number of events; its steps and the end of the decrease are OAQ's fields. The overflow that is logged is the one
-seen, for comparison.
+Choices: the rule is OAQ's `scale_free` one with bound / limit of every channel in the place of its largest sum seen,
+since a bound has no number of events; steps, split and the end of the decrease are OAQ's fields. The overflow that is
+logged is the one seen, for comparison.
 """
 
 from dataclasses import dataclass, field
@@ -16,12 +16,11 @@ from typing import Literal
 import pytorch_lightning as pl
 import torch
 
-from oaq_repro.methods.certified_scale import ChannelFactorWeight, certify_channels
+from oaq_repro.methods.certified_scale import certify_channels
 from oaq_repro.methods.controller import BatchOverflow
 from oaq_repro.methods.oaq import OAQ, OAQController
 from oaq_repro.quant.bounds import worst_case
 from oaq_repro.quant.network import QuantizedNetwork, input_constants, layers
-from oaq_repro.quant.quantizers import WeightQuantizer
 
 
 @dataclass
@@ -29,10 +28,6 @@ class OAQCertified(OAQ):
     """Range mapping factors trained until no input can overflow. Fields: those of OAQ without `rule`."""
 
     rule: Literal["paper", "scale_free"] = field(init=False, default="scale_free")
-
-    def weight_quantizer(self, bits: int, per_channel: bool) -> WeightQuantizer:
-        """With a factor per channel, for the end."""
-        return ChannelFactorWeight(bits, per_channel)
 
     def callbacks(self) -> list[pl.Callback]:
         """The controller of the alphas."""
@@ -55,6 +50,6 @@ class CertificateController(OAQController):
         bounds = {}
         for name, layer in layers(model).items():
             x = input_constants(model, name)
-            ratio = float(worst_case(layer.quantized_weight(x)[0], x, layer.accumulator).max())
-            bounds[name] = BatchOverflow(int(ratio > 1.0), ratio)
+            ratios = worst_case(layer.quantized_weight(x)[0], x, layer.accumulator).cpu()
+            bounds[name] = BatchOverflow((ratios > 1.0).double(), ratios)
         super().update(model, bounds, batch_size, progress)

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 import pytorch_lightning as pl
 import torch
 
+from oaq_repro.fields import Count, Whole
 from oaq_repro.methods.base import Method
-from oaq_repro.methods.controller import BatchOverflow, OverflowController, check_interval
-from oaq_repro.quant.calibrate import ALPHA_CAP
+from oaq_repro.methods.controller import BatchOverflow, OverflowController
 from oaq_repro.quant.network import QuantizedNetwork, input_quantizer, layers
+from oaq_repro.quant.split import ALPHA_CAP
 
 LARGEST_CODE = 127
 
@@ -23,12 +24,8 @@ LARGEST_CODE = 127
 class OAQClamp(Method):
     """One integer clamp per layer that only goes down. interval: steps between checks."""
 
-    interval: int = 1
-    warmup_steps: int = 0
-
-    def __post_init__(self) -> None:
-        """Reject impossible fields (InputError)."""
-        check_interval(self.interval, self.warmup_steps)
+    interval: Count = 1
+    warmup_steps: Whole = 0
 
     def callbacks(self) -> list[pl.Callback]:
         """The controller of the clamps."""
@@ -45,9 +42,9 @@ class ClampController(OverflowController):
         """The clamp is kept as the weights' alpha, so it is in the checkpoint like every other factor."""
         for name, layer in layers(model).items():
             alpha = layer.weight_quantizer.alpha
-            if overflow[name].events:
-                clamp = max(LARGEST_CODE / ALPHA_CAP, round(LARGEST_CODE / float(alpha)) - 1)
+            if overflow[name].total:
+                clamp = max(LARGEST_CODE / ALPHA_CAP, round(LARGEST_CODE / float(alpha.max())) - 1)
                 alpha.fill_(LARGEST_CODE / clamp)
             quantizer = input_quantizer(model, name)
             if quantizer.scalable:
-                quantizer.alpha.clamp_(min=float(alpha))
+                quantizer.alpha.clamp_(min=float(alpha.max()))

@@ -24,11 +24,11 @@ import torch
 from torch import Tensor
 
 from oaq_repro.accumulator import Accumulator
-from oaq_repro.errors import InputError
+from oaq_repro.fields import NonNegative
 from oaq_repro.methods.base import Method
 from oaq_repro.methods.learned_range import LearnedRange
 from oaq_repro.quant.network import QuantizedNetwork
-from oaq_repro.quant.numerics import SMALLEST_SCALE, QTensor, round_ste, rowwise
+from oaq_repro.quant.numerics import SMALLEST_SCALE, QTensor, largest_magnitude, rowwise
 from oaq_repro.quant.quantizers import Activation, ActivationQuantizer, ObserverConfig, WeightQuantizer
 
 
@@ -38,12 +38,7 @@ class PACT(Method):
 
     sees_accumulator: ClassVar[bool] = False
 
-    clip_decay: float = 1e-4
-
-    def __post_init__(self) -> None:
-        """Reject impossible fields (InputError)."""
-        if self.clip_decay < 0:
-            raise InputError(f"method.clip_decay: found {self.clip_decay}, expected at least 0")
+    clip_decay: NonNegative = 1e-4
 
     def activation_quantizer(
         self, bits: int, activation: Activation, observer: ObserverConfig, scalable: bool
@@ -80,17 +75,21 @@ class ClippedActivation(LearnedRange):
 class TanhWeight(WeightQuantizer):
     """`round((2^(b-1) - 1) / alpha * tanh(w) / max|tanh(w)|)` with the scale that fits the weights best."""
 
-    def forward(self, weight: Tensor, bias: Tensor, x: QTensor, accumulator: Accumulator) -> tuple[Tensor, Tensor]:
-        """As the base."""
-        squashed = weight.tanh()
-        rows, real = squashed.detach().flatten(1), weight.detach().flatten(1)
-        floor = self.smallest_scale(bias, x)
-        if not self.per_channel:
-            rows, real, floor = rows.reshape(1, -1), real.reshape(1, -1), floor.max()
-        largest = rows.abs().amax(1).clamp(min=SMALLEST_SCALE)
-        # w is about fit * t, t = tanh(w) / max|tanh(w)|, so both become codes on the grid of step fit / (2^(b-1) - 1)
-        fit = largest * (real * rows).sum(1) / rows.square().sum(1).clamp(min=SMALLEST_SCALE**2)
-        scale = (self.alpha * fit / (2 ** (self.bits - 1) - 1)).clamp(min=SMALLEST_SCALE)
-        scale = torch.maximum(scale, floor).expand(len(weight))
-        normalized = squashed * rowwise((fit / largest).expand(len(weight)), weight)
-        return round_ste(normalized / rowwise(scale, weight)), scale
+    def squashed_span(self, weight: Tensor) -> Tensor:
+        """`max|tanh(w)|`, float32 [O] or [1]."""
+        return largest_magnitude(weight.tanh(), self.per_channel).clamp(min=SMALLEST_SCALE)
+
+    def span(self, weight: Tensor) -> Tensor:
+        """f, with which `f * tanh(w) / max|tanh(w)|` is nearest to w: both become codes on the grid that ends at f."""
+        real = weight.detach().flatten(1) if self.per_channel else weight.detach().reshape(1, -1)
+        squashed = real.tanh()
+        return (
+            self.squashed_span(weight)
+            * (real * squashed).sum(1)
+            / squashed.square().sum(1).clamp(min=SMALLEST_SCALE**2)
+        )
+
+    def codes(self, weight: Tensor, scale: Tensor, x: QTensor, accumulator: Accumulator) -> Tensor:
+        """Of `f * tanh(w) / max|tanh(w)|`."""
+        factor = self.span(weight) / self.squashed_span(weight)
+        return super().codes(weight.tanh() * rowwise(factor, weight), scale, x, accumulator)

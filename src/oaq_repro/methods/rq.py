@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from oaq_repro.accumulator import Accumulator
-from oaq_repro.errors import InputError
+from oaq_repro.fields import Positive
 from oaq_repro.methods.base import Method
 from oaq_repro.quant.numerics import QTensor, rowwise
 from oaq_repro.quant.quantizers import Activation, ActivationQuantizer, ObserverConfig, WeightQuantizer
@@ -36,12 +36,7 @@ class RQ(Method):
 
     sees_accumulator: ClassVar[bool] = False
 
-    temperature: float = 1.0
-
-    def __post_init__(self) -> None:
-        """Reject impossible fields (InputError)."""
-        if self.temperature <= 0:
-            raise InputError(f"method.temperature: found {self.temperature}, expected a positive number")
+    temperature: Positive = 1.0
 
     def activation_quantizer(
         self, bits: int, activation: Activation, observer: ObserverConfig, scalable: bool
@@ -96,11 +91,9 @@ class RQWeight(WeightQuantizer):
         self.temperature = temperature
         self.log_sigma = nn.Parameter(torch.tensor(math.log(START)))
 
-    def forward(self, weight: Tensor, bias: Tensor, x: QTensor, accumulator: Accumulator) -> tuple[Tensor, Tensor]:
+    def codes(self, weight: Tensor, scale: Tensor, x: QTensor, accumulator: Accumulator) -> Tensor:
         """As the base, or drawn."""
-        codes, scale = super().forward(weight, bias, x, accumulator)
-        if self.training:
-            largest = torch.round((2 ** (self.bits - 1) - 1) / self.alpha)
-            codes = draw(weight / rowwise(scale, weight), self.log_sigma.exp(), self.temperature)
-            codes = codes.clamp(-largest, largest)
-        return codes, scale
+        if not self.training:
+            return super().codes(weight, scale, x, accumulator)
+        limit = rowwise(self.largest_codes(), weight)
+        return draw(weight / rowwise(scale, weight), self.log_sigma.exp(), self.temperature).clamp(-limit, limit)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from oaq_repro.accumulator import Accumulator
-from oaq_repro.errors import InputError
+from oaq_repro.fields import NonNegative
 from oaq_repro.methods.base import Method
 from oaq_repro.quant.layers import QuantLayer
 from oaq_repro.quant.network import QuantizedNetwork, layers
@@ -29,12 +29,7 @@ from oaq_repro.quant.overflow import partial_sums
 class WrapNet(Method):
     """INT8 training with a penalty on overflow. penalty_weight: its factor in the loss."""
 
-    penalty_weight: float = 1.0
-
-    def __post_init__(self) -> None:
-        """Reject impossible fields (InputError)."""
-        if self.penalty_weight < 0:
-            raise InputError(f"method.penalty_weight: found {self.penalty_weight}, expected at least 0")
+    penalty_weight: NonNegative = 1.0
 
     def callbacks(self) -> list[pl.Callback]:
         """Probes while the network is fine-tuned."""

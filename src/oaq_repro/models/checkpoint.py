@@ -111,6 +111,8 @@ def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], source: str) 
     """
     tensors = without_prefixes(module, tensors, source)
     expected = {k: v for k, v in module.state_dict().items() if isinstance(v, Tensor)}
+    # one number where the network has one per channel is that of every channel: range factors of earlier versions
+    tensors = {k: v.expand_as(expected[k]) if v.dim() == 0 and k in expected else v for k, v in tensors.items()}
     missing = [k for k in expected if k not in tensors]
     unexpected = [k for k in tensors if k not in expected]
     shapes = [

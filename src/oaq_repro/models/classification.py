@@ -1,7 +1,7 @@
 """MobileNetV1, MobileNetV2 and ResNets as classifiers, at any width and for small images too."""
 
-from oaq_repro.errors import InputError
-from oaq_repro.models.backbones import Stem, create, shrink_stem
+from oaq_repro.fields import Checkpoint, Text, Width
+from oaq_repro.models.backbones import Arch, Stem, create, shrink_stem
 from oaq_repro.models.checkpoint import load_backbone, load_checkpoint
 from oaq_repro.models.network import Network, check_input_shape
 
@@ -9,13 +9,13 @@ from oaq_repro.models.network import Network, check_input_shape
 def build(
     num_classes: int,
     input_shape: tuple[int, int, int],
-    arch: str = "mobilenetv1",
-    width: float = 1.0,
+    arch: Arch = "mobilenetv1",
+    width: Width = 1.0,
     stem: Stem = "imagenet",
     pretrained: bool = False,
-    checkpoint: str | None = None,
-    backbone_checkpoint: str | None = None,
-    checkpoint_key: str | None = None,
+    checkpoint: Checkpoint = None,
+    backbone_checkpoint: Checkpoint = None,
+    checkpoint_key: Text | None = None,
 ) -> Network:
     """A classifier: image float32 [N, C, H, W] -> logits float32 [N, num_classes].
 
@@ -25,8 +25,6 @@ def build(
     state dicts in the file (`state_dict_ema`, ...); by default the plain weights.
     Raises InputError for bad fields and files.
     """
-    if stem not in ("imagenet", "small"):
-        raise InputError(f"model.stem: found {stem!r}, expected 'imagenet' or 'small'")
     check_input_shape(input_shape, 8 if stem == "small" else 32, arch)
     model = create(arch, width, num_classes, int(input_shape[0]), pretrained)
     if stem == "small":

@@ -8,23 +8,27 @@ would not be part of the deployed network; our choice). Loss, resizing to the ma
 import math
 import sys
 import warnings
-from collections.abc import Sequence
 from functools import cache
 from importlib import import_module
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Annotated, Any
 
+from annotated_types import Ge, Le, MaxLen, MinLen
 from torch import Tensor, nn
 
 from oaq_repro.errors import InputError
+from oaq_repro.fields import Checkpoint, OpenFraction, Size, Width
 from oaq_repro.models.backbones import create
 from oaq_repro.models.checkpoint import load_backbone, load_checkpoint, load_weights
 from oaq_repro.models.network import Network, check_input_shape
 
 CONFIG = ".mim/configs/mobilenet_v2/mobilenet-v2-d8_deeplabv3_4xb2-80k_cityscapes-512x1024.py"
+STAGES = 7
+"""Of MobileNetV2."""
+PerStage = Annotated[tuple[Size, ...], MinLen(STAGES), MaxLen(STAGES)]
 
 
 class DeepLabDense(nn.Module):
@@ -46,16 +50,16 @@ class DeepLabDense(nn.Module):
 def build(
     num_classes: int,
     input_shape: tuple[int, int, int],
-    width: float = 1.0,
-    stages: int = 7,
-    strides: Sequence[int] = (1, 2, 2, 1, 1, 1, 1),
-    dilations: Sequence[int] = (1, 1, 1, 2, 2, 4, 4),
-    channels: int = 512,
-    aspp_dilations: Sequence[int] = (1, 12, 24, 36),
-    dropout: float = 0.1,
+    width: Width = 1.0,
+    stages: Annotated[int, Ge(1), Le(STAGES)] = STAGES,
+    strides: PerStage = (1, 2, 2, 1, 1, 1, 1),
+    dilations: PerStage = (1, 1, 1, 2, 2, 4, 4),
+    channels: Size = 512,
+    aspp_dilations: Annotated[tuple[Size, ...], MinLen(1)] = (1, 12, 24, 36),
+    dropout: OpenFraction = 0.1,
     pretrained: bool = False,
-    checkpoint: str | None = None,
-    backbone_checkpoint: str | None = None,
+    checkpoint: Checkpoint = None,
+    backbone_checkpoint: Checkpoint = None,
 ) -> Network:
     """A segmenter of `num_classes` classes; see `DeepLabDense`.
 
@@ -70,8 +74,6 @@ def build(
         raise InputError(f"data.input_shape: found {input_shape[0]} channels, expected 3 as mmseg's MobileNetV2 has")
     registry, config = _mmseg()
     norm = {"type": "BN", "requires_grad": True}
-    if not 1 <= stages <= 7:
-        raise InputError(f"model.stages: found {stages}, expected 1 to 7")
     body = {"widen_factor": width, "strides": tuple(strides), "dilations": tuple(dilations), "norm_cfg": norm}
     body["out_indices"] = (stages - 1,)
     head = {"channels": channels, "dilations": tuple(aspp_dilations), "dropout_ratio": dropout, "norm_cfg": norm}

@@ -5,22 +5,24 @@ Default boxes, loss and non-maximum suppression are torchvision's own, see `ssd_
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from annotated_types import MinLen
 from torch import Tensor, nn
 from torchvision.models.detection.ssd import SSDHead
 from torchvision.models.detection.ssdlite import SSDLiteHead
 from torchvision.ops import Conv2dNormActivation
 
 from oaq_repro.errors import InputError
-from oaq_repro.models.backbones import MOBILENETS, create
+from oaq_repro.fields import Checkpoint, Count, Fraction, Positive, Size, Width
+from oaq_repro.models.backbones import MobileNet, create
 from oaq_repro.models.checkpoint import load_backbone, load_checkpoint
 from oaq_repro.models.network import Network, check_input_shape
 from oaq_repro.models.ssd_codec import SsdCodec
 
 Head = Literal["ssd", "ssdlite"]
 EXTRA_CHANNELS = (512, 256, 256, 128)  # of the levels after the backbone, in SSD and in SSDLite
-FIRST_STRIDES = (8, 16)
+Ratios = Annotated[tuple[Positive, ...], MinLen(1)]
 
 
 class SsdDense(nn.Module):
@@ -125,22 +127,22 @@ def _extra_block(inputs: int, outputs: int, head: Head, norm: Callable[..., nn.M
 def build(
     num_classes: int,
     input_shape: tuple[int, int, int],
-    arch: str = "mobilenetv2",
+    arch: MobileNet = "mobilenetv2",
     head: Head = "ssdlite",
-    width: float = 1.0,
-    first_stride: int = 16,
-    levels: int = 6,
-    aspect_ratios: Sequence[float] = (2, 3),
-    min_ratio: float = 0.2,
-    max_ratio: float = 0.95,
-    bn_momentum: float = 0.03,
-    score_threshold: float = 0.01,
-    nms_threshold: float = 0.45,
-    detections_per_image: int = 200,
-    candidates: int = 400,
+    width: Width = 1.0,
+    first_stride: Literal[8, 16] = 16,
+    levels: Size = 6,
+    aspect_ratios: Ratios = (2, 3),
+    min_ratio: Fraction = 0.2,
+    max_ratio: Fraction = 0.95,
+    bn_momentum: Fraction = 0.03,
+    score_threshold: Fraction = 0.01,
+    nms_threshold: Fraction = 0.45,
+    detections_per_image: Count = 200,
+    candidates: Count = 400,
     pretrained: bool = False,
-    checkpoint: str | None = None,
-    backbone_checkpoint: str | None = None,
+    checkpoint: Checkpoint = None,
+    backbone_checkpoint: Checkpoint = None,
 ) -> Network:
     """A detector of `num_classes` foreground classes; see `SsdDense` and `SsdCodec` for what goes in and comes out.
 
@@ -148,12 +150,8 @@ def build(
     side and aspect ratios 1, r and 1/r. `pretrained` and `backbone_checkpoint` fill the backbone with ImageNet
     weights (timm's, a file), `checkpoint` the whole dense part. Raises InputError for bad fields and files.
     """
-    if arch not in MOBILENETS:
-        raise InputError(f"model.arch: found {arch!r}, expected one of {', '.join(MOBILENETS)}")
-    if head not in ("ssd", "ssdlite"):
-        raise InputError(f"model.head: found {head!r}, expected 'ssd' or 'ssdlite'")
-    if first_stride not in FIRST_STRIDES:
-        raise InputError(f"model.first_stride: found {first_stride}, expected one of {FIRST_STRIDES}")
+    if min_ratio > max_ratio:
+        raise InputError(f"model.min_ratio, model.max_ratio: found {min_ratio} and {max_ratio}, expected min <= max")
     check_input_shape(input_shape, 64, f"{arch} with head {head}")
     codec = SsdCodec(
         labels=num_classes + 1,

@@ -2,11 +2,12 @@
 
 import difflib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import timm
 
 from oaq_repro.errors import InputError
+from oaq_repro.fields import NO_SCIENCE, Checkpoint, Finite, Positive, Text
 from oaq_repro.models.backbones import with_weights
 from oaq_repro.models.checkpoint import load_backbone, load_checkpoint
 from oaq_repro.models.network import Network, check_input_shape
@@ -17,14 +18,14 @@ SHOWN = 5  # names like the one that is not known
 def build(
     num_classes: int,
     input_shape: tuple[int, int, int],
-    arch: str,
+    arch: Text,
     options: Mapping[str, Any] | None = None,
     pretrained: bool = False,
-    checkpoint: str | None = None,
-    backbone_checkpoint: str | None = None,
-    checkpoint_key: str | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
+    checkpoint: Checkpoint = None,
+    backbone_checkpoint: Checkpoint = None,
+    checkpoint_key: Text | None = None,
+    mean: Annotated[Sequence[Finite] | None, NO_SCIENCE] = None,
+    std: Annotated[Sequence[Positive] | None, NO_SCIENCE] = None,
 ) -> Network:
     """A classifier: image float32 [N, C, H, W] -> logits float32 [N, num_classes].
 

@@ -9,6 +9,7 @@ from torch import fx, nn
 from oaq_repro.accumulator import Accumulator
 from oaq_repro.errors import InputError
 from oaq_repro.quant.calls import MODULE
+from oaq_repro.quant.compose import compose
 from oaq_repro.quant.config import ROLES, Override, QuantizationConfig
 from oaq_repro.quant.elementwise import QuantElementwise, elementwise_function
 from oaq_repro.quant.layers import QuantLayer, QuantSkip
@@ -21,7 +22,7 @@ from oaq_repro.quant.places import placed
 from oaq_repro.quant.quantizers import Activation, ActivationQuantizer, ObserverConfig, WeightQuantizer
 from oaq_repro.quant.select import is_parts
 from oaq_repro.quant.sizes import note_shapes
-from oaq_repro.quant.trace import fold, input_node, module_of, tensor_inputs
+from oaq_repro.quant.trace import fold, input_node, kind_of, module_of, tensor_inputs
 
 
 class QuantizerFactory(Protocol):
@@ -50,7 +51,7 @@ def quantize_network(
     Raises InputError for a node without a quantized form and for an override that matches nothing.
     """
     skipped = [o.match for o in config.overrides.values() if o.skip and o.match not in ROLES]
-    model = fold(dense, input_shape, skipped)
+    model = compose(fold(dense, input_shape, skipped))
     if input_shape is not None:
         note_shapes(model, input_shape)
     simplify(model)
@@ -85,9 +86,11 @@ class _Conversion:
         return self.factory.activation_quantizer(bits, self.activation, self.config.observer, True)
 
     def weights(self) -> WeightQuantizer:
-        return self.factory.weight_quantizer(
-            self._setting("weight_bits", self.config.weight_bits), self.config.per_channel
-        )
+        config = self.config
+        quantizer = self.factory.weight_quantizer(self._setting("weight_bits", config.weight_bits), config.per_channel)
+        if config.granularity == "tensor":
+            quantizer.granularity = "tensor"
+        return quantizer
 
     def accumulator(self) -> tuple[Accumulator, str]:
         chosen = [o for o in self.overrides if o.accumulator is not None]
@@ -140,7 +143,7 @@ class _Conversion:
         if activation_node is not None:
             self.activation = activation_of(activation_node, module_of(self.model, activation_node)) or "none"
         self.overrides = self._matching_overrides(node, activation_node or node)
-        kind = type(module).__name__ if module is not None else getattr(node.target, "__name__", str(node.target))
+        kind = kind_of(self.model, node)
 
         quantized: QuantModule | None
         own_activation = activation_of(node, module)

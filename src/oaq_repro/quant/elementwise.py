@@ -82,16 +82,23 @@ _TENSOR = "\0tensor"  # its place among the arguments
 
 def elementwise_function(node: fx.Node, module: nn.Module | None) -> nn.Module | None:
     """The function of one number that a node computes, as a module; None where it computes something else."""
+    if isinstance(module, fx.GraphModule):  # composed of several (compose.py)
+        return module
     if module is not None:
         single = isinstance(module, nn.PReLU) and module.num_parameters == 1
         return module if single or isinstance(module, MODULES) else None
-    if node.op not in ("call_function", "call_method") or len(tensor_inputs(node)) != 1:
-        return None
-    name = str(getattr(node.target, "__name__", node.target))
-    if name not in FUNCTIONS and not _is_pointwise(name) and not _is_pointwise(name.removesuffix("_")):
+    if len(tensor_inputs(node)) != 1 or not is_pointwise_call(node):
         return None
     args, kwargs = fx.map_arg((node.args, node.kwargs), lambda _: _TENSOR)
     return _Call(node.target, args, kwargs)
+
+
+def is_pointwise_call(node: fx.Node) -> bool:
+    """Whether a node is a call of a function or method that works element by element on any number of tensors."""
+    if node.op not in ("call_function", "call_method"):
+        return False
+    name = str(getattr(node.target, "__name__", node.target))
+    return name in FUNCTIONS or _is_pointwise(name) or _is_pointwise(name.removesuffix("_"))
 
 
 def _is_pointwise(name: str) -> bool:

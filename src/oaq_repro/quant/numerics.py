@@ -19,7 +19,7 @@ EXACT_FLOAT32 = 2**24
 """Integers up to this magnitude, and sums whose terms stay below it, are exact in float32."""
 
 BIAS_LIMIT = 2**23
-"""Largest magnitude of an int32 bias. Keeps it exact in float32; see `symmetric_scale`."""
+"""Largest magnitude of an int32 bias. Keeps it exact in float32; see `smallest_scale`."""
 
 SMALLEST_SCALE = 1e-12
 """Floor of every scale: a constant-zero tensor must not divide by zero."""
@@ -105,19 +105,28 @@ def affine_parameters(low: Tensor, high: Tensor, bits: int, alpha: Tensor) -> tu
     return scale, zero_point, q_max
 
 
-def symmetric_scale(weight: Tensor, bits: int, alpha: Tensor, per_channel: bool, floor: Tensor) -> Tensor:
-    """Scale per output channel, float32 [O]: `alpha * max|w| / (2^(bits-1) - 1)`.
+def largest_magnitude(weight: Tensor, per_channel: bool) -> Tensor:
+    """`max|w|` of weights [O, ...] without gradient: float32 [O], or [1] over all channels unless `per_channel`."""
+    magnitudes = weight.detach().abs().flatten(1)
+    return magnitudes.amax(1) if per_channel else magnitudes.max().reshape(1)
 
-    weight: float32 [O, ...]; floor: float32 [O], the smallest scale that keeps the channel's int32 bias below
-    `BIAS_LIMIT` (a channel that batch norm folding has almost switched off would otherwise need a bias
-    beyond int32: our choice, such a channel's weights do not matter). One value for all channels unless
-    `per_channel`.
+
+def symmetric_scale(span: Tensor, steps: int, alpha: Tensor, channels: int) -> Tensor:
+    """Weight scale of every output channel, float32 [channels]: `alpha * span / steps`, above zero.
+
+    span: real magnitude that `steps` steps of the grid span where alpha is 1, float32 [O] or [1]; alpha: range mapping
+    factors, float32 [O] or a scalar. The order of operations is that of `affine_parameters`.
     """
-    largest = weight.detach().abs().flatten(1).amax(dim=1)
-    if not per_channel:
-        largest, floor = largest.max().expand_as(largest), floor.max().expand_as(floor)
-    scale = alpha * largest / (2 ** (bits - 1) - 1)
-    return torch.maximum(scale, floor).clamp(min=SMALLEST_SCALE)
+    return (alpha * span / steps).expand(channels).clamp(min=SMALLEST_SCALE)
+
+
+def smallest_scale(bias: Tensor, x: QTensor) -> Tensor:
+    """Smallest weight scale, float32 [O], at which the int32 bias [O] stays below `BIAS_LIMIT`.
+
+    A channel that batch norm folding has almost switched off would otherwise need a bias beyond int32: our choice, such
+    a channel's weights do not matter. x: the layer's input, of which the scale is read.
+    """
+    return bias.detach().abs() / (x.scale.detach() * BIAS_LIMIT)
 
 
 def rowwise(values: Tensor, like: Tensor) -> Tensor:

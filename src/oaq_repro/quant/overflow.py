@@ -32,17 +32,23 @@ class Simulated:
 
     value: float64, integer-valued, the sum as the accumulator delivers it, zero point corrected.
     overflowed: bool, whether any partial sum left the range.
-    peak: float, the largest partial sum as a multiple of the limit; above 1 means overflow.
+    peaks: float64 [O], the largest partial sum of every output channel as a multiple of the limit; above 1 means
+    overflow.
     """
 
     value: Tensor
     overflowed: Tensor
-    peak: float
+    peaks: Tensor
+
+    @property
+    def peak(self) -> float:
+        """The largest of all channels."""
+        return float(self.peaks.max())
 
 
-def _peak(partial: Tensor, accumulator: Accumulator) -> Tensor:
-    low, high = partial.aminmax()
-    return torch.maximum(high / accumulator.maximum, low / accumulator.minimum)
+def _peaks(partial: Tensor, accumulator: Accumulator) -> Tensor:
+    low, high = partial.amin((0, 2, 3)), partial.amax((0, 2, 3))
+    return torch.maximum(high / accumulator.maximum, low / accumulator.minimum).double()
 
 
 def _outside(partial: Tensor, accumulator: Accumulator) -> Tensor:
@@ -88,9 +94,9 @@ def simulate(
         correction = zero_point.double() * weight.double().flatten(1).sum(1).reshape(1, -1, 1, 1)
     total: Tensor | None = None
     overflowed: Tensor | None = None
-    peak = torch.zeros((), dtype=torch.float64, device=codes.device)
+    peaks = torch.zeros(len(weight), dtype=torch.float64, device=codes.device)
     for partial in partial_sums(codes, zero_point, weight, geometry, accumulator):
-        peak = torch.maximum(peak, _peak(partial, accumulator))
+        peaks = torch.maximum(peaks, _peaks(partial, accumulator))
         outside = _outside(partial, accumulator)
         if accumulator.overflow == "wrap":
             span = float(2**accumulator.bits)
@@ -100,20 +106,22 @@ def simulate(
         total = kept if total is None else total + kept
         overflowed = outside if overflowed is None else overflowed | outside
     assert total is not None and overflowed is not None  # a convolution has at least one product
-    return Simulated(total if correction is None else total - correction, overflowed, float(peak))
+    return Simulated(total if correction is None else total - correction, overflowed, peaks)
 
 
 @dataclass
 class OverflowMeter:
     """Counts one layer's overflow events over any number of batches.
 
-    events: int64 per image, in the order seen, one tensor per batch; outputs: number of outputs seen;
-    peak: float64 scalar tensor, the largest partial sum as a multiple of the limit.
+    events: int64 per image, in the order seen, one tensor per batch; outputs: number of outputs seen. By output
+    channel, None before the first batch: channel_events, int64 [O]; peaks, float64 [O], the largest partial sum as a
+    multiple of the limit.
     """
 
     events: list[Tensor] = field(default_factory=list)
     outputs: int = 0
-    peak: Tensor | None = None
+    channel_events: Tensor | None = None
+    peaks: Tensor | None = None
 
     @torch.no_grad()
     def update(
@@ -128,12 +136,20 @@ class OverflowMeter:
         """Count one batch. `exact` is the corrected sum [N, O, H, W] that the forward pass has computed."""
         if accumulator.splits or accumulator.overflow == "saturate":
             outcome = simulate(codes, zero_point, weight, geometry, accumulator)
-            overflowed, peak = outcome.overflowed, torch.as_tensor(outcome.peak, dtype=torch.float64)
+            overflowed, peaks = outcome.overflowed, outcome.peaks
         else:
-            overflowed, peak = _outside(exact, accumulator), _peak(exact.detach(), accumulator).double()
-        self.events.append(overflowed.flatten(1).sum(dim=1))
+            overflowed, peaks = _outside(exact, accumulator), _peaks(exact, accumulator)
+        counts = overflowed.sum((2, 3))
+        self.events.append(counts.sum(1))
         self.outputs += exact.numel()
-        self.peak = peak if self.peak is None else torch.maximum(self.peak, peak)
+        by_channel = counts.sum(0)
+        self.channel_events = by_channel if self.channel_events is None else self.channel_events + by_channel
+        self.peaks = peaks if self.peaks is None else torch.maximum(self.peaks, peaks)
+
+    @property
+    def peak(self) -> float:
+        """The largest partial sum of all channels as a multiple of the limit; 0 before the first batch."""
+        return 0.0 if self.peaks is None else float(self.peaks.max())
 
     def total(self) -> int:
         """Number of outputs with an event."""

@@ -4,25 +4,28 @@ A method (room `methods/`) supplies its own quantizers by subclassing these two.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, distributed, nn
 
 from oaq_repro.accumulator import Accumulator
 from oaq_repro.errors import InputError
+from oaq_repro.fields import Percentile, PositiveFraction
 from oaq_repro.quant.numerics import (
-    BIAS_LIMIT,
     QTensor,
     affine_parameters,
     channelwise,
+    largest_magnitude,
     round_ste,
     rowwise,
+    smallest_scale,
     symmetric_scale,
     to_codes,
 )
 
 Activation = Literal["none", "relu", "relu6"]
+Granularity = Literal["channel", "tensor"]
 
 
 @dataclass(frozen=True)
@@ -35,17 +38,8 @@ class ObserverConfig:
     """
 
     kind: Literal["minmax", "percentile"] = "minmax"
-    percentile: float = 99.99
-    momentum: float = 0.05
-
-    def __post_init__(self) -> None:
-        """Reject impossible fields (InputError)."""
-        if self.kind not in ("minmax", "percentile"):
-            raise InputError(f"observer.kind: found {self.kind!r}, expected 'minmax' or 'percentile'")
-        if not 50.0 < self.percentile <= 100.0:
-            raise InputError(f"observer.percentile: found {self.percentile}, expected a number in (50, 100]")
-        if not 0.0 < self.momentum <= 1.0:
-            raise InputError(f"observer.momentum: found {self.momentum}, expected a number in (0, 1]")
+    percentile: Percentile = 99.99
+    momentum: PositiveFraction = 0.05
 
     def batch_range(self, values: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
         """Lowest and highest real value of one batch; `real = values * scale` (scale: scalar or [C])."""
@@ -147,40 +141,82 @@ class ActivationQuantizer(nn.Module):
 
 
 class WeightQuantizer(nn.Module):
-    """Symmetric int8 quantizer of one layer's weights, per output channel or per tensor, with its alpha.
+    """Symmetric int8 quantizer of one layer's weights, with its range mapping factors.
 
-    The range is the present largest magnitude, so there is nothing to calibrate.
+    A method says what the range is (`span`, in `steps` steps of the grid) and how weights become `codes` at a given
+    scale. Range mapping factors and the floor of the scale are applied here, once for all methods.
+
+    Buffer alpha (float32 [O]): the factor of every output channel. granularity: whether channels have factors of their
+    own, `channel`, or all of them the same one, `tensor`, as they must where they share their scale.
     """
 
     alpha: Tensor
 
     def __init__(self, bits: int, per_channel: bool) -> None:
-        """Raises InputError for bits outside 2 to 8."""
+        """per_channel: one scale per output channel, else one for all. Raises InputError for bits outside 2 to 8."""
         super().__init__()
         if not 2 <= bits <= 8:
             raise InputError(f"quantization.weights.bits: found {bits}, expected 2 to 8 (codes are int8)")
         self.bits, self.per_channel = bits, per_channel
+        self.granularity: Granularity = "channel" if per_channel else "tensor"
+        self.steps = self.largest
         self.register_buffer("alpha", torch.ones(()))
+        self.register_load_state_dict_pre_hook(_one_for_all)
+
+    @property
+    def largest(self) -> int:
+        """Largest code; the range is symmetric."""
+        return 2 ** (self.bits - 1) - 1
 
     def attach(self, weight: Tensor) -> None:
         """Called once with the float weights [O, ...] of the layer that owns this quantizer.
 
-        Here learned parameters get their shape and their start.
+        Here factors and learned parameters get their shape and their start.
         """
+        self.alpha = self.alpha.expand(len(weight)).clone()
+
+    def span(self, weight: Tensor) -> Tensor:
+        """Real magnitude that `steps` steps of the grid span where alpha is 1: float32 [O], or [1] unless per_channel.
+
+        Here the present largest magnitude, so there is nothing to calibrate.
+        """
+        return largest_magnitude(weight, self.per_channel)
+
+    def codes(self, weight: Tensor, scale: Tensor, x: QTensor, accumulator: Accumulator) -> Tensor:
+        """Integer-valued float32 codes in the shape of `weight` [O, ...] at `scale` [O]; carries the gradient.
+
+        x, accumulator: as `forward` has them; here neither is looked at.
+        """
+        return round_ste(weight / rowwise(scale, weight))
+
+    def scale(self, weight: Tensor) -> Tensor:
+        """`alpha * span / steps`, float32 [O]; the floor of `forward` comes on top."""
+        return symmetric_scale(self.span(weight), self.steps, self.alpha, len(weight))
 
     def forward(self, weight: Tensor, bias: Tensor, x: QTensor, accumulator: Accumulator) -> tuple[Tensor, Tensor]:
         """Codes (integer-valued float32, shape of `weight` [O, ...]) and scale (float32 [O]).
 
         bias: float32 [O]. x: the layer's input, of which only scale, zero point and largest code are read.
-        accumulator: what the products are summed in; the base looks at neither its width nor its policy.
+        accumulator: what the products are summed in.
         """
-        scale = symmetric_scale(weight, self.bits, self.alpha, self.per_channel, self.smallest_scale(bias, x))
-        return round_ste(weight / rowwise(scale, weight)), scale
+        floor = smallest_scale(bias, x)
+        scale = torch.maximum(self.scale(weight), floor if self.per_channel else floor.max())
+        return self.codes(weight, scale, x, accumulator), scale
 
-    @staticmethod
-    def smallest_scale(bias: Tensor, x: QTensor) -> Tensor:
-        """Smallest weight scale, float32 [O], at which the int32 bias stays below `BIAS_LIMIT`."""
-        return bias.detach().abs() / (x.scale.detach() * BIAS_LIMIT)
+    def largest_codes(self) -> Tensor:
+        """Largest code under the range mapping factors, `round(largest / alpha)`: float32, broadcasts to [O]."""
+        return torch.round(self.largest / self.alpha)
+
+    def per_factor(self, values: Tensor) -> Tensor:
+        """What each factor has to answer to, [O]: every channel's own value or, with one factor, the largest of all."""
+        return values if self.granularity == "channel" else values.max().expand_as(values)
+
+
+def _one_for_all(module: nn.Module, state: dict[str, Any], prefix: str, *rest: Any) -> None:
+    """Before a state dict is loaded: a single factor, as earlier versions have it, is that of every channel."""
+    name = f"{prefix}alpha"
+    if name in state and state[name].dim() == 0:
+        state[name] = state[name].expand_as(module.alpha)
 
 
 def quantize_bias(bias: Tensor, scale: Tensor) -> Tensor:

@@ -132,6 +132,12 @@ def module_of(model: fx.GraphModule, node: fx.Node) -> nn.Module | None:
     return model.get_submodule(str(node.target)) if node.op == "call_module" else None
 
 
+def kind_of(model: fx.GraphModule, node: fx.Node) -> str:
+    """What a node calls, for people: a class of modules, a function or a method."""
+    module = module_of(model, node)
+    return type(module).__name__ if module is not None else getattr(node.target, "__name__", str(node.target))
+
+
 def _is_identity(target: Any) -> bool:
     """Whether a function or method changes nothing outside of training."""
     return target in IDENTITY_FUNCTIONS or getattr(target, "__name__", "") == RANDOM_DEPTH

@@ -17,11 +17,16 @@ from oaq_repro.results.plotting import LINES, Plot, legend, new_figure, style
 
 METRICS_GLOB = "finetune*/metrics.csv"
 OPERANDS = ("alpha_weight", "alpha_activation")
+ENDS = ("", "_min", "_max")
 
 
 @dataclass(frozen=True)
 class Curves:
-    """Per logged step: alphas of all layers, by operand, and overflow events on the batch."""
+    """Per logged step: alphas, by operand, and overflow events on the batch.
+
+    alphas: smallest, quartiles and largest over all layers; where channels have factors of their own the quartiles are
+    those of the layers' means and the extremes those of the channels.
+    """
 
     steps: list[int]
     alphas: dict[str, list[list[float]]]
@@ -57,7 +62,7 @@ def _curves(by_step: dict[int, dict[str, str]]) -> Curves | None:
         row = by_step[step]
         curves.events.append(float(row["overflow"]))
         for operand in OPERANDS:
-            curves.alphas[operand].append(sorted(float(v) for k, v in row.items() if k.startswith(f"{operand}/") and v))
+            curves.alphas[operand].append(_spread(row, operand))
     return curves if curves.steps and all(all(found) for found in curves.alphas.values()) else None
 
 
@@ -67,7 +72,7 @@ def training_curves(curves: Curves, title: str, name: str) -> Plot:
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     handles, rows = [], []
     for operand, line in zip(OPERANDS, LINES[:2], strict=True):
-        spread = [[_quantile(found, share) for share in (0, 0.25, 0.5, 0.75, 1)] for found in curves.alphas[operand]]
+        spread = curves.alphas[operand]
         columns = list(zip(*spread, strict=True))
         text = operand.replace("alpha_", "alpha of ") + "s"
         upper.plot(curves.steps, columns[2], color="black", linewidth=1.8, linestyle=line)
@@ -92,6 +97,16 @@ def training_curves(curves: Curves, title: str, name: str) -> Plot:
         for step, events, weights, activations in zip(curves.steps, curves.events, *rows, strict=True)
     ]
     return Plot(name, figure, heads, lines)
+
+
+def _spread(row: dict[str, str], operand: str) -> list[float]:
+    """Smallest, quartiles and largest of what a row has of an operand's alphas; empty where it has nothing."""
+    values = {end: [float(v) for k, v in row.items() if k.startswith(f"{operand}{end}/") and v] for end in ENDS}
+    layers = sorted(values[""])
+    if not layers:
+        return []
+    quartiles = [_quantile(layers, share) for share in (0.25, 0.5, 0.75)]
+    return [min(layers + values["_min"]), *quartiles, max(layers + values["_max"])]
 
 
 def _quantile(ordered: Sequence[float], share: float) -> float:

@@ -48,20 +48,30 @@ def write_figures(record: Record, folder: Path | str) -> list[Path]:
 
 
 def alpha_figure(record: Record) -> Figure:
-    """Alpha (left) and effective bits (right) of each layer's input activation and weight."""
+    """Alpha (left) and effective bits (right) of each layer's input activation and weight.
+
+    Where channels have factors of their own the weight's mark is their mean and a line their range.
+    """
     layers = record.layers
     figure = _figure(record)
     left, right = figure.subplots(1, 2, sharey=True)
     rows = range(len(layers))
     _series(left, rows, [x.alpha_activation for x in layers], [x.alpha_weight for x in layers])
     _series(right, rows, [x.bits_activation for x in layers], [x.bits_weight for x in layers])
+    for axes, field in ((left, "alpha_weight"), (right, "bits_weight")):
+        ends = [(getattr(x, f"{field}_min"), getattr(x, f"{field}_max")) for x in layers]
+        found = [(row, low, high) for row, (low, high) in zip(rows, ends, strict=True) if low is not None]
+        if found:
+            axes.hlines(*zip(*found, strict=True), color="0.25", linewidth=1.2)
     left.set_xlabel("alpha")
     right.set_xlabel("effective bits")
-    top = max(max(x.alpha_activation, x.alpha_weight) for x in layers)
+    top = max(max(x.alpha_activation, x.alpha_weight_max or x.alpha_weight) for x in layers)
     right_end = max(2.2, 1.05 * top)
     left.set_xlim(1 - 0.08 * (right_end - 1), right_end)
     left.xaxis.set_major_locator(FixedLocator(_alpha_ticks(top)))
-    least = min(min(x.bits_activation, x.bits_weight) for x in layers)
+    least = min(
+        min(x.bits_activation, x.bits_weight if x.bits_weight_min is None else x.bits_weight_min) for x in layers
+    )
     right.set_xlim(min(3.8, math.floor(least) - 0.2), 8.4)
     right.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
     _rows(left, [layer.name for layer in layers])

@@ -13,22 +13,34 @@ def label(config: Mapping[str, Any], section: str) -> str:
     """Short name of a section, for a table's cell; "-" for a section that is absent or empty.
 
     The accumulator is named by its fields. Another section is named by the config file that was chosen
-    (`choices`, as Hydra reports them), else by its text, its `name`, or the class or module of its `_target_`.
+    (`choices`, as Hydra reports them), else by its text or its `kind`. A method says in parentheses where its range
+    mapping factors are not those of output channels, or an excess is not split by the output's error.
     """
     value = config.get(section)
     if value is None or value == {}:
         return "-"
-    choices = config.get("choices")
-    if section != "accumulator" and isinstance(choices, Mapping) and isinstance(choices.get(section), str):
+    if section == "method":
+        return f"{name(config, section)}{_factors(config)}"
+    return _accumulator(value) if section == "accumulator" else name(config, section)
+
+
+def name(config: Mapping[str, Any], section: str) -> str:
+    """The config file that was chosen for a section that is there, else the section's text or `kind`."""
+    value, choices = config.get(section), config.get("choices")
+    if isinstance(choices, Mapping) and isinstance(choices.get(section), str):
         return str(choices[section])
-    if not isinstance(value, Mapping):
-        return _accumulator(value) if section == "accumulator" else str(value)
-    if isinstance(value.get("name"), str):
-        return str(value["name"])
-    if section == "accumulator":
-        return _accumulator({key: item for key, item in value.items() if not key.startswith("_")})
-    *modules, target = str(value.get("_target_", "-")).split(".")
-    return modules[-1] if modules and target == "build" else target
+    return str(value.get("kind", "-")) if isinstance(value, Mapping) else str(value)
+
+
+def _factors(config: Mapping[str, Any]) -> str:
+    method, quantization = config.get("method"), config.get("quantization")
+    granularity = quantization.get("granularity") if isinstance(quantization, Mapping) else None
+    settle = method.get("settle") if isinstance(method, Mapping) else None
+    split = settle.get("split") if isinstance(settle, Mapping) else None
+    own = [
+        str(value) for value, usual in ((granularity, "channel"), (split, "output_error")) if value not in (None, usual)
+    ]
+    return f" ({', '.join(own)})" if own else ""
 
 
 def operand_bits(config: Mapping[str, Any]) -> str:

@@ -75,6 +75,8 @@ def plots(results: Path, records: Sequence[Record], tracked: set[Path] | None = 
 def alpha_plot(record: Record) -> Plot:
     """Alpha per layer (the paper's figure 4)."""
     heads = ["layer", "kind", "alpha_activation", "alpha_weight", "bits_activation", "bits_weight"]
+    if any(layer.alpha_weight_max is not None for layer in record.layers):
+        heads += [f"{field}_{end}" for field in ("alpha_weight", "bits_weight") for end in ("min", "max")]
     rows = [[getattr(layer, head if head != "layer" else "name") for head in heads] for layer in record.layers]
     return Plot(f"alpha-{_name(record)}", alpha_figure(record), heads, rows)
 

@@ -13,7 +13,7 @@ import yaml
 
 from oaq_repro.results import grid
 from oaq_repro.results.grid import Grid
-from oaq_repro.results.labels import label
+from oaq_repro.results.labels import label, name
 from oaq_repro.results.paper import GROUPS, Cell, PaperTable
 from oaq_repro.results.record import STAGES, Record
 from oaq_repro.results.summary import RATIOS, Interval, Row, certified, experiments, percent, ratio, seen, summarize
@@ -156,7 +156,7 @@ def _holds(config: Mapping[str, Any], override: str) -> bool:
     """Whether a configuration is what `section=name` or `a.b.c=value` asks for."""
     key, _, text = override.partition("=")
     if key in GROUPS:
-        return label(config, key) == text  # the accumulator's label is made of its fields
+        return (label if key == "accumulator" else name)(config, key) == text  # its label is made of its fields
     found: Any = config
     for part in key.split("."):
         found = found.get(part) if isinstance(found, Mapping) else None

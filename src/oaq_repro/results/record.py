@@ -93,9 +93,18 @@ class Layer(_Section):
     name: str = Field(description="qualified name in the integer graph")
     kind: str = Field(description="for example conv, depthwise, linear")
     alpha_activation: float = Field(gt=0, description="range mapping factor of the input activation")
-    alpha_weight: float = Field(gt=0, description="range mapping factor of the weight")
+    alpha_weight: float = Field(gt=0, description="range mapping factor of the weight, the mean over output channels")
+    alpha_weight_min: float | None = Field(
+        default=None, gt=0, description="the smallest of the channels; null where one factor is for all of them"
+    )
+    alpha_weight_max: float | None = Field(default=None, gt=0, description="the largest of them; null likewise")
     bits_activation: float = Field(ge=0, description="effective bits of the activation codes, log2 of their number")
-    bits_weight: float = Field(ge=0, description="effective bits of the weight codes, log2 of their number")
+    bits_weight: float = Field(
+        ge=0,
+        description="effective bits of the weight codes, log2 of their number; the mean where alpha is per channel",
+    )
+    bits_weight_min: float | None = Field(default=None, ge=0, description="as alpha_weight_min")
+    bits_weight_max: float | None = Field(default=None, ge=0, description="as alpha_weight_max")
     overflow_seen: Count = Field(description="events on the held-out images")
     outputs: Count = Field(description="outputs checked on the held-out images")
     worst_case: NonNegative | None = Field(
@@ -147,10 +156,15 @@ class Provenance(_Section):
 class Record(_Section):
     """One run: one configuration, one seed."""
 
-    hash: RunHash = Field(description="see store.run_hash; the seed is not part of it")
+    hash: RunHash = Field(description="see settings.identity; the seed is not part of it")
     seed: Count
     status: Status
-    config: dict[str, JsonValue] = Field(description="the resolved configuration")
+    config: dict[str, JsonValue] = Field(description="the settings, with all defaults")
+    science: dict[str, JsonValue] | None = Field(
+        default=None,
+        description="what of them the hash covers: where they change what is measured and differ from the defaults; "
+        "null in records of early versions",
+    )
     metrics: dict[Stage, dict[Metric, Fraction]] = Field(
         default_factory=dict, description="stages that were reached; integer is on the chosen accumulator"
     )

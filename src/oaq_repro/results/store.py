@@ -1,18 +1,15 @@
 """The folder of runs: `<results>/runs/<hash>/<seed>/`, its names, its locks and its records.
 
-The hash says which experiment a run is; the seed is the folder level below it, so all seeds of one
-experiment stand together and the same experiment finds its old results wherever it is started.
+The hash says which experiment a run is (`settings.identity`); the seed is the folder level below it, so all seeds of
+one experiment stand together and the same experiment finds its old results wherever it is started.
 """
 
 import hashlib
-import json
-import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -26,53 +23,10 @@ LONG_S = 30 * 24 * 3600.0
 SHORT_S = 1.0
 """How long it waits without saying so."""
 
-# Top-level keys that say where, how loudly and for which seed a run is made, not what it measures. `choices` are
-# the names of the config files, whose content is hashed.
-IGNORED_TOP_LEVEL = frozenset({"seed", "threads", "latency", "logger", "results", "hydra", "choices"})
-
-# Keys that do not change the science, at any depth below their section.
-IGNORED_IN_SECTION: dict[str, frozenset[str]] = {
-    "data": frozenset({"root", "num_workers", "seed"}),
-    "trainer": frozenset(
-        {"accelerator", "devices", "num_nodes", "strategy", "plugins", "benchmark", "default_root_dir"}
-        | {"logger", "callbacks", "profiler", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"}
-        | {"log_every_n_steps", "num_sanity_val_steps"}
-    ),
-}
-
-# A checkpoint is known by its content: the same file elsewhere is the same experiment, another file is not.
-CONTENT_KEYS = frozenset({"checkpoint", "backbone_checkpoint"})
-
-
-def run_hash(config: Mapping[str, Any], fingerprint: str) -> str:
-    """Name of an experiment: 16 hex digits over what changes the science.
-
-    `config` is the resolved configuration (plain containers); `fingerprint` says what the data are
-    (`DataModule.fingerprint`). Paths, caches, workers, devices, loggers and the seed are left out; a
-    checkpoint counts by its content; 1 and 1.0 are the same. Raises InputError for values that JSON
-    cannot hold and for a checkpoint that cannot be read. Our choice of keys: `IGNORED_*`.
-    """
-    science = {
-        str(key): _canonical(value, IGNORED_IN_SECTION.get(str(key), frozenset()), str(key))
-        for key, value in config.items()
-        if key not in IGNORED_TOP_LEVEL
-    }
-    text = json.dumps({"config": science, "data": fingerprint}, sort_keys=True, separators=(",", ":"))
-    return short_hash(text)
-
 
 def short_hash(text: str) -> str:
     """16 hexadecimal digits, enough for the name of a file or folder."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def file_hash(path: Path | str) -> str:
-    """Sha256 (hex) of a file's content; InputError when it cannot be read."""
-    try:
-        with Path(path).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
 def run_folder(results: Path | str, hash: str, seed: int) -> Path:
@@ -147,6 +101,17 @@ def write_shared(path: Path, content: str) -> None:
             write_atomic(path, content)
 
 
+EARLY = "fingerprints"
+"""The folder by which a results folder of version 1 is known: its runs kept the fingerprints of their data there."""
+
+
+def say_early(results: Path | str) -> None:
+    """Say that runs of an early version are not found by today's hashes, where there are some."""
+    if (Path(results) / EARLY).is_dir():
+        remedy = f"python scripts/rekey.py --results {results}"
+        print(f"{results}: has runs of an early version, which are not found; bring them up to date: {remedy}")
+
+
 @dataclass(frozen=True)
 class Listing:
     """All records of a results folder, ordered by hash and seed, and one message per unreadable record."""
@@ -171,8 +136,17 @@ def list_records(results: Path | str) -> Listing:
 
 
 def load_in_place(path: Path) -> Record:
-    """Load a record and check that it lies in its own folder: a copied record would count twice."""
+    """Load a record and check that it lies in its own folder: a copied record would count twice.
+
+    InputError also for one of an early version, whose settings cannot be compared with today's.
+    """
     record = load_record(path)
+    if record.science is None:
+        results = path.parents[3]
+        raise InputError(
+            f"{path}: is of an early version; bring all records there up to date: "
+            f"python scripts/rekey.py --results {results}"
+        )
     found = (path.parent.parent.name, path.parent.name)
     expected = (record.hash, str(record.seed))
     if found != expected:
@@ -180,28 +154,3 @@ def load_in_place(path: Path) -> Record:
             f"{path}: fields hash and seed are {'/'.join(expected)}, expected {'/'.join(found)}, the name of the folder"
         )
     return record
-
-
-def _canonical(value: Any, ignored: frozenset[str], where: str) -> Any:
-    """Plain JSON containers without the ignored keys, so that equal science gives equal text."""
-    if isinstance(value, Mapping):
-        kept = {str(key): item for key, item in value.items() if key not in ignored}
-        return {key: _content(item, ignored, f"{where}.{key}", key) for key, item in kept.items()}
-    if isinstance(value, list | tuple):
-        return [_canonical(item, ignored, f"{where}[{i}]") for i, item in enumerate(value)]
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            raise InputError(f"{where}: found {value!r}, expected a finite number")
-        return int(value) if value.is_integer() else value
-    if value is None or isinstance(value, str | bool | int):
-        return value
-    raise InputError(f"{where}: found a value of type {type(value).__name__}, expected text, number, list or mapping")
-
-
-def _content(value: Any, ignored: frozenset[str], where: str, key: str) -> Any:
-    if key in CONTENT_KEYS and isinstance(value, str):
-        try:
-            return {"sha256": file_hash(value)}
-        except InputError as error:
-            raise InputError(f"{where}: {error}") from error
-    return _canonical(value, ignored, where)

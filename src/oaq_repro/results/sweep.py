@@ -11,10 +11,7 @@ from oaq_repro.accumulator import Accumulator
 from oaq_repro.errors import InputError
 from oaq_repro.results.labels import label, operand_bits
 from oaq_repro.results.record import Metric, Record
-from oaq_repro.results.store import IGNORED_IN_SECTION, IGNORED_TOP_LEVEL
 from oaq_repro.results.summary import Interval, experiments, interval, stage_values
-
-VARIED = {"method", "accumulator"}
 
 
 @dataclass(frozen=True)
@@ -66,25 +63,18 @@ def sweeps(records: Sequence[Record]) -> list[Sweep]:
 
 
 def _science(record: Record) -> str:
-    kept = {
-        key: _without(value, IGNORED_IN_SECTION.get(key, frozenset()))
-        for key, value in record.config.items()
-        if key not in IGNORED_TOP_LEVEL | VARIED
-    }
-    quantization = kept.get("quantization")
-    if isinstance(quantization, dict):
-        kept["quantization"] = _without(quantization, frozenset({"accumulator"}))
+    found = record.science or {}
+    quantization = _without(_without(found.get("quantization"), "accumulator"), "granularity")  # the label says it
+    kept = _without(found, "method") | {"quantization": quantization}
     return json.dumps([kept, record.provenance.dataset_fingerprint], sort_keys=True)
 
 
-def _without(value: Any, keys: frozenset[str]) -> Any:
-    return {k: v for k, v in value.items() if k not in keys} if isinstance(value, Mapping) else value
+def _without(fields: Any, name: str) -> dict[str, Any]:
+    return {key: value for key, value in fields.items() if key != name} if isinstance(fields, Mapping) else {}
 
 
 def _accumulator(record: Record) -> Accumulator | None:
     value = record.config.get("accumulator")
-    if isinstance(value, Mapping):
-        value = {key: item for key, item in value.items() if not key.startswith("_")}
     try:
         return Accumulator.parse(value)  # type: ignore[arg-type]
     except InputError:
@@ -132,12 +122,12 @@ def _point(group: Sequence[Record], metric: Metric) -> Point:
 def _series_names(records: Sequence[Record]) -> list[str]:
     """The method's label, with the options in which methods of that label differ."""
     labels = [label(record.config, "method") for record in records]
-    methods = [_without(record.config.get("method"), frozenset({"_target_", "name"})) for record in records]
+    methods = [_without(record.config.get("method"), "kind") for record in records]
     names = []
     for own, method in zip(labels, methods, strict=True):
-        alike = [m for other, m in zip(labels, methods, strict=True) if other == own and isinstance(m, dict)]
+        alike = [m for other, m in zip(labels, methods, strict=True) if other == own]
         keys = sorted({key for m in alike for key in m})
         differing = [key for key in keys if len({json.dumps(m.get(key), sort_keys=True) for m in alike}) > 1]
-        options = ", ".join(f"{key}={method.get(key)}" for key in differing) if isinstance(method, dict) else ""
+        options = ", ".join(f"{key}={method.get(key)}" for key in differing)
         names.append(f"{own} ({options})" if options else own)
     return names

@@ -11,6 +11,7 @@ from oaq_repro.results.labels import label, short_names
 from oaq_repro.results.record import STAGE_LABELS, STAGES, Layer, Overflow, Record
 
 NAME_WIDTH = 28
+NAME_WIDTH_BESIDE_RANGES = 20
 
 
 def print_record(record: Record, console: Console | None = None) -> None:
@@ -94,7 +95,7 @@ def _accuracy(record: Record) -> Table:
 
 
 def _layers(record: Record) -> Table:
-    """One row per layer; `a` is the input activation, `w` the weight, a tick: certified. Fits 80 columns."""
+    """One row per layer; `a` is the input activation, `w` the weight (mean over channels). Fits 80 columns."""
     table = Table(
         title="Layers (a: input, w: weight, ✓: certified; overflow seen on s: settle set, h: held-out data)",
         box=box.SIMPLE,
@@ -103,12 +104,14 @@ def _layers(record: Record) -> Table:
         pad_edge=False,
     )
     table.add_column("layer", no_wrap=True)
-    headings = ("alpha\na/w", "bits\na/w", "worst\ncase", "longest\nblock")
-    for heading in (*headings, "overflow\ns/h"):
+    ranges = any(layer.alpha_weight_max is not None for layer in record.layers)
+    headings = ("bits\na/w", "worst\ncase", "longest\nblock", "overflow\ns/h")
+    for heading in ("alpha\na/w", *(["alpha w\nrange"] if ranges else []), *headings):
         table.add_column(heading, justify="right", no_wrap=True)
-    names = short_names([layer.name for layer in record.layers], NAME_WIDTH)
+    names = short_names([layer.name for layer in record.layers], NAME_WIDTH_BESIDE_RANGES if ranges else NAME_WIDTH)
     for name, layer in zip(names, record.layers, strict=True):
-        table.add_row(name, *_layer_cells(layer, record.overflow))
+        alpha = f"{layer.alpha_activation:.2f}/{layer.alpha_weight:.2f}"
+        table.add_row(name, alpha, *([_range(layer)] if ranges else []), *_layer_cells(layer, record.overflow))
     others: dict[str, list[str]] = defaultdict(list)
     for name, layer in zip(names, record.layers, strict=True):
         if layer.reason:
@@ -121,12 +124,17 @@ def _layers(record: Record) -> Table:
 def _layer_cells(layer: Layer, overflow: Overflow | None) -> tuple[str, ...]:
     settle = "-" if overflow is None or layer.name not in overflow.settle else _count(overflow.settle[layer.name])
     return (
-        f"{layer.alpha_activation:.2f}/{layer.alpha_weight:.2f}",
         f"{layer.bits_activation:.1f}/{layer.bits_weight:.1f}",
         ("-" if layer.worst_case is None else f"{layer.worst_case:.2f}") + (" ✓" if layer.certified else "  "),
         "-" if layer.longest_block is None else str(layer.longest_block),
         f"{settle}/{_count(layer.overflow_seen)}",
     )
+
+
+def _range(layer: Layer) -> str:
+    """Of the channels' factors; nothing where they are one."""
+    low, high = layer.alpha_weight_min, layer.alpha_weight_max
+    return "" if low is None or high is None or low == high else f"{low:.1f}-{high:.1f}"
 
 
 def _count(number: int) -> str:

@@ -4,6 +4,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torchmetrics.classification import MulticlassAccuracy
 
+from oaq_repro.fields import Fraction
 from oaq_repro.models.network import Network
 from oaq_repro.tasks.base import Task
 from oaq_repro.tasks.schedule import Schedule
@@ -23,7 +24,7 @@ class ClassificationTask(Task):
         network: Network,
         schedule: Schedule | None,
         classes: tuple[str, ...],
-        label_smoothing: float = 0.0,
+        label_smoothing: Fraction = 0.0,
     ) -> None:
         super().__init__(network, schedule, classes)
         self.label_smoothing = label_smoothing

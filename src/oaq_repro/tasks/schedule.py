@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
@@ -16,10 +16,8 @@ from torch.optim.lr_scheduler import (
     SequentialLR,
 )
 
-from oaq_repro.errors import InputError
-
-OPTIMIZERS = ("sgd", "adamw")
-DECAYS = ("cosine", "linear", "poly", "constant", "multistep")
+from oaq_repro.errors import SettingsError
+from oaq_repro.fields import NO_SCIENCE, Count, Fraction, InnerFraction, NonNegative, OpenFraction, Positive, Whole
 
 
 @dataclass
@@ -32,46 +30,30 @@ class Schedule:
         to 0, poly ((1 - t)^power), constant, multistep (times `gamma` at the fractions `milestones` of all steps).
     weight_decay: of matrices and convolution kernels only; biases, batch norm and quantizer ranges have none.
     grad_clip: largest norm of the gradient, or None. validations: how many times the held-out data are evaluated.
-    Raises InputError for fields outside these ranges.
+    Raises SettingsError for two lengths or none.
     """
 
-    lr: float
-    epochs: int | None = None
-    steps: int | None = None
+    lr: Positive
+    epochs: Count | None = None
+    steps: Count | None = None
     optimizer: Literal["sgd", "adamw"] = "sgd"
-    momentum: float = 0.9
+    momentum: OpenFraction = 0.9
     nesterov: bool = False
-    weight_decay: float = 0.0
-    warmup_steps: int = 0
+    weight_decay: NonNegative = 0.0
+    warmup_steps: Whole = 0
     decay: Literal["cosine", "linear", "poly", "constant", "multistep"] = "cosine"
-    power: float = 0.9
-    milestones: tuple[float, ...] = (0.6, 0.85)
-    gamma: float = 0.1
-    grad_clip: float | None = None
-    validations: int = 5
+    power: Positive = 0.9
+    milestones: tuple[InnerFraction, ...] = (0.6, 0.85)
+    gamma: Fraction = 0.1
+    grad_clip: Positive | None = None
+    validations: Count = 5
 
     def __post_init__(self) -> None:
-        """Check the fields."""
-        lengths = [n for n in (self.epochs, self.steps) if n is not None]
-        if len(lengths) != 1 or lengths[0] < 1:
-            raise InputError(
-                f"schedule: found epochs={self.epochs} and steps={self.steps}, expected exactly one of them, at least 1"
+        """Exactly one length."""
+        if (self.epochs is None) == (self.steps is None):
+            raise SettingsError(
+                f"epochs, steps: found {self.epochs} and {self.steps}, expected a number for exactly one of them"
             )
-        self.milestones = tuple(self.milestones)
-        checks = {
-            "lr": (self.lr, self.lr > 0, "a positive number"),
-            "optimizer": (self.optimizer, self.optimizer in OPTIMIZERS, f"one of {', '.join(OPTIMIZERS)}"),
-            "momentum": (self.momentum, 0 <= self.momentum < 1, "a number from 0 to below 1"),
-            "weight_decay": (self.weight_decay, self.weight_decay >= 0, "a number of at least 0"),
-            "warmup_steps": (self.warmup_steps, self.warmup_steps >= 0, "an integer of at least 0"),
-            "decay": (self.decay, self.decay in DECAYS, f"one of {', '.join(DECAYS)}"),
-            "milestones": (self.milestones, all(0 < m < 1 for m in self.milestones), "fractions between 0 and 1"),
-            "grad_clip": (self.grad_clip, self.grad_clip is None or self.grad_clip > 0, "null or a positive number"),
-            "validations": (self.validations, self.validations >= 1, "an integer of at least 1"),
-        }
-        for field, (value, fine, expected) in checks.items():
-            if not fine:
-                raise InputError(f"schedule.{field}: found {value!r}, expected {expected}")
 
     def total_steps(self, batches_per_epoch: int) -> int:
         """Optimizer steps of the whole stage."""
@@ -122,3 +104,15 @@ class Schedule:
                 return MultiStepLR(optimizer, marks, gamma=self.gamma)
             case _:
                 return ConstantLR(optimizer, factor=1.0)
+
+
+@dataclass
+class Schedules:
+    """The section `schedule`: of the float parent and of fine-tuning, None: no such training.
+
+    controller_interval: what `method.interval` refers to, so that each data set brings its own.
+    """
+
+    float: Schedule | None = None
+    finetune: Schedule | None = None
+    controller_interval: Annotated[Count, NO_SCIENCE] = 50

@@ -1,4 +1,4 @@
-"""The engine against the reference executor, bit for bit: all modes, all instruction sets, overflow included."""
+"""The engine against the reference, bit for bit: all modes, all instruction sets, overflow included."""
 
 from dataclasses import dataclass, replace
 
@@ -15,7 +15,8 @@ from oaq_repro.integer.engine import Engine
 from oaq_repro.integer.engine.compiling import compile_graph
 from oaq_repro.integer.engine.plan import place
 from oaq_repro.integer.engine.reorder import Ordered
-from oaq_repro.integer.engine.routes import MODES, InstructionSet
+from oaq_repro.integer.engine.routes import InstructionSet
+from oaq_repro.integer.engine.sums import EXACT, MODES, WHOLE, Permits, folded
 from oaq_repro.integer.graph import CodeNode, Conv, Dequantize, Graph, QParams, Quantize
 from oaq_repro.integer.reference import Reference
 
@@ -47,7 +48,7 @@ def codes_to_images(codes, graph: Graph) -> np.ndarray:
 
 
 def check(graph: Graph, images: np.ndarray, mode, isa, threads=1, trace=False) -> Engine:
-    """The engine's results must be the executor's; returns the engine."""
+    """The engine's results must be the reference's; returns the engine."""
     oracle = Reference(graph if mode == "fast" else graph.with_accumulator(INT32))
     expected = oracle.run(images, trace=trace)
     engine = Engine(graph, images.shape[1:], threads, mode, isa=isa, trace=trace)
@@ -112,7 +113,7 @@ def test_sums_at_the_bound_and_one_beyond_it(isa, depth, beyond, sign):
     for mode in MODES:
         check(graph, images, mode, isa)
     reached = int(weights.sum()) * q_max
-    assert (Engine(graph, images.shape[1:], isa=isa).routes[0].folds == (0,)) == (reached <= limit)
+    assert (Engine(graph, images.shape[1:], isa=isa).routes[0].sums == (WHOLE,)) == (reached <= limit)
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -120,22 +121,22 @@ def test_pairs_that_saturate_take_the_exact_route(isa):
     graph = single(np.full((3, 8, 1, 1), 127))
     images = codes_to_images(np.full((1, 8, 2, 2), 255), graph)
     engine = check(graph, images, "acc32", isa)
-    assert engine.routes[0].folds == (_kernels.EXACT,)
+    assert engine.routes[0].sums == (EXACT,)
     safe = single(np.full((3, 8, 1, 1), 64))
-    assert check(safe, images, "acc32", isa).routes[0].folds == (1,)
+    assert check(safe, images, "acc32", isa).routes[0].sums == (folded(1),)
 
 
 @pytest.mark.parametrize("isa", ISAS)
 def test_blocks_grow_with_the_room_that_the_ranges_leave(isa):
     rng = np.random.default_rng(0)
     weight = rng.integers(-127, 128, (16, 256, 1, 1))
-    folds = []
+    sums = []
     for alpha in (2, 4, 12):
         graph = single(weight // alpha, 255 // alpha)
         images = codes_to_images(rng.integers(0, 255 // alpha + 1, (1, 256, 3, 3)), graph)
-        folds.append(check(graph, images, "certified", isa).routes[0].folds[0])
-    assert folds[0] < folds[1]
-    assert folds[2] == 0  # the whole sum fits
+        sums.append(check(graph, images, "certified", isa).routes[0].sums[0])
+    assert sums[0].fold < sums[1].fold
+    assert sums[2] == WHOLE  # the whole sum fits
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -147,9 +148,9 @@ def test_every_fold_of_depthwise_layers(isa, mode):
         weight = rng.integers(largest - 3, largest + 1, (70, 1, 3, 3)) * rng.choice([1, 1, 1, -1], (70, 1, 3, 3))
         graph = single(weight, 127, 20, NAMED["int16"], padding=(1, 1), groups=70)
         images = codes_to_images(rng.choice([0, 127, 127], (2, 70, 6, 5)), graph)
-        seen |= set(check(graph, images, mode, isa).routes[0].folds)
+        seen |= set(check(graph, images, mode, isa).routes[0].sums)
     if mode == "certified":
-        assert {0, 1, 2, 3} <= seen
+        assert {WHOLE, folded(1), folded(2), folded(3)} <= seen
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -161,8 +162,9 @@ def test_depthwise_blocks_pair_their_taps_as_they_can(isa, mode):
     weight[:32, 0, 0, :2] = weight[32:64, 0, 0, ::2] = weight[64:] = 120
     graph = single(weight, 255, 3, NAMED["int16"], padding=(1, 1), groups=96)
     images = codes_to_images(np.random.default_rng(0).choice([0, 255, 255], (2, 96, 6, 5)), graph)
-    folds = check(graph, images, mode, isa).routes[0].folds
-    assert folds == {"fast": (0, 0, 0), "certified": (4, 4, 1)}.get(mode, (1, 1, 1))
+    one, four = folded(1), folded(4)
+    expected = {"fast": (WHOLE, WHOLE, WHOLE), "certified": (four, four, one)}.get(mode, (one, one, one))
+    assert check(graph, images, mode, isa).routes[0].sums == expected
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -308,7 +310,7 @@ def test_an_operator_that_the_engine_does_not_have_is_an_error():
     placed, arena = place(graph, shapes, share=True)
     program = _kernels.Program(arena, 1, InstructionSet.selected().isa)
     with pytest.raises(InputError, match="graph node 'new': found Softmax, which the engine does not have"):
-        compile_graph(program, Ordered(graph, {}, {}), placed, "fast", InstructionSet.selected())
+        compile_graph(program, Ordered(graph, {}, {}), placed, Permits.of("fast"), InstructionSet.selected())
 
 
 def test_a_value_that_nobody_reads_does_no_harm():
@@ -332,4 +334,4 @@ def test_panels_side_by_side_and_large_biases(isa, outputs, groups, bias):
     )  # fmt: skip
     images = codes_to_images(rng.choice([0, 150, 150, 75], (1, channels, 5, 5)), graph)
     engine = check(graph, images, "fast", isa)
-    assert (0 in engine.routes[0].folds) == (abs(bias) <= LARGEST_BIAS)
+    assert (WHOLE in engine.routes[0].sums) == (abs(bias) <= LARGEST_BIAS)

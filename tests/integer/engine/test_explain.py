@@ -9,7 +9,7 @@ from integer.engine.test_engine import ISAS, single
 from oaq_repro import _kernels
 from oaq_repro.accumulator import NAMED, Accumulator
 from oaq_repro.integer.engine import Engine
-from oaq_repro.integer.engine.routes import MODES
+from oaq_repro.integer.engine.sums import EXACT, MODES
 
 SATURATES = {row["isa"]: row["saturates"] for row in _kernels.table()}
 HUGE = _kernels.LARGEST_BIAS + 1
@@ -127,11 +127,11 @@ def test_reasons_are_true(data, seed, isa, mode):
         "pairs that could overflow": pairs or q_max > 127,  # signed codes have other pairs
         "its accumulator is": mode == "fast" and (lowest < policy.minimum or highest > policy.maximum),
         "can overflow, and no kernel has it": mode == "fast",
-        WIDE: any(fold == _kernels.EXACT for fold in found.folds),
-        PARTS: any(fold > 0 for fold in found.folds),
+        WIDE: EXACT in found.sums,
+        PARTS: any(route.sums == "folded" for route in found.sums),
     }
     said = {phrase for phrase in phrases if phrase in found.reason}
     assert said and all(phrases[phrase] for phrase in said), found.reason
     if found.kind == "dense" and mode in ("fast", "certified"):
-        assert (WIDE in said) == (_kernels.EXACT in found.folds)
-        assert (PARTS in said) == any(fold > 0 for fold in found.folds)
+        assert (WIDE in said) == (EXACT in found.sums)
+        assert (PARTS in said) == any(route.sums == "folded" for route in found.sums)

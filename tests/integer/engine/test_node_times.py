@@ -9,7 +9,7 @@ from oaq_repro import _kernels
 from oaq_repro.errors import InputError
 from oaq_repro.integer.engine import Engine
 from oaq_repro.integer.engine.node_times import clock_hz, node_times, table
-from oaq_repro.integer.engine.routes import MODES
+from oaq_repro.integer.engine.sums import MODES
 from oaq_repro.integer.graph.nodes import Layer
 
 

@@ -9,7 +9,8 @@ from oaq_repro.accumulator import NAMED
 from oaq_repro.integer.certificate import certify
 from oaq_repro.integer.engine import Engine
 from oaq_repro.integer.engine.reorder import reorder
-from oaq_repro.integer.engine.routes import MODES, InstructionSet
+from oaq_repro.integer.engine.routes import InstructionSet
+from oaq_repro.integer.engine.sums import MODES, Permits
 from oaq_repro.integer.graph import Conv, Dequantize, Flatten, GlobalAvgPool, Graph, Linear, QParams, Quantize
 from oaq_repro.integer.reference import Reference
 
@@ -51,7 +52,7 @@ def test_random_graphs_keep_their_results():
     changed = 0
     for seed in range(150):
         graph, shape = random_graph(seed)
-        again = reorder(graph, graph.shapes(shape), "certified", KERNELS).graph
+        again = reorder(graph, graph.shapes(shape), Permits.of("certified"), KERNELS).graph
         again.validate()
         changed += any(
             not np.array_equal(a.weight, b.weight) for a, b in zip(graph.layers(), again.layers(), strict=True)
@@ -66,13 +67,13 @@ def test_random_graphs_keep_their_results():
 def test_heavy_channels_are_dealt_to_different_blocks():
     graph = uneven()
     shape = (3, 6, 6)
-    again = reorder(graph, graph.shapes(shape), "certified", KERNELS).graph
+    again = reorder(graph, graph.shapes(shape), Permits.of("certified"), KERNELS).graph
     check_equal(graph, again, shape)
-    routes = {
-        name: Engine(g, shape, mode="fast", isa="portable", trace=True).routes[2].folds
+    folds = {
+        name: [route.fold for route in Engine(g, shape, mode="fast", isa="portable", trace=True).routes[2].sums]
         for name, g in (("as is", graph), ("dealt", again))
     }
-    assert min(routes["dealt"]) > max(routes["as is"])
+    assert min(folds["dealt"]) > max(folds["as is"])
 
 
 def chain(*weights, accumulator=INT32, q_max=100) -> Graph:
@@ -101,10 +102,11 @@ def test_channels_of_short_sums_stand_in_few_panels():
     writer = rng.integers(0, heavy[:, None] + 1, (64, 48))
     graph = chain(rng.integers(-20, 21, (48, 3)), writer, rng.integers(-9, 10, (16, 64)))
     shape = (3, 6, 6)
-    again = reorder(graph, graph.shapes(shape), "certified", KERNELS).graph
+    again = reorder(graph, graph.shapes(shape), Permits.of("certified"), KERNELS).graph
     check_equal(graph, again, shape)
-    before, after = (Engine(g, shape, mode="fast", isa="portable", trace=True).routes[1].folds for g in (graph, again))
-    assert max(before) <= 2 and sorted(after)[1:] == [16, 16, 16]
+    before, after = (Engine(g, shape, mode="fast", isa="portable", trace=True).routes[1].sums for g in (graph, again))
+    assert max(route.fold for route in before) <= 2
+    assert sorted(route.fold for route in after)[1:] == [16, 16, 16]
 
 
 @pytest.mark.parametrize("name", ["int16", "int32", "int16_lanes8"])
@@ -114,7 +116,7 @@ def test_pairs_that_could_saturate_are_parted_but_sums_that_depend_on_the_order_
     graph = chain(rng.integers(-20, 21, (64, 3)), reader, accumulator=NAMED[name], q_max=200)
     shape = (3, 6, 6)
     for mode in MODES:
-        again = reorder(graph, graph.shapes(shape), mode, KERNELS).graph
+        again = reorder(graph, graph.shapes(shape), Permits.of(mode), KERNELS).graph
         changed = not np.array_equal(again.node("conv1").weight, graph.node("conv1").weight)
         assert changed == (mode != "exact" and (mode, name) != ("fast", "int16_lanes8"))
         if mode == "fast":
@@ -123,7 +125,7 @@ def test_pairs_that_could_saturate_are_parted_but_sums_that_depend_on_the_order_
 
 def test_the_image_and_outputs_keep_their_order():
     graph = uneven()
-    again = reorder(graph, graph.shapes((3, 6, 6)), "certified", KERNELS).graph
+    again = reorder(graph, graph.shapes((3, 6, 6)), Permits.of("certified"), KERNELS).graph
     np.testing.assert_array_equal(
         np.sort(again.node("head").weight, axis=1), np.sort(graph.node("head").weight, axis=1)
     )
@@ -139,7 +141,7 @@ def test_the_image_and_outputs_keep_their_order():
 @pytest.mark.parametrize("hidden", [3, 4, 5])
 def test_few_channels_are_left_alone(hidden):
     graph = uneven(hidden)
-    again = reorder(graph, graph.shapes((3, 6, 6)), "certified", KERNELS).graph
+    again = reorder(graph, graph.shapes((3, 6, 6)), Permits.of("certified"), KERNELS).graph
     for a, b in zip(graph.layers()[:3], again.layers()[:3], strict=True):
         np.testing.assert_array_equal(a.weight, b.weight)
 

@@ -13,7 +13,8 @@ from oaq_repro.integer.engine.compiling import compile_graph
 from oaq_repro.integer.engine.packing import pack_dense
 from oaq_repro.integer.engine.plan import place
 from oaq_repro.integer.engine.reorder import as_given
-from oaq_repro.integer.engine.routes import MODES, Demand, InstructionSet, channel_folds
+from oaq_repro.integer.engine.routes import Demand, InstructionSet, channel_folds
+from oaq_repro.integer.engine.sums import EXACT, MODES, WHOLE, Permits, folded
 from oaq_repro.integer.graph import Conv, Dequantize, Graph, QParams, Quantize
 
 NEON = InstructionSet("neon", 127, False, (1, 2, 4, 8, 16), pairs=False)
@@ -37,18 +38,18 @@ class Program:
     @staticmethod
     def group(outputs, group, codes):
         constants, acc = group.constants, []
-        for p, (panel, fold) in enumerate(zip(group.panels, group.folds, strict=True)):
+        for p, (panel, route) in enumerate(zip(group.panels, group.routes, strict=True)):
             start = constants.start[p * _kernels.PANEL :][: _kernels.PANEL]
-            acc.append(dense_panel(codes, group.runs, panel, fold, start, constants.code_offset))
+            acc.append(dense_panel(codes, group.runs, panel, route, start, constants.code_offset))
         return wrap(np.concatenate(acc)[:outputs], 32 - constants.wrap_shift)
 
-    def depthwise(self, x, out, window, taps, weights, folds, constants):
+    def depthwise(self, x, out, window, taps, weights, routes, constants):
         def compute(codes):
             acc = []
-            for b, (pairs, block, fold) in enumerate(zip(taps, weights, folds, strict=True)):
+            for b, (pairs, block, route) in enumerate(zip(taps, weights, routes, strict=True)):
                 start = constants.start[b * _kernels.CHANNEL_BLOCK :][: _kernels.CHANNEL_BLOCK]
                 offset = constants.code_offset
-                acc.append(depthwise_block(codes[b * _kernels.CHANNEL_BLOCK :], pairs, block, fold, start, offset))
+                acc.append(depthwise_block(codes[b * _kernels.CHANNEL_BLOCK :], pairs, block, route, start, offset))
             return wrap(np.concatenate(acc)[: x.channels], 32 - constants.wrap_shift)
 
         self.layers.append(compute)
@@ -64,11 +65,11 @@ def signed(codes, code_offset):
     return (codes ^ np.uint8(0x80) if code_offset else codes).view(np.int8).astype(np.int64)
 
 
-def dense_panel(codes, runs, panel, fold, start, code_offset):
+def dense_panel(codes, runs, panel, route, start, code_offset):
     """Four 16-bit sums per channel, one per code of a step."""
     acc, step = start.astype(np.int64), 0
     for offset, steps, pairs in runs.tolist():
-        if fold == _kernels.EXACT:
+        if route == EXACT:
             taken = codes[offset : offset + 2 * pairs].reshape(pairs, 1, 2)
             acc += (taken.astype(np.int64) * panel[step : step + pairs]).sum((0, 2))
             step += pairs
@@ -79,25 +80,25 @@ def dense_panel(codes, runs, panel, fold, start, code_offset):
         products = signed(taken, code_offset) * weights
         first = 0
         while first < steps:
-            count = min(fold or 1, steps - first)
+            count = min(route.fold or 1, steps - first)
             parts = wrap(products[first : first + count].sum(0), 16)
             acc += wrap(parts[:, :2].sum(1), 16) + wrap(parts[:, 2:].sum(1), 16)
             first += count
-    return wrap(acc, 16 if fold == 0 else 32)
+    return wrap(acc, 16 if route == WHOLE else 32)
 
 
-def depthwise_block(codes, taps, weights, fold, start, code_offset):
+def depthwise_block(codes, taps, weights, route, start, code_offset):
     lanes = [*range(8), *range(16, 24), *range(8, 16), *range(24, 32)]  # the channel at each place
     channels = np.argsort(lanes)
     acc = start.astype(np.int64)
     codes = signed(codes, code_offset)
-    for first in range(0, len(taps), fold or len(taps)):
+    for first in range(0, len(taps), route.fold or len(taps)):
         part = np.zeros_like(acc)
-        for t in range(first, min(first + (fold or len(taps)), len(taps))):
+        for t in range(first, min(first + (route.fold or len(taps)), len(taps))):
             for which in range(2):
                 part += codes[taps[t, which] :][: len(acc)] * weights[t, channels, which].astype(np.int64)
         acc += wrap(part, 16)
-    return wrap(acc, 16 if fold == 0 else 32)
+    return wrap(acc, 16 if route == WHOLE else 32)
 
 
 def random_weights(rng, style, shape):
@@ -112,7 +113,7 @@ def random_weights(rng, style, shape):
 @pytest.mark.parametrize("style", ["extreme", "any", "small"])
 def test_planned_sums_are_exact(mode, q_max, groups, style, monkeypatch):
     monkeypatch.setattr(_kernels, "LayerConstants", SimpleNamespace)
-    monkeypatch.setattr(_kernels, "DenseGroup", namedtuple("DenseGroup", "runs panels folds constants"))
+    monkeypatch.setattr(_kernels, "DenseGroup", namedtuple("DenseGroup", "runs panels routes constants"))
     rng = np.random.default_rng(q_max)
     channels, outputs, zero_point = 40 if groups == 40 else 10, 40, int(rng.integers(0, q_max + 1))
     weight = random_weights(rng, style, (outputs, channels // groups, SIZE, SIZE)).astype(np.int8)
@@ -125,8 +126,8 @@ def test_planned_sums_are_exact(mode, q_max, groups, style, monkeypatch):
     nodes = (Quantize("x", ("image",), QParams(scale, zero_point, q_max)), layer, Dequantize("y", ("layer",)))
     graph = Graph("image", nodes, ("y",))
     shapes = graph.shapes((channels, SIZE, SIZE))
-    program = Program()
-    compile_graph(program, as_given(graph, mode), place(graph, shapes, share=True)[0], mode, NEON)
+    program, permits = Program(), Permits.of(mode)
+    compile_graph(program, as_given(graph, permits), place(graph, shapes, share=True)[0], permits, NEON)
 
     def check(codes):
         """codes: [channels, SIZE, SIZE]"""
@@ -148,13 +149,13 @@ def test_planned_sums_are_exact(mode, q_max, groups, style, monkeypatch):
         check(rng.choice([0, q_max], (channels, SIZE, SIZE)))
 
 
-@pytest.mark.parametrize("weight, fold", [(-128, _kernels.EXACT), (-127, 1), (127, 1)])
-def test_two_products_of_the_smallest_code_and_weight_do_not_fit(weight, fold):
+@pytest.mark.parametrize("weight, route", [(-128, EXACT), (-127, folded(1)), (127, folded(1))])
+def test_two_products_of_the_smallest_code_and_weight_do_not_fit(weight, route):
     """(-128) * (-128) fits 16 bits, twice that is 32768 and does not."""
     packed = pack_dense(np.full((16, 1, 1, 64), weight, np.int8), 64, 64, 0, (1, 1))
     for mode in ("certified", "acc32"):
         q, bias = QParams(np.float32(1), 128, 255), np.zeros(16, np.int32)
-        assert channel_folds(packed, bias, q, Demand(32, "certified"), mode, NEON).panels() == (fold,)
+        assert channel_folds(packed, bias, q, Demand(32, "certified"), Permits.of(mode), NEON).panels() == (route,)
 
 
 def test_codes_of_seven_bits_are_not_shifted():

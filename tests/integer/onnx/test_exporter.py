@@ -1,4 +1,4 @@
-"""Exported models on ONNX Runtime, with exact products, against the executor: equality to the last bit."""
+"""Exported models on ONNX Runtime, with exact products, against the reference: equality to the last bit."""
 
 import itertools
 

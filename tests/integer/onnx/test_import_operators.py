@@ -1,4 +1,4 @@
-"""Operators of foreign models: each as ONNX Runtime computes it, and the engine as the executor."""
+"""Operators of foreign models: each as ONNX Runtime computes it, and the engine as the reference."""
 
 import numpy as np
 import onnx
@@ -10,7 +10,7 @@ from oracles.onnx_models import model, node, qcdq_network, quantized_network, sm
 from oaq_repro.errors import InputError
 from oaq_repro.integer import graph as ir
 from oaq_repro.integer.engine import Engine
-from oaq_repro.integer.engine.routes import MODES
+from oaq_repro.integer.engine.sums import MODES
 from oaq_repro.integer.onnx.exporter import build_model, export_onnx
 from oaq_repro.integer.onnx.importer import import_onnx
 from oaq_repro.integer.onnx.session import run_onnx
@@ -32,7 +32,7 @@ def imported(path, content: onnx.ModelProto) -> ir.Graph:
 
 def assert_as_onnxruntime(path, content: onnx.ModelProto, images=IMAGES, near=0.0) -> ir.Graph:
     """Equal to the last bit, or one code off in a share `near` of the places; every mode of the engine, and the export
-    read again, as the executor."""
+    read again, as the reference."""
     graph = imported(path, content)
     found = Reference(graph).run(images).outputs
     for name, a, b in zip(graph.outputs, found, run_onnx(path, images), strict=True):

@@ -1,4 +1,4 @@
-"""The executor against formulas written out once more, torch's pooling, and ONNX Runtime's QLinearConv."""
+"""The reference against formulas written out once more, torch's pooling, and ONNX Runtime's QLinearConv."""
 
 import math
 import subprocess
@@ -460,7 +460,7 @@ def test_wrong_graph_or_threads():
 
 
 def test_works_where_torch_is_absent():
-    """Graph, executor and certificate need NumPy and the kernel only."""
+    """Graph, reference and certificate need NumPy and the kernel only."""
     program = """
 import sys
 for name in ("torch", "pytorch_lightning", "hydra", "omegaconf", "mmseg", "wandb", "pandas", "scipy"):

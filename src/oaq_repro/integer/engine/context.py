@@ -9,7 +9,8 @@ from oaq_repro import _kernels
 from oaq_repro.integer.engine.explain import LayerRoute
 from oaq_repro.integer.engine.plan import Placement
 from oaq_repro.integer.engine.reorder import Ordered
-from oaq_repro.integer.engine.routes import InstructionSet, Mode
+from oaq_repro.integer.engine.routes import InstructionSet
+from oaq_repro.integer.engine.sums import Permits
 from oaq_repro.integer.graph.nodes import CodeNode, QParams
 from oaq_repro.integer.graph.windows import Window
 
@@ -26,7 +27,7 @@ class Compilation:
     program: Any
     ordered: Ordered
     placed: dict[str, Placement]
-    mode: Mode
+    permits: Permits
     kernels: InstructionSet
     routes: list[LayerRoute] = field(default_factory=list)
     qparams: dict[str, QParams] = field(init=False)

@@ -1,7 +1,7 @@
 """The integer engine: runs a graph on kernels with 16-bit accumulators (csrc/). Needs NumPy and the compiled module.
 
-Results equal the reference executor's bit for bit: in the modes `certified`, `acc32` and `exact` those of 32-bit
-accumulation, in the mode `fast` those of the graph's own accumulators, overflow included (routes.py).
+Results equal the reference's bit for bit: in the modes `certified`, `acc32` and `exact` those of 32-bit
+accumulation, in the mode `fast` those of the graph's own accumulators, overflow included (sums.py).
 
 Engines may be shared by threads and survive a fork. A lock per engine, rather than memory per call: an engine's values
 lie in one arena that stays in the cache, and its own threads already share the work of one image. The lock is held for
@@ -23,7 +23,8 @@ from oaq_repro.integer.engine.compiling import compile_graph
 from oaq_repro.integer.engine.explain import table
 from oaq_repro.integer.engine.plan import place
 from oaq_repro.integer.engine.reorder import as_given, reorder
-from oaq_repro.integer.engine.routes import InstructionSet, Mode, check_mode
+from oaq_repro.integer.engine.routes import InstructionSet
+from oaq_repro.integer.engine.sums import Mode, Permits
 from oaq_repro.integer.graph import Graph
 
 Array = np.ndarray[Any, Any]
@@ -34,7 +35,7 @@ LARGEST_COUNT = {"threads": 1024, "repeats": 1_000_000}
 class Engine:
     """A graph compiled for images of one size.
 
-    input_shape: [C, H, W]. threads: shared by the work of every operator. mode: see `routes`. trace: keep every value
+    input_shape: [C, H, W]. threads: shared by the work of every operator. mode: see `sums`. trace: keep every value
     for `value`, at the price of memory. isa: a name of the table of kernels; by default the environment variable
     OAQ_ISA, else the best that this machine has. Raises InputError for what does not fit.
     """
@@ -49,7 +50,7 @@ class Engine:
         trace: bool = False,
         isa: str | None = None,
     ) -> None:
-        check_mode(mode)
+        permits = Permits.of(mode)
         _check_count("threads", threads)
         graph.validate()
         self.graph, self.mode, self.threads = graph, mode, threads
@@ -59,7 +60,7 @@ class Engine:
         self._shapes = graph.shapes(self.input_shape)
         kernels = InstructionSet.selected(isa)
         self.isa = kernels.isa
-        ordered = as_given(graph, mode) if trace else reorder(graph, self._shapes, mode, kernels)
+        ordered = as_given(graph, permits) if trace else reorder(graph, self._shapes, permits, kernels)
         placed, arena = place(ordered.graph, self._shapes, share=not trace)
         if arena > LARGEST_ARENA:
             raise InputError(
@@ -69,7 +70,7 @@ class Engine:
             self._program = _kernels.Program(arena, threads, self.isa)
         except RuntimeError as error:  # the limit of a user or a container
             raise InputError(f"threads: found {threads}, expected as many as the system starts ({error})") from error
-        self._values, self.routes = compile_graph(self._program, ordered, placed, mode, kernels)
+        self._values, self.routes = compile_graph(self._program, ordered, placed, permits, kernels)
         self._traced = trace
         self._finished = False  # whether the arena holds the values of one image
         self._lock = threading.RLock()  # a signal's handler may run the engine that it interrupts between two images

@@ -4,10 +4,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from oaq_repro import _kernels
 from oaq_repro.accumulator import Accumulator
 from oaq_repro.errors import printable
-from oaq_repro.integer.engine.routes import Demand, Mode, Obstacle
+from oaq_repro.integer.engine.routes import Demand, Obstacle
+from oaq_repro.integer.engine.sums import EXACT, WHOLE, Permits, Route
 
 CAUSES = {
     Obstacle.REACH: "an input could overflow whole sums",
@@ -20,8 +20,8 @@ CAUSES = {
 class LayerRoute:
     """The route of one layer.
 
-    kind: dense, depthwise or reference. depth: products per output. folds: of every panel of 16 or block of 32 output
-    channels (csrc/kernels.hpp). claim: `certified` (no input can overflow what it computes), `empirical` (exact unless
+    kind: dense, depthwise or reference. depth: products per output. sums: of every panel of 16 or block of 32 output
+    channels. claim: `certified` (no input can overflow what it computes), `empirical` (exact unless
     a 16-bit sum overflows, which calibration did not see) or `emulated` (the scalar reference).
     """
 
@@ -29,49 +29,51 @@ class LayerRoute:
     kind: str
     depth: int
     q_max: int
-    folds: tuple[int, ...]
+    sums: tuple[Route, ...]
     claim: str
     reason: str
 
     @property
     def registers(self) -> str:
-        """The folds in words: how many products 16-bit sums take before they go to 32, for what part of the channels.
+        """The sums in words: how many products 16-bit sums take before they go to 32, for what part of the channels.
 
         A dense kernel keeps two such sums per output and channels may be reordered, so this can be more than the
         certificate's longest block, which is that of one sum in the given order.
         """
         if self.kind == "reference":
             return "scalar reference"
-        counts = Counter(self.folds)
+        counts = Counter(self.sums)
         words = []
-        for fold in sorted(counts, key=lambda fold: (fold != 0, -fold)):
-            share = "" if len(counts) == 1 else f" ({100 * counts[fold] / len(self.folds):.0f} %)"
-            words.append(self._in_words(fold) + share)
+        for route in sorted(counts, key=lambda route: (route != WHOLE, -route.fold)):
+            share = "" if len(counts) == 1 else f" ({100 * counts[route] / len(self.sums):.0f} %)"
+            words.append(self._in_words(route) + share)
         return ", ".join(words)
 
-    def _in_words(self, fold: int) -> str:
-        if fold == 0:
+    def _in_words(self, route: Route) -> str:
+        if route == WHOLE:
             return "16 bit"
-        if fold == _kernels.EXACT:
+        if route == EXACT:
             return "32 bit"
-        products = 2 * fold * (1 if self.kind == "depthwise" else 2)
+        products = 2 * route.fold * (1 if self.kind == "depthwise" else 2)
         return f"16 bit x {min(products, self.depth)}"
 
 
-def reason_of(folds: Sequence[int], demanded: Demand, obstacles: Obstacle, accumulator: Accumulator, mode: Mode) -> str:
-    """Why a layer has these folds, in words; obstacles: those of any of its channels."""
+def reason_of(
+    sums: Sequence[Route], demanded: Demand, obstacles: Obstacle, accumulator: Accumulator, permits: Permits
+) -> str:
+    """Why a layer has these sums, in words; obstacles: those of any of its channels."""
     if Obstacle.MODE in obstacles:
-        wide = mode == "acc32" and _kernels.EXACT in folds
-        return f"mode {mode}" + ("; pairs that could overflow: 32 bits at once" if wide else "")
+        wide = permits.longest_fold != 0 and EXACT in sums
+        return f"mode {permits.mode}" + ("; pairs that could overflow: 32 bits at once" if wide else "")
     grounds = f"its accumulator is {accumulator.name}" if demanded.claim == "empirical" else ""
     if not obstacles:
         return grounds or "no input can overflow the whole sum"
     causes = [words for obstacle, words in CAUSES.items() if obstacle in obstacles]
     if Obstacle.WIDTH in obstacles:
         causes = [f"no register has {demanded.bits} bits"]  # and so it matters little what else there is
-    where = "where " if 0 in folds else ""
-    remedies = ["parts that no input can overflow"] if any(fold > 0 for fold in folds) else []
-    remedies += ["32 bits at once"] if _kernels.EXACT in folds else []
+    where = "where " if WHOLE in sums else ""
+    remedies = ["parts that no input can overflow"] if any(route.sums == "folded" for route in sums) else []
+    remedies += ["32 bits at once"] if EXACT in sums else []
     why = f"{where}{' or '.join(causes)}: {' or '.join(remedies)}"
     return f"{grounds}; {why}, then wrapped" if grounds else why
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from oaq_repro.integer.engine.engine import Engine
-from oaq_repro.integer.engine.routes import MODES
+from oaq_repro.integer.engine.sums import MODES
 from oaq_repro.integer.graph import Graph
 
 ROUNDS, SECONDS = 50, 4.0  # at most; three rounds at least

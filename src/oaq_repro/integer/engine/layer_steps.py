@@ -1,5 +1,6 @@
 """Layers as steps of the compiled program: packs weights, chooses routes, writes constants."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,7 +8,7 @@ import numpy as np
 
 from oaq_repro import _kernels
 from oaq_repro.accumulator import Accumulator
-from oaq_repro.integer.engine.context import Array, Compilation, kernel_window
+from oaq_repro.integer.engine.context import Compilation, kernel_window
 from oaq_repro.integer.engine.explain import LayerRoute, reason_of
 from oaq_repro.integer.engine.packing import pack_dense, pack_depthwise
 from oaq_repro.integer.engine.routes import (
@@ -15,9 +16,10 @@ from oaq_repro.integer.engine.routes import (
     Obstacle,
     channel_folds,
     depthwise_codes,
-    depthwise_folds,
+    depthwise_routes,
     scales_within_int32,
 )
+from oaq_repro.integer.engine.sums import EXACT, WHOLE, Route
 from oaq_repro.integer.graph.nodes import Layer
 
 MOST_GROUPS = 1024  # that are packed one by one
@@ -53,7 +55,7 @@ class _LayerStep:
     def dense(self, demanded: Demand) -> None:
         layer, to, groups = self.layer, self.to, self.layer.channel_groups
         outputs, inputs = len(self.weight) // groups, self.weight.shape[3]
-        folds: list[int] = []
+        sums: list[Route] = []
         parts, obstacles = [], Obstacle(0)
         for group in range(groups):
             part = slice(group * outputs, (group + 1) * outputs)
@@ -62,29 +64,29 @@ class _LayerStep:
             )
             channels = to.ordered.folds.get(layer.name) if groups == 1 else None
             if channels is None:
-                channels = channel_folds(packed, layer.bias[part], self.source, demanded, to.mode, to.kernels)
+                channels = channel_folds(packed, layer.bias[part], self.source, demanded, to.permits, to.kernels)
             chosen = channels.panels()
-            constants = self._constants(part, np.repeat(chosen, _kernels.PANEL), demanded.bits)
+            constants = self._constants(part, chosen, _kernels.PANEL, demanded.bits)
             parts.append(_kernels.DenseGroup(packed.runs, *packed.panels(chosen, to.kernels.pairs), constants))
-            folds += chosen
+            sums += chosen
             obstacles |= Obstacle(int(np.bitwise_or.reduce(channels.obstacles)))
         to.program.dense(*self.operands, self.window, parts)
-        self._note("dense", tuple(folds), demanded, obstacles)
+        self._note("dense", tuple(sums), demanded, obstacles)
 
     def depthwise(self, demanded: Demand) -> None:
         layer, to = self.layer, self.to
-        codes = depthwise_codes(self.source, to.mode, to.kernels)
+        codes = depthwise_codes(self.source, to.permits, to.kernels)
         blocks = pack_depthwise(self.weight[..., 0], self.place.row, layer.window.dilation, codes)
-        folds, obstacles = depthwise_folds(blocks, layer.bias, self.source, demanded, to.mode, to.kernels)
-        constants = self._constants(slice(None), np.repeat(folds, _kernels.CHANNEL_BLOCK), demanded.bits)
+        sums, obstacles = depthwise_routes(blocks, layer.bias, self.source, demanded, to.permits, to.kernels)
+        constants = self._constants(slice(None), sums, _kernels.CHANNEL_BLOCK, demanded.bits)
         taps, weights = [block.taps for block in blocks], [block.weights for block in blocks]
-        to.program.depthwise(*self.operands, self.window, taps, weights, list(folds), constants)
-        self._note("depthwise", folds, demanded, obstacles)
+        to.program.depthwise(*self.operands, self.window, taps, weights, list(sums), constants)
+        self._note("depthwise", sums, demanded, obstacles)
 
     def emulated(self, policy: Accumulator, reason: str) -> None:
         """By the emulator of any accumulator, which is scalar."""
         layer, policy = self.layer, policy.within(self.layer.depth)
-        constants = self._constants(slice(None), np.zeros(len(self.weight), np.int64), 32)
+        constants = self._constants(slice(None), (WHOLE,), len(self.weight), 32)
         self.to.program.emulate(
             *self.operands, list(self.weight.shape), self.window, layer.channel_groups, policy.bits,
             policy.overflow == "saturate", policy.lanes, policy.block or 0, self.source.zero_point,
@@ -94,15 +96,16 @@ class _LayerStep:
             LayerRoute(layer.name, "reference", layer.depth, self.source.q_max, (), "emulated", reason)
         )
 
-    def _constants(self, channels: slice, folds: Array, bits: int) -> Any:
-        """Of these output channels, padded to the length of `folds`, those of each channel."""
+    def _constants(self, channels: slice, sums: Sequence[Route], width: int, bits: int) -> Any:
+        """Of these output channels, padded to `width` for each of `sums`."""
         layer, weight, offset = self.layer, self.weight[channels], self.to.kernels.code_offset(self.source)
-        missing = (0, len(folds) - len(weight))
-        sums = np.pad(weight.reshape(len(weight), -1).sum(1, dtype=np.int64), missing)
+        missing = (0, width * len(sums) - len(weight))
+        totals = np.pad(weight.reshape(len(weight), -1).sum(1, dtype=np.int64), missing)
         bias = np.pad(layer.bias[channels], missing)
         # What the kernels take off the codes comes back; a bias that no wrap precedes needs no addition of its own.
-        offsets = np.where(folds == _kernels.EXACT, 0, offset)
-        start = (offsets - self.source.zero_point) * sums + np.where((folds == 0) | (bits < 32), 0, bias)
+        exact, whole = (np.repeat([route == each for route in sums], width) for each in (EXACT, WHOLE))
+        offsets = np.where(exact, 0, offset)
+        start = (offsets - self.source.zero_point) * totals + np.where(whole | (bits < 32), 0, bias)
         return _kernels.LayerConstants(
             start=start.astype(np.int32),  # modulo 2^32
             bias=bias,
@@ -113,8 +116,8 @@ class _LayerStep:
             code_offset=offset,
         )
 
-    def _note(self, kind: str, folds: tuple[int, ...], demanded: Demand, obstacles: Obstacle) -> None:
+    def _note(self, kind: str, sums: tuple[Route, ...], demanded: Demand, obstacles: Obstacle) -> None:
         layer = self.layer
-        reason = reason_of(folds, demanded, obstacles, layer.accumulator, self.to.mode)
-        route = LayerRoute(layer.name, kind, layer.depth, self.source.q_max, folds, demanded.claim, reason)
+        reason = reason_of(sums, demanded, obstacles, layer.accumulator, self.to.permits)
+        route = LayerRoute(layer.name, kind, layer.depth, self.source.q_max, sums, demanded.claim, reason)
         self.to.routes.append(route)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from oaq_repro import _kernels
+from oaq_repro.integer.engine.sums import EXACT, PAIRS, WHOLE, Route
 from oaq_repro.integer.engine.taps import MAXIMUM, MINIMUM, pair_taps
 from oaq_repro.integer.graph.nodes import QParams
 
@@ -47,23 +48,25 @@ class Dense:
             )
         return safe
 
-    def panels(self, folds: Sequence[int], pairs: bool) -> tuple[list[Array], list[int]]:
-        """What the kernels read, panel by panel, and its folds; with `pairs`, neighbours of fold 0 are one of PAIRS."""
-        arrays, routes, index = [], [], 0
-        while index < len(folds):
-            fold, width = folds[index], 1
-            if pairs and tuple(folds[index : index + 2]) == (0, 0):
-                fold, width = _kernels.PAIRS, 2
-            if fold == _kernels.PAIRS:
+    def panels(self, routes: Sequence[Route], pairs: bool) -> tuple[list[Array], list[Route]]:
+        """What the kernels read, panel by panel, and its route; with `pairs`, neighbours of WHOLE are one of PAIRS."""
+        arrays: list[Array] = []
+        taken: list[Route] = []
+        index = 0
+        while index < len(routes):
+            route, width = routes[index], 1
+            if pairs and tuple(routes[index : index + 2]) == (WHOLE, WHOLE):
+                route, width = PAIRS, 2
+            if route == PAIRS:
                 weights = [_skewed(run[CHANNEL_ORDER]) for run in self._by_pairs(index, width)]
-            elif fold == _kernels.EXACT:
+            elif route == EXACT:
                 weights = self._by_pairs(index, width)
             else:
                 weights = [self.weights[index].transpose(1, 0, 2)]
             arrays.append(np.ascontiguousarray(np.concatenate([run.transpose(1, 0, 2) for run in weights])))
-            routes.append(fold)
+            taken.append(route)
             index += width
-        return arrays, routes
+        return arrays, taken
 
     def _by_pairs(self, index: int, width: int) -> list[Array]:
         """Of `width` panels from `index` on, every run's weights: int8 [channels, pairs, 2]."""

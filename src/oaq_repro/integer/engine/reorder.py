@@ -19,14 +19,17 @@ import numpy as np
 from oaq_repro import _kernels
 from oaq_repro.integer.engine.channel_orders import ChannelOrders, is_dense
 from oaq_repro.integer.engine.packing import Dense, pack_dense, product_range
-from oaq_repro.integer.engine.routes import ChannelFolds, Demand, InstructionSet, Mode, channel_folds, demand
+from oaq_repro.integer.engine.routes import ChannelFolds, Demand, InstructionSet, channel_folds, demand
+from oaq_repro.integer.engine.sums import EXACT, WHOLE, Permits, folded
 from oaq_repro.integer.graph import Graph
 from oaq_repro.integer.graph.nodes import Layer, Shape
 
 Array = np.ndarray[Any, Any]
-# Time of a layer by fold, as a multiple of fold 0: medians over the convolutions of MobileNets and ResNets that
+# Time of a layer by route, as a multiple of WHOLE: medians over the convolutions of MobileNets and ResNets that
 # `scripts/benchmark.py kernels` times (AVX2). Only their order and rough size matter.
-STEP_COST = {0: 1.0, 16: 1.06, 8: 1.09, 4: 1.15, 2: 1.29, 1: 1.5, _kernels.EXACT: 1.97}
+STEP_COST = {
+    WHOLE: 1.0, folded(16): 1.06, folded(8): 1.09, folded(4): 1.15, folded(2): 1.29, folded(1): 1.5, EXACT: 1.97,
+}  # fmt: skip
 WORTH = 0.01  # what sorting a writer's channels has to gain, as a part of the time of all layers concerned
 LARGEST_SUMS = 256  # the sums that are looked at while channels are dealt
 
@@ -44,16 +47,16 @@ class Ordered:
     folds: dict[str, ChannelFolds]
 
 
-def as_given(graph: Graph, mode: Mode) -> Ordered:
+def as_given(graph: Graph, permits: Permits) -> Ordered:
     """The graph as it is."""
-    demands = {layer.name: demand(layer, graph.qparams(layer.inputs[0]), mode) for layer in graph.layers()}
+    demands = {layer.name: demand(layer, graph.qparams(layer.inputs[0]), permits) for layer in graph.layers()}
     return Ordered(graph, demands, {})
 
 
-def reorder(graph: Graph, shapes: dict[str, Shape], mode: Mode, kernels: InstructionSet) -> Ordered:
+def reorder(graph: Graph, shapes: dict[str, Shape], permits: Permits, kernels: InstructionSet) -> Ordered:
     """The graph with channels in better orders; its outputs are the same bit for bit."""
-    given = as_given(graph, mode)
-    if mode == "exact":
+    given = as_given(graph, permits)
+    if permits.longest_fold == 0:
         return given
     orders = ChannelOrders(graph, shapes)
     permutations: dict[str, Array] = {}
@@ -62,7 +65,7 @@ def reorder(graph: Graph, shapes: dict[str, Shape], mode: Mode, kernels: Instruc
         layers = [layer for layer in graph.layers() if is_dense(layer)]
         readers = [orders.permuted(x, permutations) for x in layers if orders.find(x.inputs[0]) == order]
         writers = [orders.permuted(x, permutations) for x in layers if orders.find(x.name) == order]
-        search = _Search(readers, writers, Ordered(graph, given.demands, folds), shapes, mode, kernels)
+        search = _Search(readers, writers, Ordered(graph, given.demands, folds), shapes, permits, kernels)
         folds |= search.known
         found = search.best()
         folds |= search.known_in(found)
@@ -85,10 +88,10 @@ class _Search:
         writers: list[Layer],
         known: Ordered,
         shapes: dict[str, Shape],
-        mode: Mode,
+        permits: Permits,
         kernels: InstructionSet,
     ) -> None:
-        self.readers, self.mode, self.kernels = readers, mode, kernels
+        self.readers, self.permits, self.kernels = readers, permits, kernels
         self.q = {layer.name: known.graph.qparams(layer.inputs[0]) for layer in (*readers, *writers)}
         self.work = {
             layer.name: float(np.prod(shapes[layer.name])) * layer.weight[0].size for layer in (*readers, *writers)
@@ -104,11 +107,11 @@ class _Search:
             return None
         now = np.arange(self.reader.weight.shape[1])
         least = self._cost(now)
-        if least <= STEP_COST[1 if self.mode == "acc32" else 0] * sum(self.work.values()):
+        if least <= STEP_COST[WHOLE if self.permits.whole else folded(1)] * sum(self.work.values()):
             return None  # nothing can be better
         ranks = self._ranks(len(now))
         sort = self._writing(now) - self._writing(np.argsort(ranks, kind="stable")) > WORTH * sum(self.work.values())
-        fold = max(int(np.median(self.folds(self.reader, now).panels())), 1)
+        fold = max(int(np.median([route.fold for route in self.folds(self.reader, now).panels()])), 1)
         blocks = [b for b in (fold, 2 * fold) if 4 * b <= len(now)] if fold < self.kernels.folds[-1] else []
         if not blocks and not sort:
             return None
@@ -125,7 +128,9 @@ class _Search:
         """Time of all layers, in that of a product in 16 bits throughout."""
         costs = self._writing(order)
         for layer in self.readers:
-            costs += self.work[layer.name] * float(np.mean([STEP_COST[f] for f in self.folds(layer, order).panels()]))
+            costs += self.work[layer.name] * float(
+                np.mean([STEP_COST[route] for route in self.folds(layer, order).panels()])
+            )
         return costs
 
     def _writing(self, order: Array) -> float:
@@ -151,7 +156,7 @@ class _Search:
     def _channel_folds(self, layer: Layer, weight: Array) -> ChannelFolds:
         demanded = self.demands[layer.name]
         assert demanded is not None  # the callers have seen to it
-        return channel_folds(_packed(weight), layer.bias, self.q[layer.name], demanded, self.mode, self.kernels)
+        return channel_folds(_packed(weight), layer.bias, self.q[layer.name], demanded, self.permits, self.kernels)
 
     def _channel_costs(self, layer: Layer) -> Array:
         """STEP_COST of every output channel alone: float64 [O]."""
@@ -159,9 +164,7 @@ class _Search:
             return np.ones(len(layer.weight))
         if layer.name not in self.known:
             self.known[layer.name] = self._channel_folds(layer, layer.kernel_weight)
-        channels = self.known[layer.name]
-        folds = np.where(channels.obstacles == 0, 0, channels.largest)
-        return np.array([STEP_COST[fold] for fold in folds.tolist()])
+        return np.array([STEP_COST[route] for route in self.known[layer.name].alone()])
 
     def _ranks(self, channels: int) -> Array:
         """Of every channel by its cost in the heaviest writer, cheapest 0: int64."""

@@ -1,23 +1,23 @@
 """The operators of an integer graph: a file each, or one for a family. `OPERATORS` lists them by the name in files."""
 
-from oaq_repro.integer.graph.arithmetic import QParams
+from oaq_repro.integer.graph.arithmetic import QParams as QParams
 from oaq_repro.integer.graph.nodes.add import Add
-from oaq_repro.integer.graph.nodes.base import CodeNode, Node, Shape
+from oaq_repro.integer.graph.nodes.base import CodeNode as CodeNode
+from oaq_repro.integer.graph.nodes.base import Node
+from oaq_repro.integer.graph.nodes.base import Shape as Shape
 from oaq_repro.integer.graph.nodes.concat import Concat
 from oaq_repro.integer.graph.nodes.flatten import Flatten
-from oaq_repro.integer.graph.nodes.layers import Conv, Layer, Linear
-from oaq_repro.integer.graph.nodes.lookup import Elementwise, Lookup, Requantize
-from oaq_repro.integer.graph.nodes.multiply import Multiply, multiply_multiplier
-from oaq_repro.integer.graph.nodes.pool import AvgPool, GlobalAvgPool, MaxPool, pool_multiplier
+from oaq_repro.integer.graph.nodes.layers import Conv, Linear
+from oaq_repro.integer.graph.nodes.layers import Layer as Layer
+from oaq_repro.integer.graph.nodes.lookup import Elementwise, Requantize
+from oaq_repro.integer.graph.nodes.lookup import Lookup as Lookup
+from oaq_repro.integer.graph.nodes.multiply import Multiply
+from oaq_repro.integer.graph.nodes.multiply import multiply_multiplier as multiply_multiplier
+from oaq_repro.integer.graph.nodes.pool import AvgPool, GlobalAvgPool, MaxPool
+from oaq_repro.integer.graph.nodes.pool import pool_multiplier as pool_multiplier
 from oaq_repro.integer.graph.nodes.quantize import Dequantize, Quantize
 from oaq_repro.integer.graph.nodes.resize import Resize, ResizeNearest
 from oaq_repro.integer.graph.nodes.select import Select
-
-__all__ = [
-    "Add", "AvgPool", "CodeNode", "Concat", "Conv", "Dequantize", "Elementwise", "Flatten", "GlobalAvgPool",
-    "Layer", "Linear", "Lookup", "MaxPool", "Multiply", "Node", "OPERATORS", "QParams", "Quantize", "Requantize",
-    "Resize", "ResizeNearest", "Select", "Shape", "multiply_multiplier", "pool_multiplier",
-]  # fmt: skip
 
 OPERATORS: dict[str, type[Node]] = {
     operator.__name__: operator

@@ -19,7 +19,7 @@ from oaq_repro.integer.graph.windows import Pair, Sides, Window
 MULTIPLIER_TOLERANCE = 1e-5  # float32 products may be taken in any order, no more
 
 
-class Sums(NamedTuple):
+class Accumulated(NamedTuple):
     """What accumulators hold: acc int32 and events uint8 (whether any partial sum overflowed), of the value's shape.
 
     lowest, highest: over all partial sums, zero included.
@@ -111,7 +111,7 @@ class Layer(CodeNode):
             expected = "scale of the input * weight_scale / scale of the output"
             raise InputError(f"graph node {self.name!r}: multiplier: found another value than {expected}")
 
-    def accumulate(self, x: Array, source: QParams) -> Sums:
+    def accumulate(self, x: Array, source: QParams) -> Accumulated:
         """Run the accumulators over codes [N, H, W, C] or [N, K]."""
         policy = self.accumulator.within(self.depth)  # what has no products need not fit the kernel's integers
         images = x if x.ndim == 4 else x.reshape(1, 1, *x.shape)  # a row of N pixels: the weights are then read once
@@ -122,9 +122,9 @@ class Layer(CodeNode):
             saturate=policy.overflow == "saturate", lanes=policy.lanes, block=policy.block,
         )  # fmt: skip
         shape = acc.shape if x.ndim == 4 else (len(x), -1)
-        return Sums(acc.reshape(shape), events.reshape(shape), lowest, highest)
+        return Accumulated(acc.reshape(shape), events.reshape(shape), lowest, highest)
 
-    def requantized(self, sums: Sums) -> Array:
+    def requantized(self, sums: Accumulated) -> Array:
         """Codes of the sums, which are overwritten."""
         acc = sums.acc
         acc += self.bias  # int32, modulo 2^32

@@ -1,0 +1,132 @@
+"""What identifies a run, its float parent and its fine-tuning: the science of the settings, where no default says it.
+
+Only fields that differ from their defaults count, by their names and by kinds, so that neither a field that is new nor
+a module that moves gives an earlier run another hash. What a field means for the science stands beside it (`fields`).
+Where the default of a new field does something else than was done before there was the field, SILENCE says what.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import is_dataclass
+from typing import Any
+
+from oaq_repro.errors import InputError
+from oaq_repro.fields import BY_CONTENT, IN_ORDER, NO_SCIENCE
+from oaq_repro.files import file_hash
+from oaq_repro.results.store import short_hash
+from oaq_repro.settings.forms import at, fields_beside
+from oaq_repro.settings.schema import read
+
+VERSION = 2
+"""Of the identity. 1 hashed import paths and defaults; `scripts/rekey.py` brings records from it."""
+
+SILENCE: dict[str, Any] = {
+    "quantization.granularity": "tensor",
+    "method.split": "even",
+    "method.settle.split": "even",
+}
+"""What was done before a field existed, where its default does something else: path of the field -> value.
+
+Such a field counts where it differs from this value, so that a run of before and a run with the default are two. An
+entry comes with the field, for example `"quantization.rounding": "half_up"`.
+"""
+
+
+class File:
+    """Stands in a dump for the content of a file. No dataclass, which pydantic would write as its fields."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+
+OMITTED = object()
+WRITTEN = {
+    NO_SCIENCE: lambda value: OMITTED,
+    BY_CONTENT: lambda path: path if path is None else File(path),
+    IN_ORDER: lambda mapping: list(mapping.values()),
+}
+"""What stands in the identity in the place of a marked field's value."""
+
+PARENT: dict[str, Any] = {"task": True, "data": True, "model": True, "trainer": True, "schedule": {"float"}}
+FINE_TUNED = PARENT | {"schedule": True, "method": True, "quantization": True}
+ACCUMULATORS = {"accumulator", "reason", "granularity"}
+
+
+def science(settings: Mapping[str, Any], parts: Mapping[str, Any] = FINE_TUNED) -> dict[str, Any]:
+    """Of these parts of a run's settings what differs from the defaults and changes what is measured.
+
+    InputError for bad settings and for a checkpoint that cannot be read.
+    """
+    run = read(settings)
+    dumped = run.model_dump(include=dict(parts), exclude_defaults=True, context=WRITTEN)
+    found: dict[str, Any] = _finished(dumped, "")
+    for path, meant in SILENCE.items():
+        section, *inner, name = where = path.split(".")
+        value = at(run.model_dump(), where)
+        part = parts.get(section, ())
+        if value is ... or (part is not True and where[1] not in part):
+            continue
+        place = found[section]
+        for key in inner:
+            place = place.setdefault(key, {})
+        place[name] = value
+        if value == meant:
+            _remove(found, where, type(run))
+    return found
+
+
+def _remove(found: dict[str, Any], where: list[str], form: Any) -> None:
+    """Take a field out of a dump, and with it the objects around that are then their defaults."""
+    *parents, name = where
+    place = at(found, parents)
+    del place[name]
+    if not place and is_dataclass(fields_beside(form, parents)[parents[-1]][1]):
+        _remove(found, parents, form)
+
+
+def run_hash(settings: Mapping[str, Any], fingerprint: str) -> str:
+    """Name of an experiment, 16 hexadecimal digits; the seed is the folder level below.
+
+    settings: of a whole run. fingerprint: what the data are (`DataModule.fingerprint`). InputError as `science`.
+    """
+    return hash_of(science(settings), fingerprint)
+
+
+def hash_of(found: Mapping[str, Any], fingerprint: str) -> str:
+    """The hash of what `science` found."""
+    content = {"version": VERSION, "settings": found, "data": fingerprint}
+    return short_hash(json.dumps(content, sort_keys=True, separators=(",", ":")))
+
+
+def parent_hash(settings: Mapping[str, Any], fingerprint: str) -> str:
+    """Name of the float parent, which all methods share."""
+    return hash_of(science(settings, PARENT), fingerprint)
+
+
+def fine_tuned_hash(settings: Mapping[str, Any], fingerprint: str, fine_tunes: bool, sees_accumulator: bool) -> str:
+    """Name of a fine-tuning: everything before settling, without accumulators where training does not see them."""
+    found = science(settings, FINE_TUNED if fine_tunes else FINE_TUNED | {"schedule": {"float"}})
+    found["method"].pop("settle", None)
+    if not sees_accumulator:
+        quantization = _without(found["quantization"], ACCUMULATORS)
+        overrides = [_without(override, ACCUMULATORS) for override in quantization.pop("overrides", ())]
+        kept = [override for override in overrides if set(override) != {"match"}]
+        found["quantization"] = quantization | {"overrides": kept}
+    return hash_of(found, fingerprint)
+
+
+def _without(fields: Mapping[str, Any], names: set[str]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if name not in names}
+
+
+def _finished(value: Any, where: str) -> Any:
+    """A dump without what is omitted, and with the content of files."""
+    if isinstance(value, dict):
+        kept = {key: item for key, item in value.items() if item is not OMITTED}
+        return {key: _finished(item, f"{where}.{key}".lstrip(".")) for key, item in kept.items()}
+    if isinstance(value, File):
+        try:
+            return {"sha256": file_hash(value.path)}
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from error
+    return [_finished(item, where) for item in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,74 @@
+"""What a configuration may name: the kinds of tasks, data, models and methods, and where each is defined.
+
+`kind: oaq` in a section is all that a configuration says; only what stands here is ever built from one. A kind keeps
+its name when its module moves, so that no run changes its identity.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Kind:
+    """target: `module:name` of a class or function whose arguments are the fields. task: which one it belongs to, None:
+    any. common: the class whose arguments a function passes on as `**common`."""
+
+    target: str
+    task: str | None = None
+    common: str | None = None
+
+
+CLASSIFICATION, DETECTION, SEGMENTATION = "classification", "detection", "segmentation"
+
+KINDS: dict[str, dict[str, Kind]] = {
+    "task": {
+        "classification": Kind("oaq_repro.tasks.classification:ClassificationTask", CLASSIFICATION),
+        "detection": Kind("oaq_repro.tasks.detection:DetectionTask", DETECTION),
+        "segmentation": Kind("oaq_repro.tasks.segmentation:SegmentationTask", SEGMENTATION),
+    },
+    "data": {
+        "digits": Kind("oaq_repro.data.digits:Digits", CLASSIFICATION),
+        "cifar10": Kind("oaq_repro.data.cifar10:Cifar10", CLASSIFICATION),
+        "imagenet": Kind("oaq_repro.data.imagenet:ImageNet", CLASSIFICATION),
+        "voc_detection": Kind("oaq_repro.data.voc:VocDetection", DETECTION),
+        "coco_detection": Kind("oaq_repro.data.coco:CocoDetection", DETECTION),
+        "scenes_detection": Kind(
+            "oaq_repro.data.scene_cache:detection_scenes", DETECTION, "oaq_repro.data.detection:DetectionData"
+        ),
+        "voc_segmentation": Kind("oaq_repro.data.voc:VocSegmentation", SEGMENTATION),
+        "coco_segmentation": Kind("oaq_repro.data.coco:CocoSegmentation", SEGMENTATION),
+        "camvid": Kind("oaq_repro.data.camvid:CamVid", SEGMENTATION),
+        "scenes_segmentation": Kind(
+            "oaq_repro.data.scene_cache:segmentation_scenes",
+            SEGMENTATION,
+            "oaq_repro.data.segmentation:SegmentationData",
+        ),
+    },
+    "model": {
+        "classifier": Kind("oaq_repro.models.classification:build", CLASSIFICATION),
+        "timm": Kind("oaq_repro.models.timm_classifier:build", CLASSIFICATION),
+        "ssd": Kind("oaq_repro.models.ssd:build", DETECTION),
+        "deeplabv3": Kind("oaq_repro.models.mmseg_deeplab:build", SEGMENTATION),
+    },
+    "method": {
+        "float32": Kind("oaq_repro.methods.float32:Float32"),
+        "int8": Kind("oaq_repro.methods.int8:Int8"),
+        "reduce_range": Kind("oaq_repro.methods.reduce_range:ReduceRange"),
+        "pact": Kind("oaq_repro.methods.pact:PACT"),
+        "lsq": Kind("oaq_repro.methods.lsq:LSQ"),
+        "dsq": Kind("oaq_repro.methods.dsq:DSQ"),
+        "rq": Kind("oaq_repro.methods.rq:RQ"),
+        "wrapnet": Kind("oaq_repro.methods.wrapnet:WrapNet"),
+        "oaq": Kind("oaq_repro.methods.oaq:OAQ"),
+        "oaq_clamp": Kind("oaq_repro.methods.oaq_clamp:OAQClamp"),
+        "oaq_certified": Kind("oaq_repro.methods.oaq_certified:OAQCertified"),
+        "certified_scale": Kind("oaq_repro.methods.certified_scale:CertifiedScale"),
+        "a2q": Kind("oaq_repro.methods.a2q:A2Q"),
+        "a2q_plus": Kind("oaq_repro.methods.a2q_plus:A2QPlus"),
+    },
+}
+
+GIVEN: dict[str, frozenset[str]] = {
+    "model": frozenset({"num_classes", "input_shape"}),
+    "task": frozenset({"network", "schedule", "classes"}),
+}
+"""Arguments that the run knows and no configuration does."""

@@ -1,0 +1,1 @@
+"""Training: one stage with Lightning, the float parent and the fine-tuning that runs share, loggers, checkpoints."""

@@ -1,0 +1,217 @@
+"""Training one stage with Lightning: progress bar, checkpoint after every epoch, resumption, evaluation."""
+
+import os
+import signal
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.loggers import Logger
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from oaq_repro import signals
+from oaq_repro.data.base import DataModule
+from oaq_repro.errors import InputError
+from oaq_repro.hints import quiet
+from oaq_repro.tasks.base import Task
+from oaq_repro.tasks.schedule import Schedule
+from oaq_repro.training.checkpoints import LAST, plugins
+
+OMP_THREADS = "OMP_NUM_THREADS"
+LEAST_PROCESSES = 8  # on a CPU; more than there are cores only make it slow
+STEPS_BETWEEN_CHECKPOINTS = 100  # for data sets of which an epoch is a few batches; long epochs each get one
+
+
+@contextmanager
+def torch_threads(count: int | None) -> Iterator[None]:
+    """torch computes with that many threads meanwhile; None: with as many as it has.
+
+    The order of float sums depends on their number. Left alone it depends on the machine and on who started the
+    process: joblib, for one, leaves each of its processes a part of the cores.
+    """
+    if count is None:
+        yield
+        return
+    before, variable = torch.get_num_threads(), os.environ.get(OMP_THREADS)
+    os.environ[OMP_THREADS] = str(count)  # where it is absent, Lightning's ddp chooses a number of its own
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+        if variable is None:
+            os.environ.pop(OMP_THREADS, None)
+        else:
+            os.environ[OMP_THREADS] = variable
+
+
+def check_devices(trainer_config: Mapping[str, Any]) -> None:
+    """InputError where this machine lacks the devices of the section `trainer`, before processes are started there."""
+    accelerator, devices = trainer_config["accelerator"], trainer_config["devices"]
+    there = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    there["gpu"] = there["cuda"] or there["mps"]
+    there["cpu"] = max(os.cpu_count() or 1, LEAST_PROCESSES)
+    there["auto"] = there["gpu"] or there["cpu"]
+    if not there[accelerator]:
+        raise InputError(f"trainer.accelerator: found {accelerator!r}, which is not there, expected auto or cpu")
+    if isinstance(devices, int) and devices > there[accelerator]:
+        raise InputError(
+            f"trainer.devices: found {devices}, expected at most {there[accelerator]} on this machine "
+            f"(trainer.accelerator={accelerator})"
+        )
+
+
+class SeedEpochs(pl.Callback):
+    """Makes a resumed training go on as the whole one: every epoch seeds torch's generator, and none is repeated."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Seed by epoch."""
+        torch.manual_seed(self.seed * 100_003 + trainer.current_epoch)
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Say that the checkpoint's epoch is over.
+
+        Checkpoints are written as an epoch ends. Lightning (2.6) takes one without a validation at that place for an
+        unfinished epoch and trains on one batch more in it.
+        """
+        loop = checkpoint["loops"]["fit_loop"]
+        for counts in loop["epoch_progress"].values():
+            counts["processed"] = counts["completed"] = counts["ready"]
+        batches = loop["epoch_loop.batch_progress"]["current"]
+        batches.update(dict.fromkeys(batches, 0))
+
+
+class OneEnd(pl.Callback):
+    """Work in several processes ends in all of them when it ends in the first, and by our signals only.
+
+    Lightning would answer SIGTERM with a broadcast from inside its handler, and leave the other processes alone with
+    a connection that is lost.
+    """
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Lightning has put its handlers before ours."""
+        signals.reinstall()
+
+    on_validation_start = on_train_start
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """The other processes write nothing that could be lost."""
+        if trainer.strategy.launcher is not None:
+            trainer.strategy.launcher.kill(signal.SIGKILL)
+
+
+def fit(
+    task: Task,
+    schedule: Schedule,
+    data: DataModule,
+    folder: Path,
+    trainer_config: Mapping[str, Any],
+    seed: int,
+    loggers: list[Logger],
+    callbacks: Iterable[pl.Callback] = (),
+    description: str = "training",
+) -> None:
+    """Train `task` by its schedule; go on from `folder/last.ckpt` where an earlier attempt was interrupted.
+
+    The weights after the last step are in `task`; the checkpoint stays in `folder`.
+    """
+    task.train()  # folding left the modules in evaluation mode
+    last = folder / LAST
+    batches = len(data.train_dataloader())
+    accumulated = trainer_config.get("accumulate_grad_batches", 1)
+    if accumulated > batches:
+        raise InputError(
+            f"trainer.accumulate_grad_batches: found {accumulated}, expected at most the {batches} batches of an epoch"
+        )
+    checkpoint = ModelCheckpoint(
+        dirpath=folder,
+        filename=Path(LAST).stem,
+        save_top_k=1,
+        save_on_train_epoch_end=True,
+        enable_version_counter=False,
+        # at ends of epochs only, where a resumed training repeats nothing and skips nothing
+        every_n_epochs=max(1, round(STEPS_BETWEEN_CHECKPOINTS / batches)),
+    )
+    trainer = _trainer(
+        trainer_config,
+        logger=loggers,
+        callbacks=[checkpoint, SeedEpochs(seed), *_progress_bar(trainer_config, description), *callbacks],
+        **schedule.trainer_fields(batches // accumulated),
+    )
+    trainer.fit(
+        task,
+        train_dataloaders=data.train_dataloader(),
+        val_dataloaders=data.val_dataloader(),
+        ckpt_path=str(last) if last.exists() else None,
+    )
+    trainer.save_checkpoint(last)  # a schedule in steps may end inside an epoch
+
+
+def evaluate(task: Task, loader: DataLoader, trainer_config: Mapping[str, Any], description: str) -> dict[str, float]:
+    """Metrics of `task` on a loader, by the record's names, as fractions."""
+    trainer = _trainer(
+        trainer_config, logger=False, enable_checkpointing=False, callbacks=_progress_bar(trainer_config, description)
+    )
+    (metrics,) = trainer.validate(task, dataloaders=loader, verbose=False)
+    return {name: float(value) for name, value in metrics.items()}
+
+
+def images_of(
+    loader: DataLoader,
+    device: torch.device,
+    batches: int | None,
+    trainer_config: Mapping[str, Any],
+    description: str,
+) -> Iterator[Tensor]:
+    """The images of a loader's batches (at most `batches` of them; None: all), on `device`, behind a progress bar."""
+    total = len(loader) if batches is None else min(batches, len(loader))
+    shown = trainer_config.get("enable_progress_bar", True)
+    for images, _ in tqdm(islice(loader, batches), description, total, leave=False, disable=not shown):
+        yield images.to(device)
+
+
+class _Bar(TQDMProgressBar):
+    """Lightning's progress bar, saying which stage it shows."""
+
+    def __init__(self, description: str) -> None:
+        super().__init__(refresh_rate=10)
+        self.description = description
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, *args: Any) -> None:
+        super().on_train_epoch_start(trainer, *args)
+        self.train_progress_bar.set_description(f"{self.description}, epoch {trainer.current_epoch}")
+
+    def get_metrics(self, *args: Any) -> dict[str, Any]:
+        return {name: value for name, value in super().get_metrics(*args).items() if name != "v_num"}
+
+    @property
+    def validation_description(self) -> str:
+        return self.description
+
+
+def _progress_bar(trainer_config: Mapping[str, Any], description: str) -> list[pl.Callback]:
+    return [_Bar(description)] if trainer_config.get("enable_progress_bar", True) else []
+
+
+def _trainer(trainer_config: Mapping[str, Any], **fields: Any) -> pl.Trainer:
+    quiet()
+    fixed = {
+        "callbacks": [*fields.get("callbacks", ()), OneEnd()],
+        "plugins": plugins(),
+        "default_root_dir": os.devnull,  # no folder: Lightning would load any hpc_ckpt_1.ckpt that it finds there
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+    }
+    return pl.Trainer(**{**trainer_config, **fields, **fixed})
