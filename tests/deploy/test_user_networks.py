@@ -10,6 +10,9 @@ from timm.layers import Conv2dSame
 from timm.layers.pool2d_same import AvgPool2dSame, MaxPool2dSame
 from torch import nn
 
+from oaq_repro.quant.config import Override
+from oaq_repro.quant.network import set_quantizing
+
 
 class Calls(nn.Module):
     """A network from modules and a forward pass that is given as a function."""
@@ -61,8 +64,6 @@ def test_padding_of_all_kinds(name):
 
 def assert_same_function(model, network, images):
     """In calibration mode, which computes with real numbers."""
-    from oaq_repro.quant.network import set_quantizing
-
     set_quantizing(model, False)
     found, expected = model(images), network(images)
     set_quantizing(model, True)
@@ -123,7 +124,7 @@ def test_shared_weights_stay_shared_and_learn_together():
 
 def test_an_override_is_for_all_calls_of_a_module():
     network = trained(SIMILAR["a head at two scales"])
-    model = quantized_for(network, pixels(), overrides={"mine": {"match": "head.3", "weight_bits": 4}})
+    model = quantized_for(network, pixels(), overrides={"mine": Override("head.3", weight_bits=4)})
     bits = [model.get_submodule(name).weight_quantizer.bits for name in ("head.0", "head.3", "head.3_1")]
     assert bits == [8, 4, 4]
 
@@ -208,3 +209,34 @@ def test_what_is_something_more_ordinary_at_that_size(name):
     model = quantized_for(network, images)
     assert_same_function(model, network, images)
     assert_exact(model, pixels(seed=2))
+
+
+class Normalized(nn.Module):
+    """A network that takes raw images."""
+
+    def __init__(self, how, behind=None):
+        super().__init__()
+        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).reshape(1, 3, 1, 1))
+        self.std = nn.Parameter(torch.tensor([0.229, 0.224, 0.225]).reshape(3, 1, 1))
+        self.how, self.conv = how, behind or conv(3, padding=1)
+
+    def forward(self, x):
+        return self.conv(self.how(self, x))
+
+
+CONSTANTS = {
+    "(x - mean) / std": Normalized(lambda self, x: (x - self.mean) / self.std),
+    "with numbers": Normalized(lambda self, x: 2 * (x - self.mean) * self.std + 1),
+    "the other way": Normalized(lambda self, x: torch.add(self.mean - x, self.mean)),
+    "behind a convolution": Normalized(lambda self, x: self.std * self.conv(x - self.mean) + self.mean, conv(3, 3)),
+}
+
+
+@pytest.mark.parametrize("name", CONSTANTS)
+def test_constants_per_channel_are_one_convolution(name):
+    network, images = trained(CONSTANTS[name]), pixels()
+    model = quantized_for(network, images)
+    assert_same_function(model, network, images)
+    graph = assert_exact(model, pixels(seed=2))
+    if name != "behind a convolution":
+        assert [layer.depthwise for layer in graph.layers()] == [True, False]

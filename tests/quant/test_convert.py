@@ -126,7 +126,7 @@ def test_a_constant_of_the_network_as_an_operand_is_an_error():
     class Shifted(nn.Module):
         def __init__(self):
             super().__init__()
-            self.shift = nn.Parameter(torch.zeros(1, 3, 1, 1))
+            self.shift = nn.Parameter(torch.zeros(1, 3, 5, 5))
 
         def forward(self, x):
             return x + self.shift
@@ -195,21 +195,21 @@ def test_errors_name_the_module_of_the_user_and_the_override_that_skips_it():
     message = str(caught.value)
     assert "this is 1.1 (Attention)" in message
     assert """'+quantization.overrides.mine={match: "1.1", skip: true}'""" in message
-    model = quantized(trained(network), overrides={"mine": {"match": "1.1", "skip": True}})
+    model = quantized(trained(network), overrides={"mine": Override("1.1", skip=True)})
     assert model.left_float == ["1.1"]
     assert (model(images()) - network(images())).abs().max() < 0.1 * network(images()).abs().max()
 
 
 def test_a_batch_norm_without_a_layer_can_be_left_in_float():
     network = trained(nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1)))
-    model = quantized(network, overrides={"mine": {"match": "2", "skip": True}})
+    model = quantized(network, overrides={"mine": Override("2", skip=True)})
     assert model.left_float == ["2"]
     assert (model(images()) - network(images())).abs().max() < 0.1 * network(images()).abs().max()
 
 
 def test_a_skipped_layer_keeps_the_padding_before_it():
     network = trained(nn.Sequential(nn.ZeroPad2d((0, 1, 2, 3)), nn.Conv2d(3, 4, 3)))
-    model = quantized(network, overrides={"mine": {"match": "1", "skip": True}})
+    model = quantized(network, overrides={"mine": Override("1", skip=True)})
     assert (model(images()) - network(images())).abs().max() < 0.1 * network(images()).abs().max()
 
 

@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from oaq_repro.errors import InputError
+from oaq_repro.quant.affine import name_affine
 from oaq_repro.quant.calls import one_module_per_call
 from oaq_repro.quant.places import innermost, place, placed
 from oaq_repro.quant.sizes import SizedTracer
@@ -95,7 +96,7 @@ def fold(dense: nn.Module, input_shape: Sequence[int] | None = None, whole: Sequ
     """Trace, fold every batch norm into the convolution or linear layer before it, and drop identities.
 
     A batch norm with nothing to be folded into becomes a depthwise 1x1 convolution, a linear layer written as a
-    function `nn.Linear`, and views what `views.py` says.
+    function `nn.Linear`, constants per channel what `affine.py` says, and views what `views.py` says.
     The result computes the same function (evaluation mode) to rounding. It is the float network that is
     quantized. Dropout is dropped: fine-tuning runs without it (our choice). Every call has a module of its own, which
     shares its weights with the others of the same float module. Arguments: as those of `trace`.
@@ -112,6 +113,7 @@ def fold(dense: nn.Module, input_shape: Sequence[int] | None = None, whole: Sequ
                 _fold_batch_norm(model, node, module, fused)
         elif isinstance(module, IDENTITY_MODULES) or called and _is_identity(node.target):
             _bypass(model, node)
+    name_affine(model)
     name_views(model)
     model.graph.eliminate_dead_code()
     model.delete_all_unused_submodules()
