@@ -146,7 +146,7 @@ def _stages(settings: dict[str, Any], data: DataModule, fingerprint: str, folder
         return
 
     quantization: QuantizationConfig = build_part(QuantizationConfig, settings["quantization"], "quantization")
-    quantized = quantize_network(float_task.dense, method, quantization)
+    quantized = quantize_network(float_task.dense, method, quantization, data.input_shape)
     outcome.sections["swapped"] = [f"{name}: {old} -> {new}" for name, old, new in quantized.swapped]
     outcome.sections["left_float"] = list(quantized.left_float)
 

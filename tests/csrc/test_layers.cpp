@@ -24,10 +24,11 @@ struct Layer {
         const int groups = depthwise ? random.between(2, 70) : random.of({1, 1, 2, 3});
         const int inputs = depthwise ? 1 : random.between(1, 21), outputs = depthwise ? 1 : random.between(1, 37);
         const int kh = random.between(1, 3), kw = random.between(1, 3), dh = random.between(1, 2), dw = random.between(1, 2);
-        const int ph = random.between(0, 2), pw = random.between(0, 2);
+        const int top = random.between(0, 2), left = random.between(0, 2);
+        const int bottom = random.between(0, 2), right = random.between(0, 2);
         const int height = dh * (kh - 1) + 1 + random.between(0, 5), width = dw * (kw - 1) + 1 + random.between(0, 5);
         geometry = {1, height, width, groups * inputs, groups * outputs, kh, kw, inputs,
-                    random.between(1, 2), random.between(1, 2), ph, pw, dh, dw, groups};
+                    random.between(1, 2), random.between(1, 2), top, left, bottom, right, dh, dw, groups};
         q_max = random.of({255, 127, 15, random.between(1, 255)});
         zero_point = random.between(0, q_max);
         code_offset = q_max > set.largest_code ? 128 : 0;
@@ -44,7 +45,8 @@ struct Setting {
     Program program;
 
     Setting(const Geometry& g, int fill, int border, int threads, const KernelSet& set)
-        : in{0, g.height, g.width, g.channels, g.padding_h + border, g.padding_w + border, fill},
+        : in{0, g.height, g.width, g.channels, std::max(g.padding_h, g.padding_bottom) + border,
+             std::max(g.padding_w, g.padding_right) + border, fill},
           out{0, g.output_height(), g.output_width(), g.outputs, border, 2 * border, 1},
           program(place(), threads, set) {}
 
@@ -145,7 +147,8 @@ void test_layer(Random& random, const KernelSet& set, bool depthwise, const Rout
     Setting setting(g, layer.zero_point, random.between(0, 1), random.of({1, 1, 2}), set);
     setting.program.quantize(setting.in, {1.0f, 0, layer.q_max});
     const int groups = depthwise ? 1 : static_cast<int>(g.groups), outputs = static_cast<int>(g.outputs) / groups;
-    const Window window{g.kernel_h, g.kernel_w, g.stride_h, g.stride_w, g.padding_h, g.padding_w, g.dilation_h, g.dilation_w};
+    const Window window{g.kernel_h, g.kernel_w, g.stride_h, g.stride_w, g.padding_h, g.padding_w,
+                        g.padding_bottom, g.padding_right, g.dilation_h, g.dilation_w};
     std::vector<LayerConstants> constants;
     DenseLayer packed{window, {}};
     for (int i = 0; i < groups; ++i) {

@@ -3,7 +3,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from quant.networks import Classifier, Pyramid, images, quantized, trained
+from quant.networks import Classifier, Gated, Pyramid, images, quantized, trained
 from torch import nn
 
 from oaq_repro.accumulator import NAMED, Accumulator
@@ -24,7 +24,7 @@ def outputs_of(model, x):
     return [found.numpy()] if isinstance(found, torch.Tensor) else [f.numpy() for f in found]
 
 
-@pytest.mark.parametrize("network", [Classifier, Pyramid])
+@pytest.mark.parametrize("network", [Classifier, Pyramid, Gated])
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("per_channel", [True, False])
 def test_simulation_and_integers_agree_bit_for_bit(network, bits, per_channel):
@@ -38,9 +38,9 @@ def test_simulation_and_integers_agree_bit_for_bit(network, bits, per_channel):
 
 
 @settings(max_examples=15, deadline=None)
-@given(st.integers(0, 2**31), st.floats(1, 8), st.floats(1, 8), st.integers(8, 20))
-def test_agreement_for_any_weights_alphas_and_sizes(seed, alpha_weight, alpha_activation, size):
-    model = quantized(trained(Pyramid(), seed), accumulator="int32", batches=[images(seed=seed)])
+@given(st.sampled_from([Pyramid, Gated]), st.integers(0, 2**31), st.floats(1, 8), st.floats(1, 8), st.integers(8, 20))
+def test_agreement_for_any_weights_alphas_and_sizes(network, seed, alpha_weight, alpha_activation, size):
+    model = quantized(trained(network(), seed), accumulator="int32", batches=[images(seed=seed)])
     for layer in layers(model).values():
         layer.weight_quantizer.alpha.fill_(alpha_weight)
         layer.output.alpha.fill_(alpha_activation)

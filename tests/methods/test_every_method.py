@@ -7,7 +7,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from composing import built, quantization_of, settings_of
-from quant.networks import Classifier, Pyramid, images, quantized, trained
+from quant.networks import Classifier, Gated, Pyramid, images, quantized, trained
 from tasks.suite import Once
 
 from oaq_repro.accumulator import NAMED
@@ -126,7 +126,7 @@ def test_factors_of_either_granularity_train_settle_and_lower(name, granularity)
 @pytest.mark.parametrize("name", NAMES)
 def test_integers_are_the_simulation_at_every_width(name, bits):
     method = method_of(name)
-    for network in (Classifier, Pyramid):
+    for network in (Gated, Pyramid):
         model = quantized(trained(network()), method, accumulator="int32", weight_bits=bits, activation_bits=bits)
         method.start(model)
         freeze(model)

@@ -45,7 +45,7 @@ def test_partial_sums_add_up_and_carry_gradients():
     generator = torch.Generator().manual_seed(0)
     codes = torch.randint(0, 256, (2, 3, 5, 5), generator=generator).float().requires_grad_()
     weight = torch.randint(-127, 128, (4, 3, 3, 3), generator=generator).float().requires_grad_()
-    z, geometry = torch.tensor(100.0), Geometry(padding=(1, 1))
+    z, geometry = torch.tensor(100.0), Geometry(padding=(1, 1, 1, 1))
     total = sum(partial_sums(codes, z, weight, geometry, NAMED["int16_lanes8"]))
     expected = torch.nn.functional.conv2d(codes - z, weight, padding=1)
     assert torch.equal(total.float(), expected)

@@ -24,7 +24,7 @@ def model(nodes, constants, shape=("N", 3, 16, 16), outputs=("y",), opset=13) ->
 
 
 def float_network(seed: int = 0, resize: str = "linear") -> onnx.ModelProto:
-    """Residual, depthwise, pooled, concatenated, resized and classified: images [N, 3, 16, 16]."""
+    """Residual, depthwise, pooled, gated, sliced, concatenated, resized, classified: images [N, 3, 16, 16]."""
     rng = np.random.default_rng(seed)
 
     def normal(*shape):
@@ -32,7 +32,8 @@ def float_network(seed: int = 0, resize: str = "linear") -> onnx.ModelProto:
 
     constants = {
         "w1": normal(8, 3, 3, 3), "b1": normal(8), "w2": normal(8, 8, 3, 3), "b2": normal(8), "wd": normal(8, 1, 3, 3),
-        "wf": normal(5, 16), "bf": normal(5), "zero": F32(0), "six": F32(6), "roi": np.zeros(0, F32),
+        "two": np.array([2]), "seven": np.array([7]), "axis1": np.array([1]),
+        "wf": normal(5, 21), "bf": normal(5), "zero": F32(0), "six": F32(6), "roi": np.zeros(0, F32),
         "scales": np.array([1, 1, 2, 2], F32), "w3": normal(4, 16, 1, 1),
     }  # fmt: skip
     nodes = [
@@ -46,7 +47,11 @@ def float_network(seed: int = 0, resize: str = "linear") -> onnx.ModelProto:
         node("Clip", ["d", "zero", "six"], "d6"),
         node("AveragePool", ["d6"], "a", kernel_shape=[2, 2], strides=[1, 1]),
         node("MaxPool", ["m"], "m2", kernel_shape=[2, 2], strides=[1, 1]),
-        node("Concat", ["a", "m2"], "cat", axis=1),
+        node("GlobalAveragePool", ["a"], "squeezed"),
+        node("Sigmoid", ["squeezed"], "gate"),
+        node("Mul", ["a", "gate"], "gated"),
+        node("Slice", ["m2", "two", "seven", "axis1"], "some"),
+        node("Concat", ["gated", "m2", "some"], "cat", axis=1),
         node("GlobalAveragePool", ["cat"], "g"),
         node("Flatten", ["g"], "f"),
         node("Gemm", ["f", "wf", "bf"], "y", transB=1),

@@ -48,8 +48,9 @@ class _Builder:
         self._append(ir.Quantize("x", ("image",), self._qparams(4 / 255)))
         wanted = int(rng.integers(3, 13)) if steps is None else steps
         makers: tuple[Callable[[str], ir.Node | None], ...] = (
-            self._conv, self._conv, self._depthwise, self._linear, self._add, self._concat, self._requantize,
-            self._max_pool, self._avg_pool, self._global_avg_pool, self._resize, self._resize_nearest, self._flatten,
+            self._conv, self._conv, self._depthwise, self._linear, self._add, self._multiply, self._concat,
+            self._requantize, self._elementwise, self._max_pool, self._avg_pool, self._global_avg_pool, self._resize,
+            self._resize_nearest, self._select, self._flatten,
         )  # fmt: skip
         for _ in range(60 * wanted):
             if len(self.nodes) > wanted:
@@ -129,9 +130,10 @@ class _Builder:
         """Stride and padding, or None where the kernel does not fit."""
         reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
         padding = tuple(int(self.rng.integers(0, r // 2 + 1)) for r in reach)
-        if any(size + 2 * p < r for size, p, r in zip(shape[1:], padding, reach, strict=True)):
+        ends = padding if self.rng.random() < 0.5 else tuple(int(self.rng.integers(0, r // 2 + 1)) for r in reach)
+        if any(size + p + e < r for size, p, e, r in zip(shape[1:], padding, ends, reach, strict=True)):
             return None
-        return {"stride": self._pair(1, 3), "padding": padding}
+        return {"stride": self._pair(1, 3), "padding": (*padding, *ends)}
 
     def _conv(self, name: str, depthwise: bool = False) -> ir.Node | None:
         x = self._source(3)
@@ -166,6 +168,17 @@ class _Builder:
         b = equal[self.rng.integers(len(equal))]
         return ir.Add(name, (a, b), self._near(self.q[a]))
 
+    def _multiply(self, name: str) -> ir.Node | None:
+        a = self._source(None)
+        shape = self.shapes[a]
+        fits = (shape, (shape[0], 1, 1)) if len(shape) == 3 else (shape,)
+        found = [n for n, other in self.shapes.items() if n != "image" and other in fits]
+        single = [n for n in found if self.shapes[n] != shape]  # one factor per channel: rare, so preferred
+        b = (single or found)[self.rng.integers(len(single or found))]
+        scale = float(self.q[a].scale) * float(self.q[b].scale) * self.q[b].q_max
+        pair = (a, b) if self.rng.random() < 0.7 else (b, a)
+        return ir.Multiply(name, pair, self._qparams(max(scale * self.rng.choice([0.25, 1.0]), 2.0**-40)))
+
     def _concat(self, name: str) -> ir.Node | None:
         a = self._source(None)
         fit = [n for n, shape in self.shapes.items() if n != "image" and shape[1:] == self.shapes[a][1:]]
@@ -181,6 +194,13 @@ class _Builder:
         x = self._source(None)
         output = self.q[x] if self.rng.random() < 0.1 else self._near(self.q[x])
         return ir.Requantize(name, (x,), output)
+
+    def _elementwise(self, name: str) -> ir.Node | None:
+        x, output = self._source(None), self._near(self.q[self._source(None)])
+        table = self.rng.integers(0, output.q_max + 1, 256).astype(np.uint8)
+        if self.rng.random() < 0.5:
+            table.sort()
+        return ir.Elementwise(name, (x,), output, table)
 
     def _max_pool(self, name: str) -> ir.Node | None:
         x = self._source(3)
@@ -215,7 +235,11 @@ class _Builder:
         x, like = self._source(3), self._source(3)
         if x is None or self.shapes[x][0] * self.shapes[like][1] * self.shapes[like][2] > LARGEST_VALUE:
             return None
-        return ir.Resize(name, (x, like), self.q[x], align_corners=bool(self.rng.random() < 0.5))
+        align_corners = bool(self.rng.random() < 0.5)
+        if self.rng.random() < 0.5:
+            return ir.Resize(name, (x, like), self.q[x], align_corners)
+        before, after = self.shapes[x][1:], self.shapes[like][1:]
+        return ir.Resize(name, (x,), self.q[x], align_corners, (after[0], before[0], after[1], before[1]))
 
     def _resize_nearest(self, name: str) -> ir.Node | None:
         x, rng = self._source(3), self.rng
@@ -228,8 +252,21 @@ class _Builder:
             return None
         return ir.ResizeNearest(name, (x,), self.q[x], factor, str(rng.choice(["floor", "half_pixel"])))
 
-    def _flatten(self, name: str) -> ir.Node | None:
-        x = self._source(3)
-        if x is None or np.prod(self.shapes[x]) > 600:
+    def _select(self, name: str) -> ir.Node | None:
+        x, rng = self._source(None), self.rng
+        count = self.shapes[x][0]
+        channels = rng.integers(0, count, rng.integers(1, 2 * count + 1))  # some twice
+        if rng.random() < 0.3:
+            first = int(rng.integers(count))
+            channels = np.arange(first, int(rng.integers(first + 1, count + 1)))
+        elif rng.random() < 0.5:
+            channels = rng.permutation(count)
+        if len(channels) * np.prod(self.shapes[x][1:]) > LARGEST_VALUE:
             return None
-        return ir.Flatten(name, (x,), self.q[x])
+        return ir.Select(name, (x,), self.q[x], channels.astype(np.int64))
+
+    def _flatten(self, name: str) -> ir.Node | None:
+        x = self._source(None)
+        if np.prod(self.shapes[x]) > 600:
+            return None
+        return ir.Flatten(name, (x,), self.q[x], keepdims=bool(self.rng.random() < 0.3))

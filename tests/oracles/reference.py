@@ -34,8 +34,9 @@ def conv2d(x, weight, z, stride=(1, 1), padding=(0, 0), dilation=(1, 1), groups=
     policy = policy or Accumulator()
     n, height, width, _ = x.shape
     outputs, kh, kw, depth = weight.shape
-    oh = (height + 2 * padding[0] - dilation[0] * (kh - 1) - 1) // stride[0] + 1
-    ow = (width + 2 * padding[1] - dilation[1] * (kw - 1) - 1) // stride[1] + 1
+    top, left, bottom, right = padding * 2 if len(padding) == 2 else padding
+    oh = (height + top + bottom - dilation[0] * (kh - 1) - 1) // stride[0] + 1
+    ow = (width + left + right - dilation[1] * (kw - 1) - 1) // stride[1] + 1
     acc = np.zeros((n, oh, ow, outputs), np.int32)
     events = np.zeros((n, oh, ow, outputs), np.uint8)
     lowest = highest = 0
@@ -43,8 +44,8 @@ def conv2d(x, weight, z, stride=(1, 1), padding=(0, 0), dilation=(1, 1), groups=
         first = o // (outputs // groups) * depth
         codes = []
         for ky, kx, c in np.ndindex(kh, kw, depth):
-            y = row * stride[0] - padding[0] + ky * dilation[0]
-            x_ = column * stride[1] - padding[1] + kx * dilation[1]
+            y = row * stride[0] - top + ky * dilation[0]
+            x_ = column * stride[1] - left + kx * dilation[1]
             inside = 0 <= y < height and 0 <= x_ < width
             codes.append(int(x[image, y, x_, first + c]) if inside else z)
         weights = [int(w) for w in weight[o].reshape(-1)]

@@ -56,6 +56,37 @@ class Pyramid(nn.Module):
         return self.first(x), self.second(self.smaller(x))
 
 
+def shuffled(x, groups):
+    """As torchvision's ShuffleNet writes it."""
+    batch, channels, height, width = x.size()
+    x = x.view(batch, groups, channels // groups, height, width)
+    return torch.transpose(x, 1, 2).contiguous().view(batch, channels, height, width)
+
+
+class Gated(nn.Module):
+    """Squeeze-and-excitation, functions of one number, batch norms that stand alone, parts of the channels."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = unit(3, 8, 3, 2, act=nn.Hardswish)
+        self.reduce, self.expand = nn.Conv2d(8, 4, 1), nn.Conv2d(4, 8, 1)
+        self.act, self.gate = nn.ReLU(), nn.Hardsigmoid()
+        self.identity = nn.BatchNorm2d(8)
+        self.conv = unit(8, 8, act=None)
+        self.branch = unit(4, 4, 3, act=nn.SiLU)
+        self.slope = nn.PReLU()
+        self.before, self.head = nn.BatchNorm2d(7), nn.Linear(7, 5)
+
+    def forward(self, x):
+        x = self.stem(x)
+        x = self.gate(self.expand(self.act(self.reduce(x.mean((2, 3), keepdim=True))))) * x
+        x = F.relu(self.identity(x) + self.conv(x))
+        a, b = x.chunk(2, dim=1)
+        x = shuffled(torch.cat((a, self.branch(b)), dim=1), 2)
+        x = self.before(self.slope(x[:, :7, :, :]) / 2 + 0.1)
+        return self.head(F.leaky_relu(x.mean((2, 3)), 0.1))
+
+
 def trained(network, seed=0):
     """The network with weights and statistics that are not those of initialization."""
     torch.manual_seed(seed)

@@ -2,7 +2,7 @@ import copy
 
 import pytest
 import torch
-from quant.networks import Classifier, Pyramid, images, quantized, trained
+from quant.networks import Classifier, Gated, Pyramid, images, quantized, trained
 from torch import nn
 
 from oaq_repro.accumulator import NAMED, Accumulator
@@ -30,7 +30,7 @@ def test_every_node_is_swapped():
     assert model.left_float == []
 
 
-@pytest.mark.parametrize("network", [Classifier, Pyramid])
+@pytest.mark.parametrize("network", [Classifier, Gated, Pyramid])
 def test_calibration_mode_computes_the_float_network(network):
     float_network = trained(network())
     model = convert(float_network).eval()
@@ -38,7 +38,7 @@ def test_calibration_mode_computes_the_float_network(network):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("network", [Classifier, Pyramid])
+@pytest.mark.parametrize("network", [Classifier, Gated, Pyramid])
 def test_eight_bits_are_close_to_float(network):
     float_network = trained(network())
     model = quantized(float_network)
@@ -101,11 +101,15 @@ def test_skip_leaves_a_layer_in_float():
 @pytest.mark.parametrize(
     "module, message",
     [
-        (nn.Sequential(nn.Hardswish()), "Hardswish, which has no quantized form"),
-        (nn.Sequential(nn.Conv2d(3, 3, 3, padding="same")), "padding 'same' of mode"),
-        (nn.Sequential(nn.AvgPool2d(3, padding=1, count_include_pad=False)), "uncounted padding"),
-        (nn.Sequential(nn.AdaptiveAvgPool2d(2)), "expected 1x1"),
-        (nn.Sequential(nn.MaxPool2d(2), nn.ReLU()), "activation after MaxPool2d"),
+        (nn.Sequential(nn.Softmax(1)), "Softmax, which has no quantized form.* or a function of one number"),
+        (nn.Sequential(nn.PReLU(3)), "PReLU, which has no quantized form"),
+        (nn.Sequential(nn.Conv2d(3, 3, 3, padding=1, padding_mode="reflect")), "padding of mode 'reflect'"),
+        (nn.Sequential(nn.ReflectionPad2d(1), nn.Conv2d(3, 3, 3)), "ReflectionPad2d, which has no quantized form"),
+        (nn.Sequential(nn.ConstantPad2d(1, 0.5), nn.Conv2d(3, 3, 3)), "Conv2d after padding with 0.5"),
+        (nn.Sequential(nn.ZeroPad2d(-1), nn.Conv2d(3, 3, 3)), "padding .*-1.*at least 0"),
+        (nn.Sequential(nn.ZeroPad2d(1), nn.MaxPool2d(3)), "MaxPool2d after padding with 0; expected"),
+        (nn.Sequential(nn.AvgPool2d(3, ceil_mode=True)), "ceil_mode where the last window is cut off"),
+        (nn.Sequential(nn.AdaptiveAvgPool2d(2)), r"adaptive pooling to \[2, 2\].*expected input_shape"),
     ],
 )
 def test_what_has_no_quantized_form_is_an_error(module, message):
@@ -113,17 +117,22 @@ def test_what_has_no_quantized_form_is_an_error(module, message):
         convert(module)
 
 
-def test_a_module_called_twice_is_an_error():
-    class Twice(nn.Module):
+def test_an_activation_after_a_module_that_keeps_its_scale_is_a_node_of_its_own():
+    model = convert(nn.Sequential(nn.MaxPool2d(2), nn.ReLU()))
+    assert [kind for _, _, kind in model.swapped] == ["QuantMaxPool2d", "QuantRequantize"]
+
+
+def test_a_constant_of_the_network_as_an_operand_is_an_error():
+    class Shifted(nn.Module):
         def __init__(self):
             super().__init__()
-            self.conv = nn.Conv2d(3, 3, 1)
+            self.shift = nn.Parameter(torch.zeros(1, 3, 5, 5))
 
         def forward(self, x):
-            return self.conv(self.conv(x))
+            return x + self.shift
 
-    with pytest.raises(InputError, match="conv: this module is called twice"):
-        convert(Twice())
+    with pytest.raises(InputError, match="add: found the constant shift as an operand of add"):
+        convert(Shifted())
 
 
 def test_state_and_accumulators_round_trip():
@@ -137,7 +146,7 @@ def test_state_and_accumulators_round_trip():
     assert copy.deepcopy(model).sources == model.sources
 
 
-@pytest.mark.parametrize("network", [Classifier, Pyramid])
+@pytest.mark.parametrize("network", [Classifier, Gated, Pyramid])
 def test_every_parameter_gets_a_gradient(network):
     model = quantized(trained(network())).train()
     outputs = model(images())
@@ -159,3 +168,74 @@ def test_the_gradient_is_that_of_the_float_network():
         ours = layers(model)[name].weight.grad.flatten()
         theirs = layers(folded)[name].weight.grad.flatten()
         assert torch.nn.functional.cosine_similarity(ours, theirs, dim=0) > 0.97, name
+
+
+def test_sizes_that_conversion_does_not_know_are_asked_for():
+    for module in (nn.AdaptiveAvgPool2d(2), nn.Upsample(size=5), nn.Upsample(scale_factor=0.5)):
+        with pytest.raises(InputError, match="expected .*input_shape"):
+            convert(nn.Sequential(nn.Conv2d(3, 3, 1), module))
+    network = nn.Sequential(nn.Conv2d(3, 3, 1), nn.AdaptiveAvgPool2d(2))
+    with pytest.raises(InputError, match=r"from \[7, 8\] to \[2, 2\] with windows of several sizes.*this is 1 \(Adapt"):
+        quantize_network(network, Int8(), QuantizationConfig(NAMED["int16"]), (3, 7, 8))
+    with pytest.raises(InputError, match=r"input_shape: found \[1, 7, 8\], expected that of an image"):
+        quantize_network(network, Int8(), QuantizationConfig(NAMED["int16"]), (1, 7, 8))
+
+
+class Attention(nn.Module):
+    """Something of the user's own that has no quantized form."""
+
+    def forward(self, x):
+        return x * torch.softmax(x.flatten(2), -1).reshape(x.shape)
+
+
+def test_errors_name_the_module_of_the_user_and_the_override_that_skips_it():
+    network = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Sequential(nn.Conv2d(3, 3, 1), Attention()), nn.Conv2d(3, 3, 1))
+    with pytest.raises(InputError) as caught:
+        convert(network)
+    message = str(caught.value)
+    assert "this is 1.1 (Attention)" in message
+    assert """'+quantization.overrides.mine={match: "1.1", skip: true}'""" in message
+    model = quantized(trained(network), overrides={"mine": Override("1.1", skip=True)})
+    assert model.left_float == ["1.1"]
+    assert (model(images()) - network(images())).abs().max() < 0.1 * network(images()).abs().max()
+
+
+def test_a_batch_norm_without_a_layer_can_be_left_in_float():
+    network = trained(nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1)))
+    model = quantized(network, overrides={"mine": Override("2", skip=True)})
+    assert model.left_float == ["2"]
+    assert (model(images()) - network(images())).abs().max() < 0.1 * network(images()).abs().max()
+
+
+def test_a_skipped_layer_keeps_the_padding_before_it():
+    network = trained(nn.Sequential(nn.ZeroPad2d((0, 1, 2, 3)), nn.Conv2d(3, 4, 3)))
+    model = quantized(network, overrides={"mine": Override("1", skip=True)})
+    assert (model(images()) - network(images())).abs().max() < 0.1 * network(images()).abs().max()
+
+
+def test_what_is_no_module_cannot_be_skipped():
+    class Sum(nn.Module):
+        def forward(self, x):
+            return x.cumsum(1)
+
+    with pytest.raises(InputError, match="this is in the network's own forward pass"):
+        convert(Sum())
+    with pytest.raises(InputError, match="'skip' is for modules"):
+        convert(Sum(), Override("cumsum", skip=True))
+
+
+@pytest.mark.filterwarnings("error")
+def test_wrappers_and_other_types_are_taken_off_and_said():
+    network = trained(Classifier())
+    expected = convert(network)(images())
+    for wrapped, said in (
+        (nn.DataParallel(copy.deepcopy(network)), "DataParallel: unwrapped, quantizing the Classifier"),
+        (torch.compile(copy.deepcopy(network)), "OptimizedModule: unwrapped, quantizing the Classifier"),
+        (copy.deepcopy(network).double(), "Classifier: converted from torch.float64 to torch.float32"),
+    ):
+        with pytest.warns(UserWarning, match=said):
+            model = convert(wrapped)
+        assert "stem.0" in layers(model)
+        torch.testing.assert_close(model(images()), expected)
+    with pytest.warns(UserWarning, match="converted from torch.float16"):
+        assert convert(copy.deepcopy(network).half())(images()).dtype == torch.float32

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from oracles.reference import conv2d
 
 from oaq_repro.accumulator import NAMED, Accumulator
+from oaq_repro.quant.numerics import pad
 from oaq_repro.quant.overflow import Geometry, OverflowMeter, partial_sums, simulate
 
 accumulators = st.one_of(
@@ -26,7 +27,7 @@ def convolutions(draw):
     kernel = draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))
     geometry = Geometry(
         stride=draw(st.tuples(st.integers(1, 2), st.integers(1, 2))),
-        padding=draw(st.tuples(st.integers(0, 1), st.integers(0, 1))),
+        padding=draw(st.tuples(*[st.integers(0, 1)] * 4)),
         dilation=draw(st.tuples(st.integers(1, 2), st.integers(1, 2))),
         groups=groups,
     )
@@ -68,7 +69,7 @@ def test_meter_counts_a_whole_sum_without_a_second_convolution(convolution, bits
     codes, zero_point, weight, g = convolution
     accumulator = Accumulator(bits=bits)
     x, w, z = torch.from_numpy(codes).float(), torch.from_numpy(weight).float(), torch.tensor(float(zero_point))
-    exact = F.conv2d(x - z, w, None, g.stride, g.padding, g.dilation, g.groups)
+    exact = F.conv2d(pad(x - z, g.padding), w, None, g.stride, 0, g.dilation, g.groups)
     meter = OverflowMeter()
     meter.update(exact, x, z, w, g, accumulator)
     slow = simulate(x, z, w, g, accumulator)
@@ -83,7 +84,7 @@ def test_meter_counts_a_whole_sum_without_a_second_convolution(convolution, bits
 def test_peaks_and_events_of_every_channel_are_those_of_a_plain_loop(convolution, accumulator):
     codes, zero_point, weight, g = convolution
     x, w, z = torch.from_numpy(codes).float(), torch.from_numpy(weight).float(), torch.tensor(float(zero_point))
-    exact = F.conv2d(x - z, w, None, g.stride, g.padding, g.dilation, g.groups)
+    exact = F.conv2d(pad(x - z, g.padding), w, None, g.stride, 0, g.dilation, g.groups)
     meter = OverflowMeter()
     for image, sums in zip(x.split(1), exact.split(1), strict=True):
         meter.update(sums, image, z, w, g, accumulator)

@@ -18,6 +18,7 @@ from oaq_repro.quant.calibrate import calibrate, count_overflow
 from oaq_repro.quant.config import Override, QuantizationConfig
 from oaq_repro.quant.convert import quantize_network
 from oaq_repro.quant.network import input_quantizer, layers
+from oaq_repro.quant.numerics import pad
 from oaq_repro.quant.settle import SettleConfig, settle
 from oaq_repro.settings.schema import build_part
 
@@ -47,7 +48,9 @@ def exact_sums(model, batches):
             found[name].append((codes - zero_point) @ weight.T)
         else:
             g = layer.geometry
-            found[name].append(F.conv2d(codes - zero_point, weight, None, g.stride, g.padding, g.dilation, g.groups))
+            found[name].append(
+                F.conv2d(pad(codes - zero_point, g.padding), weight, None, g.stride, 0, g.dilation, g.groups)
+            )
 
     hooks = [
         layer.register_forward_pre_hook(lambda module, inputs, name=name: see(name, module, inputs[0]))

@@ -36,7 +36,7 @@ class ConvShape:
     outputs: int
     kernel: tuple[int, int]
     stride: tuple[int, int]
-    padding: tuple[int, int]
+    padding: tuple[int, int, int, int]
     dilation: tuple[int, int]
     groups: int
 

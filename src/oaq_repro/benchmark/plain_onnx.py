@@ -2,7 +2,8 @@
 
 `onnx.exporter` writes some operators so that no runtime computes them with another rounding than the reference;
 that keeps runtimes from fusing them, which would slow peers down. Here those are plain DequantizeLinear -> Operator ->
-QuantizeLinear. Results may differ from the reference's by a code per such operator.
+QuantizeLinear. Results may differ from the reference's by a code per such operator. Functions of one
+number stay tables.
 """
 
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from oaq_repro.integer.graph import nodes as ir
 from oaq_repro.integer.onnx.exporter import build_model
 from oaq_repro.integer.onnx.writer import separator
 
-REWRITTEN = ir.Add | ir.AvgPool | ir.Concat | ir.GlobalAvgPool | ir.Requantize | ir.Resize
+REWRITTEN = ir.Add | ir.AvgPool | ir.Concat | ir.GlobalAvgPool | ir.Multiply | ir.Requantize | ir.Resize
 
 
 def build_plain_model(graph: Graph, input_shape: tuple[int, int, int]) -> onnx.ModelProto:
@@ -92,7 +93,7 @@ class _Plain:
             case ir.AvgPool():
                 return helper.make_node(
                     "AveragePool", reals, [result], name=result, kernel_shape=node.kernel, strides=node.stride,
-                    pads=node.padding * 2, count_include_pad=int(node.count_include_pad),
+                    pads=node.padding, count_include_pad=int(node.count_include_pad),
                 )  # fmt: skip
             case ir.Resize():
                 mode = "align_corners" if node.align_corners else "half_pixel"
@@ -101,7 +102,7 @@ class _Plain:
                     "Resize", [*reals, "", "", sizes], [result], name=result, mode="linear",
                     coordinate_transformation_mode=mode,
                 )  # fmt: skip
-        return helper.make_node("Add", reals, [result], name=result)
+        return helper.make_node("Mul" if isinstance(node, ir.Multiply) else "Add", reals, [result], name=result)
 
     def _quantization(self, q: ir.QParams, owner: str) -> list[str]:
         return [

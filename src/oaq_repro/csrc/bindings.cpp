@@ -1,10 +1,12 @@
 // Python module oaq_repro._kernels.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/array.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cstdint>
 #include <memory>
@@ -20,6 +22,7 @@ using namespace nb::literals;
 namespace {
 
 using Pair = std::pair<std::int64_t, std::int64_t>;
+using Sides = std::array<std::int64_t, 4>;  // top, left, bottom, right
 template <typename T>
 using Input = nb::ndarray<const T, nb::ndim<4>, nb::c_contig, nb::device::cpu>;
 
@@ -32,15 +35,16 @@ nb::object to_numpy(std::unique_ptr<T[]> data, std::initializer_list<std::size_t
     return nb::cast(nb::ndarray<nb::numpy, T, nb::ndim<4>>(raw, shape, owner));
 }
 
-nb::tuple emulate(const Input<std::uint8_t>& x, const Input<std::int8_t>& weight, int zero_point, Pair stride, Pair padding,
+nb::tuple emulate(const Input<std::uint8_t>& x, const Input<std::int8_t>& weight, int zero_point, Pair stride, Sides padding,
                  Pair dilation, std::int64_t groups, int bits, bool saturate, std::int64_t lanes,
                  std::optional<std::int64_t> block) {
     if (block && *block < 1) throw nb::value_error("block: expected at least 1, or None");
     const auto size = [](const auto& array, std::size_t axis) { return static_cast<std::int64_t>(array.shape(axis)); };
     const oaq::Geometry geometry{size(x, 0),      size(x, 1),      size(x, 2),      size(x, 3),
                                  size(weight, 0), size(weight, 1), size(weight, 2), size(weight, 3),
-                                 stride.first,    stride.second,   padding.first,   padding.second,
-                                 dilation.first,  dilation.second, groups};
+                                 stride.first,    stride.second,   padding[0],      padding[1],
+                                 padding[2],      padding[3],      dilation.first,  dilation.second,
+                                 groups};
     const oaq::Policy policy{bits, saturate, lanes, block.value_or(0)};
     oaq::validate(geometry, zero_point, policy);
     const auto n = static_cast<std::size_t>(geometry.images), o = static_cast<std::size_t>(geometry.outputs);
@@ -85,9 +89,10 @@ void bind_program(nb::module_& module);
 NB_MODULE(_kernels, module) {
     module.doc() = "Integer kernels with narrow accumulators.";
     module.def("emulate", &emulate, "x"_a.noconvert(), "weight"_a.noconvert(), "zero_point"_a, nb::kw_only(), "stride"_a = Pair(1, 1),
-               "padding"_a = Pair(0, 0), "dilation"_a = Pair(1, 1), "groups"_a = 1, "bits"_a = 16, "saturate"_a = false,
+               "padding"_a = Sides{0, 0, 0, 0}, "dilation"_a = Pair(1, 1), "groups"_a = 1, "bits"_a = 16, "saturate"_a = false,
                "lanes"_a = 1, "block"_a = nb::none(),
                "Convolve uint8 codes [N, H, W, C] with int8 weights [O, kh, kw, C / groups] (both C-contiguous).\n\n"
+               "padding: top, left, bottom, right.\n"
                "Returns (acc int32 [N, H', W', O] after the accumulator's policy and with -zero_point * sum(weight)\n"
                "included, events uint8 of the same shape, lowest, highest partial sum, zero included).\n"
                "Raises ValueError for sizes that do not fit, TypeError for other types, ranks or layouts.");

@@ -144,8 +144,9 @@ void bind_program(nb::module_& module) {
         .def_ro("channels", &Value::channels);
     nb::class_<Window>(module, "Window", "Kernel, stride, padding and dilation of a sliding window.")
         .def("__init__", [](Window* self, std::int64_t kh, std::int64_t kw, std::int64_t sh, std::int64_t sw,
-                            std::int64_t ph, std::int64_t pw, std::int64_t dh, std::int64_t dw) {
-            new (self) Window{kh, kw, sh, sw, ph, pw, dh, dw};
+                            std::int64_t top, std::int64_t left, std::int64_t bottom, std::int64_t right,
+                            std::int64_t dh, std::int64_t dw) {
+            new (self) Window{kh, kw, sh, sw, top, left, bottom, right, dh, dw};
         });
     nb::class_<oaq::Quantization>(module, "Quantization", "scale, zero_point, q_max.")
         .def(nb::init<float, int, int>());
@@ -182,10 +183,12 @@ void bind_program(nb::module_& module) {
             if (static_cast<std::int64_t>(weight.size()) != shape[0] * shape[1] * shape[2] * shape[3])
                 throw nb::value_error("weight: expected as many values as its shape says");
             const oaq::Geometry geometry{1, in.height, in.width, in.channels, shape[0], shape[1], shape[2], shape[3],
-                                         w.stride_h, w.stride_w, w.padding_h, w.padding_w, w.dilation_h, w.dilation_w, groups};
+                                         w.stride_h, w.stride_w, w.padding_h, w.padding_w, w.padding_bottom, w.padding_right,
+                                         w.dilation_h, w.dilation_w, groups};
             self.emulate(in, out, geometry, {bits, saturate, lanes, block}, source_zero_point, copy(weight), constants);
         })
         .def("add", &Program::add)
+        .def("multiply", &Program::multiply)
         .def("lookup", [](Program& self, const std::vector<std::pair<Value, Flat<std::uint8_t>>>& parts, const Value& out) {
             std::vector<oaq::LookupPart> copies;
             for (const auto& [value, table] : parts) copies.push_back({value, copy(table)});
@@ -204,6 +207,9 @@ void bind_program(nb::module_& module) {
         .def("resize_nearest", [](Program& self, const Value& in, const Value& out, const Flat<std::int64_t>& rows,
                                   const Flat<std::int64_t>& columns) {
             self.resize_nearest(in, out, copy(rows), copy(columns));
+        })
+        .def("select", [](Program& self, const Value& in, const Value& out, const Flat<std::int32_t>& channels) {
+            self.select(in, out, copy(channels));
         })
         .def("flatten", &Program::flatten)
         .def("dequantize", &Program::dequantize)

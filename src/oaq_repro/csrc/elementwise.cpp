@@ -72,6 +72,17 @@ OAQ_CLONES void add(const std::uint8_t* a, const std::uint8_t* b, std::uint8_t* 
     }
 }
 
+OAQ_CLONES void multiply(const std::uint8_t* a, const std::uint8_t* b, std::uint8_t* out, std::int64_t count,
+                         const MultiplyConstants& k) {
+    const MultiplyConstants constants = k;  // `out` may not alias it
+    const float lowest = static_cast<float>(-constants.zero_point);
+    const float highest = static_cast<float>(constants.q_max - constants.zero_point);
+    for (std::int64_t i = 0; i < count; ++i) {
+        const std::int32_t product = (a[i] - constants.zero_a) * (b[i] - constants.zero_b);
+        out[i] = to_code(static_cast<float>(product) * constants.multiplier, lowest, highest, constants.zero_point);
+    }
+}
+
 OAQ_CLONES bool all_finite(const float* values, std::int64_t count) {
     std::int32_t other = 0;  // infinity and NaN are what differs from itself when subtracted
     for (std::int64_t i = 0; i < count; ++i) other |= values[i] - values[i] != 0.0f;
@@ -82,6 +93,12 @@ void lookup(const std::uint8_t* in, std::int64_t in_step, std::uint8_t* out, std
             const std::uint8_t* table) {
     for (std::int64_t x = 0; x < width; ++x)
         for (std::int64_t c = 0; c < in_step; ++c) out[x * out_step + c] = table[in[x * in_step + c]];
+}
+
+void select(const std::uint8_t* in, std::int64_t in_step, std::uint8_t* out, std::int64_t width,
+            const std::int32_t* places, std::int64_t count) {
+    for (std::int64_t x = 0; x < width; ++x)
+        for (std::int64_t c = 0; c < count; ++c) out[x * count + c] = in[x * in_step + places[c]];
 }
 
 OAQ_CLONES void widen(const std::uint8_t* in, std::int16_t* out, std::int64_t count) {

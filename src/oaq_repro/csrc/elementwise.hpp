@@ -16,10 +16,22 @@ void dequantize(const std::uint8_t* in, std::int64_t width, std::int64_t channel
 
 void add(const std::uint8_t* a, const std::uint8_t* b, std::uint8_t* out, std::int64_t count, const AddConstants& constants);
 
+// (a[i] - zero_a) * (b[i] - zero_b) in int32, then as a layer's sum to a code.
+struct MultiplyConstants {
+    float multiplier;
+    int zero_a, zero_b, zero_point, q_max;
+};
+void multiply(const std::uint8_t* a, const std::uint8_t* b, std::uint8_t* out, std::int64_t count,
+              const MultiplyConstants& constants);
+
 bool all_finite(const float* values, std::int64_t count);
 
 void lookup(const std::uint8_t* in, std::int64_t in_step, std::uint8_t* out, std::int64_t out_step, std::int64_t width,
             const std::uint8_t* table);
+
+// Bytes of `in` at these places, for each of `width` pixels of `in_step` and `count` bytes.
+void select(const std::uint8_t* in, std::int64_t in_step, std::uint8_t* out, std::int64_t width,
+            const std::int32_t* places, std::int64_t count);
 
 void widen(const std::uint8_t* in, std::int16_t* out, std::int64_t count);
 

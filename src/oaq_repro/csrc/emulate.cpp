@@ -237,7 +237,8 @@ void validate(const Geometry& g, int zero_point, const Policy& policy) {
     }
     const auto within = [](std::int64_t value, std::int64_t least) { return value >= least && value <= kLargestParameter; };
     for (const std::int64_t value : {g.stride_h, g.stride_w}) require(within(value, 1), "stride", value, "1 to 2^20");
-    for (const std::int64_t value : {g.padding_h, g.padding_w}) require(within(value, 0), "padding", value, "0 to 2^20");
+    for (const std::int64_t value : {g.padding_h, g.padding_w, g.padding_bottom, g.padding_right})
+        require(within(value, 0), "padding", value, "0 to 2^20");
     for (const std::int64_t value : {g.dilation_h, g.dilation_w}) require(within(value, 1), "dilation", value, "1 to 2^20");
     require(within(g.groups, 1), "groups", g.groups, "1 to 2^20");
     require(g.outputs % g.groups == 0, "weight", g.outputs, "outputs that are a multiple of groups");

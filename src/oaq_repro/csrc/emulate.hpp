@@ -29,10 +29,12 @@ struct Policy {
 struct Geometry {
     std::int64_t images, height, width, channels;            // x: uint8 NHWC
     std::int64_t outputs, kernel_h, kernel_w, group_inputs;  // weight: int8 [O, kh, kw, I / groups]
-    std::int64_t stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w, groups;
+    std::int64_t stride_h, stride_w;
+    std::int64_t padding_h, padding_w, padding_bottom, padding_right;  // the first two: top and left
+    std::int64_t dilation_h, dilation_w, groups;
 
-    std::int64_t padded_height() const { return height + 2 * padding_h; }
-    std::int64_t padded_width() const { return width + 2 * padding_w; }
+    std::int64_t padded_height() const { return padding_h + height + padding_bottom; }
+    std::int64_t padded_width() const { return padding_w + width + padding_right; }
     std::int64_t output_height() const;
     std::int64_t output_width() const;
 };

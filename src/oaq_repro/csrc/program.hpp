@@ -50,8 +50,10 @@ struct Quantization {
     int zero_point, q_max;
 };
 
+// padding_h, padding_w: rows above and columns left of the image; bottom and right have their own.
 struct Window {
-    std::int64_t kernel_h, kernel_w, stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w;
+    std::int64_t kernel_h, kernel_w, stride_h, stride_w, padding_h, padding_w, padding_bottom, padding_right, dilation_h,
+        dilation_w;
 };
 
 // Constants of a layer's outputs, padded to whole panels or blocks.
@@ -112,6 +114,9 @@ public:
     void emulate(const Value& in, const Value& out, Geometry geometry, Policy policy, int source_zero_point,
                    std::vector<std::int8_t> weight, LayerConstants constants);
     void add(const Value& a, const Value& b, const Value& out, Quantization qa, Quantization qb, Quantization q);
+    // b: of the size of a, or one pixel that multiplies every pixel of a.
+    void multiply(const Value& a, const Value& b, const Value& out, float multiplier, int zero_a, int zero_b,
+                  int zero_point, int q_max);
     // The parts side by side.
     void lookup(std::vector<LookupPart> parts, const Value& out);
     void max_pool(const Value& in, const Value& out, Window window);
@@ -122,6 +127,8 @@ public:
                 std::vector<std::int64_t> columns, std::vector<float> column_weights, int q_max);
     // Pixels at these rows and columns.
     void resize_nearest(const Value& in, const Value& out, std::vector<std::int64_t> rows, std::vector<std::int64_t> columns);
+    // Channels of `in`.
+    void select(const Value& in, const Value& out, std::vector<std::int32_t> channels);
     // To [C * H * W] in the order of NCHW.
     void flatten(const Value& in, const Value& out);
     // To the outputs of these indices.

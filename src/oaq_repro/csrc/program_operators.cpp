@@ -8,14 +8,6 @@
 #include "requantize.hpp"
 
 namespace oaq {
-namespace {
-
-std::int64_t output_size(std::int64_t size, std::int64_t kernel, std::int64_t stride, std::int64_t padding,
-                         std::int64_t dilation) {
-    return (size + 2 * padding - dilation * (kernel - 1) - 1) / stride + 1;
-}
-
-}  // namespace
 
 void Program::quantize(const Value& out, Quantization q) {
     check(out);
@@ -49,6 +41,27 @@ void Program::add(const Value& a, const Value& b, const Value& out, Quantization
         split(out.height, out.width * out.channels / 2, [&](std::int64_t first, std::int64_t last) {
             for (std::int64_t y = first; y < last; ++y)
                 kernels_.add(at(a, y), at(b, y), at(out, y), out.width * out.channels, constants);
+        });
+    });
+}
+
+void Program::multiply(const Value& a, const Value& b, const Value& out, float multiplier, int zero_a, int zero_b,
+                       int zero_point, int q_max) {
+    for (const Value& value : {a, b, out}) check(value);
+    const bool pixel = b.height == 1 && b.width == 1;
+    require(a.height == out.height && a.width == out.width && a.channels == out.channels && b.channels == a.channels &&
+                (pixel || (b.height == a.height && b.width == a.width)), "factors");
+    const elementwise::MultiplyConstants constants{multiplier, zero_a, zero_b, zero_point, q_max};
+    step(&out, [this, a, b, out, pixel, constants] {
+        split(out.height, out.width * out.channels / 2, [&](std::int64_t first, std::int64_t last) {
+            for (std::int64_t y = first; y < last; ++y) {
+                if (!pixel) {
+                    elementwise::multiply(at(a, y), at(b, y), at(out, y), out.width * out.channels, constants);
+                    continue;
+                }
+                for (std::int64_t x = 0; x < out.width; ++x)
+                    elementwise::multiply(at(a, y, x), at(b), at(out, y, x), out.channels, constants);
+            }
         });
     });
 }
@@ -109,8 +122,8 @@ void Program::average_pool(const Value& in, const Value& out, Window w, int sour
     check(in);
     check(out);
     require(w.padding_h <= in.border_h && w.padding_w <= in.border_w, "border of an average");
-    require(out.height <= output_size(in.height, w.kernel_h, w.stride_h, w.padding_h, 1) &&
-                out.width <= output_size(in.width, w.kernel_w, w.stride_w, w.padding_w, 1), "windows of an average");
+    require((out.height - 1) * w.stride_h - w.padding_h + w.kernel_h <= in.height + in.border_h &&
+                (out.width - 1) * w.stride_w - w.padding_w + w.kernel_w <= in.width + in.border_w, "windows of an average");
     require(static_cast<std::int64_t>(multipliers.size()) == out.height * out.width, "multipliers of an average");
     const auto start = static_cast<std::int32_t>(-w.kernel_h * w.kernel_w * source_zero_point);
     step(&out, [this, in, out, w, start, multipliers = std::move(multipliers), zero_point, q_max,
@@ -183,11 +196,33 @@ void Program::resize_nearest(const Value& in, const Value& out, std::vector<std:
     });
 }
 
+void Program::select(const Value& in, const Value& out, std::vector<std::int32_t> channels) {
+    check(in);
+    check(out);
+    require(in.height == out.height && in.width == out.width &&
+                static_cast<std::int64_t>(channels.size()) == out.channels, "channels of a selection");
+    for (const std::int32_t channel : channels) require(channel >= 0 && channel < in.channels, "a selected channel");
+    bool slice = true;
+    for (std::size_t i = 1; i < channels.size(); ++i) slice = slice && channels[i] == channels[0] + static_cast<int>(i);
+    step(&out, [this, in, out, slice, channels = std::move(channels)] {
+        split(out.height, out.width * out.channels / (slice ? 8 : 1), [&](std::int64_t first, std::int64_t last) {
+            for (std::int64_t y = first; y < last; ++y) {
+                if (!slice) {
+                    elementwise::select(at(in, y), in.channels, at(out, y), out.width, channels.data(), out.channels);
+                    continue;
+                }
+                for (std::int64_t x = 0; x < out.width; ++x)
+                    std::memcpy(at(out, y, x), at(in, y, x) + channels[0], static_cast<std::size_t>(out.channels));
+            }
+        });
+    });
+}
+
 void Program::flatten(const Value& in, const Value& out) {
     check(in);
     check(out);
     require(out.height == 1 && out.width == 1 && out.channels == in.height * in.width * in.channels, "flat value");
-    step(nullptr, [this, in, out] {
+    step(&out, [this, in, out] {
         std::uint8_t* result = at(out);
         for (std::int64_t c = 0; c < in.channels; ++c)
             for (std::int64_t y = 0; y < in.height; ++y)

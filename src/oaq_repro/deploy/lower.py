@@ -10,10 +10,12 @@ from oaq_repro.errors import InputError
 from oaq_repro.integer import graph as ir
 from oaq_repro.quant import layers as ql
 from oaq_repro.quant import modules as qm
+from oaq_repro.quant.elementwise import QuantElementwise
 from oaq_repro.quant.network import QuantizedNetwork
 from oaq_repro.quant.numerics import QTensor
 from oaq_repro.quant.quantizers import ActivationQuantizer
-from oaq_repro.quant.resize import QuantResize
+from oaq_repro.quant.resize import QuantResize, QuantResizeNearest
+from oaq_repro.quant.select import QuantSelect
 from oaq_repro.quant.trace import tensor_inputs
 
 
@@ -113,15 +115,31 @@ def _linear(module: ql.QuantLinear, name, inputs, source, output) -> ir.Node:
     return ir.Linear(name, inputs, output, **_layer(module, source, output))
 
 
+def _factor(module: QuantResize | QuantResizeNearest) -> tuple[int, int, int, int]:
+    assert module.factor is not None
+    rows, columns = (factor.as_integer_ratio() for factor in module.factor)
+    return (*rows, *columns)
+
+
+def _elementwise(module: QuantElementwise, name, inputs, source, output) -> ir.Node:
+    table = module.table(_as_qtensor(source, module.output.low.device))
+    return ir.Elementwise(name, inputs, output, _integers(table, np.uint8))
+
+
 _BUILDERS: dict[type, Callable[..., ir.Node]] = {
     qm.QuantInput: lambda m, name, inputs, source, output: ir.Quantize(name, inputs, output),
     qm.QuantOutput: lambda m, name, inputs, source, output: ir.Dequantize(name, inputs),
     ql.QuantConv2d: _conv,
     ql.QuantLinear: _linear,
     qm.QuantAdd: lambda m, name, inputs, source, output: ir.Add(name, inputs, output),
+    qm.QuantMultiply: lambda m, name, inputs, source, output: ir.Multiply(name, inputs, output),
     qm.QuantConcat: lambda m, name, inputs, source, output: ir.Concat(name, inputs, output),
     qm.QuantRequantize: lambda m, name, inputs, source, output: ir.Requantize(name, inputs, output),
-    qm.QuantFlatten: lambda m, name, inputs, source, output: ir.Flatten(name, inputs, output),
+    QuantElementwise: _elementwise,
+    QuantSelect: lambda m, name, inputs, source, output: ir.Select(
+        name, inputs, output, _integers(m.channels, np.int64)
+    ),
+    qm.QuantFlatten: lambda m, name, inputs, source, output: ir.Flatten(name, inputs, output, keepdims=m.keepdims),
     qm.QuantMaxPool2d: lambda m, name, inputs, source, output: ir.MaxPool(
         name,
         inputs,
@@ -133,10 +151,21 @@ _BUILDERS: dict[type, Callable[..., ir.Node]] = {
         ceil_mode=m.ceil_mode,
     ),
     qm.QuantAvgPool2d: lambda m, name, inputs, source, output: ir.AvgPool(
-        name, inputs, output, kernel=m.kernel, stride=m.stride, padding=m.padding
+        name,
+        inputs,
+        output,
+        kernel=m.kernel,
+        stride=m.stride,
+        padding=m.padding,
+        count_include_pad=m.count_include_pad,
     ),
     qm.QuantGlobalAvgPool: lambda m, name, inputs, source, output: ir.GlobalAvgPool(
         name, inputs, output, keepdims=m.keepdims
     ),
-    QuantResize: lambda m, name, inputs, source, output: ir.Resize(name, inputs, output, align_corners=m.align_corners),
+    QuantResize: lambda m, name, inputs, source, output: ir.Resize(
+        name, inputs, output, align_corners=m.align_corners, factor=None if m.factor is None else _factor(m)
+    ),
+    QuantResizeNearest: lambda m, name, inputs, source, output: ir.ResizeNearest(
+        name, inputs, output, factor=_factor(m), rule=m.rule
+    ),
 }

@@ -47,6 +47,13 @@ def create(
         return timm.create_model(name, **fields)
     if not published or not timm.models.is_model_pretrained(name):
         raise InputError(f"model.pretrained: timm has no weights of {arch} at width {width}; set pretrained=false")
+    return with_weights(name, **fields)
+
+
+def with_weights(name: str, **fields: Any) -> nn.Module:
+    """A timm network with timm's weights of it; InputError where they cannot be had."""
+    if not timm.models.is_model_pretrained(name):
+        raise InputError(f"model.pretrained: timm has no weights of {name}; set pretrained=false")
     try:
         return timm.create_model(name, pretrained=True, **fields)
     except Exception as error:  # the hub raises its own, requests', httpx' and OS errors

@@ -1,6 +1,6 @@
 """MobileNetV1, MobileNetV2 and ResNets as classifiers, at any width and for small images too."""
 
-from oaq_repro.fields import Checkpoint, Width
+from oaq_repro.fields import Checkpoint, Text, Width
 from oaq_repro.models.backbones import Arch, Stem, create, shrink_stem
 from oaq_repro.models.checkpoint import load_backbone, load_checkpoint
 from oaq_repro.models.network import Network, check_input_shape
@@ -15,12 +15,14 @@ def build(
     pretrained: bool = False,
     checkpoint: Checkpoint = None,
     backbone_checkpoint: Checkpoint = None,
+    checkpoint_key: Text | None = None,
 ) -> Network:
     """A classifier: image float32 [N, C, H, W] -> logits float32 [N, num_classes].
 
     `stem="small"` keeps only as many stride-2 stages as let the image end at a map of about 4x4 (CIFAR, digits).
     `pretrained` starts from timm's ImageNet weights, `checkpoint` from a file of this very network,
-    `backbone_checkpoint` from a file of a timm network with any number of classes.
+    `backbone_checkpoint` from a file of a timm network with any number of classes. `checkpoint_key`: which of several
+    state dicts in the file (`state_dict_ema`, ...); by default the plain weights.
     Raises InputError for bad fields and files.
     """
     check_input_shape(input_shape, 8 if stem == "small" else 32, arch)
@@ -28,5 +30,5 @@ def build(
     if stem == "small":
         shrink_stem(model, min(input_shape[1:]), pretrained)
     load_backbone(model, backbone_checkpoint)
-    load_checkpoint(model, checkpoint)
+    load_checkpoint(model, checkpoint, checkpoint_key)
     return Network(dense=model)

@@ -1,19 +1,28 @@
 """Float network -> graph of quantized modules."""
 
 import fnmatch
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from torch import fx, nn
 
 from oaq_repro.accumulator import Accumulator
 from oaq_repro.errors import InputError
+from oaq_repro.quant.calls import MODULE
+from oaq_repro.quant.compose import compose
 from oaq_repro.quant.config import ROLES, Override, QuantizationConfig
+from oaq_repro.quant.elementwise import QuantElementwise, elementwise_function
 from oaq_repro.quant.layers import QuantLayer, QuantSkip
 from oaq_repro.quant.modules import QuantInput, QuantModule, QuantOutput, QuantRequantize
 from oaq_repro.quant.network import QuantizedNetwork, layer_sources
+from oaq_repro.quant.ordinary import simplify
+from oaq_repro.quant.padding import fold_padding, padding_before
 from oaq_repro.quant.patterns import PATTERNS, activation_of
+from oaq_repro.quant.places import placed
 from oaq_repro.quant.quantizers import Activation, ActivationQuantizer, ObserverConfig, WeightQuantizer
-from oaq_repro.quant.trace import fold, input_node, module_of
+from oaq_repro.quant.select import is_parts
+from oaq_repro.quant.sizes import note_shapes
+from oaq_repro.quant.trace import fold, input_node, kind_of, module_of, tensor_inputs
 
 
 class QuantizerFactory(Protocol):
@@ -28,13 +37,26 @@ class QuantizerFactory(Protocol):
         """A quantizer for one layer's weights."""
 
 
-def quantize_network(dense: nn.Module, factory: QuantizerFactory, config: QuantizationConfig) -> QuantizedNetwork:
+def quantize_network(
+    dense: nn.Module,
+    factory: QuantizerFactory,
+    config: QuantizationConfig,
+    input_shape: Sequence[int] | None = None,
+) -> QuantizedNetwork:
     """Fold batch norm and replace every node by its quantized module (table: `patterns.py`).
 
     dense: image [N, C, H, W] -> tensor or tuple of tensors. The result is in calibration mode.
+    input_shape: [C, H, W] of the images. What depends on sizes is resolved for it: TensorFlow's "same" padding,
+    adaptive pooling, resizes to a size. Networks without any of these need none, and run at all sizes.
     Raises InputError for a node without a quantized form and for an override that matches nothing.
     """
-    return _Conversion(fold(dense), factory, config).run()
+    skipped = [o.match for o in config.overrides.values() if o.skip and o.match not in ROLES]
+    model = compose(fold(dense, input_shape, skipped))
+    if input_shape is not None:
+        note_shapes(model, input_shape)
+    simplify(model)
+    fold_padding(model, lambda node: activation_of(node, module_of(model, node)) is not None)
+    return _Conversion(model, factory, config).run()
 
 
 class _Conversion:
@@ -49,6 +71,8 @@ class _Conversion:
         self.name = ""
         self.activation: Activation = "none"
         self.overrides: list[Override] = []
+        self.parameters: dict[tuple[Any, Any], tuple[nn.Parameter, nn.Parameter]] = {}  # by those of the float layer
+        self.counts: dict[fx.Node, int | None] = {}  # channels of the new nodes' values
         self.shapes: set[int] = set()  # ids of nodes whose values are sizes, not tensors
 
     # -- what builders ask ---------------------------------------------------------------------------------
@@ -74,6 +98,9 @@ class _Conversion:
             return chosen[-1].accumulator, f"{chosen[-1].match}: {chosen[-1].reason}"  # type: ignore[return-value]
         return self.config.accumulator, "asked for"
 
+    def channels(self, node: fx.Node) -> int | None:
+        return self.counts.get(node)
+
     # -- the conversion ------------------------------------------------------------------------------------
 
     def run(self) -> QuantizedNetwork:
@@ -85,7 +112,8 @@ class _Conversion:
             elif node.op == "output":
                 self._insert_outputs(node)
             elif node.op in ("call_module", "call_function", "call_method") and not self._absorbed(node):
-                self._convert(node)
+                with placed(node, module_of(self.model, node)):
+                    self._convert(node)
         self._check_overrides()
         self.graph.eliminate_dead_code()
         self.model.delete_all_unused_submodules()
@@ -99,6 +127,8 @@ class _Conversion:
             return True
         is_size = node.op == "call_method" and node.target == "size"
         is_shape = node.op == "call_function" and node.target is getattr and node.args[1] == "shape"
+        if is_parts(node):  # its parts are selections of the channels
+            return True
         reads_shape = node.all_input_nodes and all(id(i) in self.shapes for i in node.all_input_nodes)
         if is_size or is_shape or reads_shape:
             self.shapes.add(id(node))
@@ -108,45 +138,64 @@ class _Conversion:
     def _convert(self, node: fx.Node) -> None:
         module = module_of(self.model, node)
         self.name = str(node.target) if node.op == "call_module" else node.name
-        self._check_single_use(node)
         activation_node = self._following_activation(node)
         self.activation = "none"
         if activation_node is not None:
             self.activation = activation_of(activation_node, module_of(self.model, activation_node)) or "none"
         self.overrides = self._matching_overrides(node, activation_node or node)
-        kind = type(module).__name__ if module is not None else getattr(node.target, "__name__", str(node.target))
+        kind = kind_of(self.model, node)
 
-        quantized: QuantModule
+        quantized: QuantModule | None
         own_activation = activation_of(node, module)
         builder = PATTERNS.get(type(module) if module is not None else node.target)
-        if own_activation is not None:  # an activation after something that cannot absorb it
+        if any(o.skip for o in self.overrides):
+            quantized, inputs = self._left_in_float(node, module), tensor_inputs(node)
+        elif own_activation is not None:  # an activation after something that cannot absorb it
             self.activation, activation_node = own_activation, None
             quantized = QuantRequantize(self.output())
             inputs = [input_node(node)]
+        elif (function := elementwise_function(node, module)) is not None:
+            quantized, inputs = QuantElementwise(self.output(), function), tensor_inputs(node)
         elif builder is None:
             raise InputError(
                 f"{self.name}: found {kind}, which has no quantized form; expected one of "
-                f"{', '.join(sorted({getattr(k, '__name__', str(k)) for k in PATTERNS}))} or an activation ReLU, ReLU6"
+                f"{', '.join(sorted({getattr(k, '__name__', str(k)) for k in PATTERNS}))} or a function of one "
+                "number (ReLU, Hardswish, ...)"
             )
         else:
             quantized, inputs = builder(node, module, self)
-            if any(o.skip for o in self.overrides):
-                if not isinstance(quantized, QuantLayer):
-                    raise InputError(f"{self.name}: 'skip' is for convolutions and linear layers, found {kind}")
-                assert module is not None
-                quantized = QuantSkip(module, quantized.output)
-                self.left_float.append(self.name)
-        if activation_node is not None and quantized.output is None:
-            raise InputError(
-                f"{self.name}: found an activation after {kind}, expected it before: {kind} keeps its scale"
-            )
+            if isinstance(quantized, QuantLayer) and isinstance(module, nn.Module):
+                self._share(module, quantized)
+        if quantized is None:
+            node.replace_all_uses_with(inputs[0])
+            self.graph.erase_node(node)
+            return
+        if activation_node is not None and quantized.output is None:  # which keeps its scale
+            activation_node, self.activation = None, "none"
+        constant = [x for x in inputs if x.op == "get_attr"]
+        if constant:
+            raise InputError(f"{self.name}: found the constant {constant[0].target} as an operand of {kind}, expected "
+                             "values that are computed from the image")  # fmt: skip
         self._replace(node, activation_node, quantized, inputs)
         fused = f" + {self.activation}" if self.activation != "none" and own_activation is None else ""
         self.kinds.append((self.name, kind + fused, type(quantized).__name__))
 
-    def _check_single_use(self, node: fx.Node) -> None:
-        if node.op == "call_module" and isinstance(module_of(self.model, node), QuantModule):
-            raise InputError(f"{node.target}: this module is called twice; expected one call per quantized module")
+    def _left_in_float(self, node: fx.Node, module: nn.Module | None) -> QuantSkip:
+        if module is None or len(tensor_inputs(node)) != len(node.args) or node.kwargs:
+            raise InputError(
+                f"{self.name}: 'skip' is for modules that take nothing but tensors, found {node.format_node()}"
+            )
+        top, left, bottom, right = padding_before(node)
+        if top or left or bottom or right:
+            module = nn.Sequential(nn.ZeroPad2d((left, right, top, bottom)), module)
+        self.left_float.append(self.name)
+        return QuantSkip(module, self.output())
+
+    def _share(self, layer: nn.Module, quantized: QuantLayer) -> None:
+        """Give the calls of one float layer one weight and one bias."""
+        key = layer.weight, layer.bias  # compared by identity
+        weight, bias = self.parameters.setdefault(key, (quantized.weight, quantized.bias))
+        quantized.weight, quantized.bias = weight, bias
 
     def _following_activation(self, node: fx.Node) -> fx.Node | None:
         """The activation that is the only consumer of a node, or None."""
@@ -162,7 +211,9 @@ class _Conversion:
         self.model.add_submodule(self.name, quantized)
         with self.graph.inserting_before(node):
             new = self.graph.call_module(self.name, tuple(inputs))
+        self.counts[new] = quantized.output_channels([self.counts.get(x) for x in inputs])
         last = activation or node
+        new.meta = dict(last.meta)
         last.replace_all_uses_with(new)
         self.graph.erase_node(last)
         if activation is not None:
@@ -173,6 +224,9 @@ class _Conversion:
         self.model.add_submodule("input", QuantInput(quantizer))
         with self.graph.inserting_after(node):
             new = self.graph.call_module("input", (node,))
+        new.meta = dict(node.meta)
+        readers = [module_of(self.model, user) for user in node.users if user is not new]
+        self.counts[new] = next((x.in_channels for x in readers if isinstance(x, nn.Conv2d)), None)
         node.replace_all_uses_with(new, delete_user_cb=lambda user: user is not new)
 
     def _insert_outputs(self, node: fx.Node) -> None:
@@ -201,7 +255,8 @@ class _Conversion:
         found = []
         for name, override in self.config.overrides.items():
             by_role = override.match in roles and is_layer
-            if by_role or fnmatch.fnmatchcase(self.name, override.match):
+            names = (self.name, node.meta.get(MODULE, self.name))  # all calls of a module go by its name, too
+            if by_role or any(fnmatch.fnmatchcase(found, override.match) for found in names):
                 self.matched.add(name)
                 found.append(override)
         return found

@@ -1,6 +1,6 @@
 """The modules that accumulate products: convolution and linear layer; and the layer left in float on request."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from oaq_repro.accumulator import Accumulator
 from oaq_repro.quant.modules import QuantModule, Value
-from oaq_repro.quant.numerics import EXACT_FLOAT32, QTensor, channelwise
+from oaq_repro.quant.numerics import EXACT_FLOAT32, QTensor, Sides, channelwise, pad
 from oaq_repro.quant.overflow import Geometry, OverflowMeter
 from oaq_repro.quant.quantizers import ActivationQuantizer, WeightQuantizer, quantize_bias
 
@@ -51,6 +51,10 @@ class QuantLayer(QuantModule):
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Restore the accumulator."""
         self.accumulator, self.accumulator_reason = Accumulator.parse(state["accumulator"]), state["reason"]
+
+    def output_channels(self, inputs: Sequence[int | None]) -> int | None:
+        """One per row of weights."""
+        return len(self.weight)
 
     def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The convolution or matrix product itself."""
@@ -115,15 +119,21 @@ class QuantConv2d(QuantLayer):
         output: ActivationQuantizer,
         accumulator: Accumulator,
         accumulator_reason: str,
+        padding: Sides,
     ) -> None:
+        """`padding`: all of it; that of `float_layer` is not looked at."""
         super().__init__(float_layer, weights, output, accumulator, accumulator_reason)
         conv = float_layer
-        self.geometry = Geometry(conv.stride, conv.padding, conv.dilation, conv.groups)  # type: ignore[arg-type]
+        self.geometry = Geometry(conv.stride, padding, conv.dilation, conv.groups)  # type: ignore[arg-type]
 
     def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Convolution with this layer's geometry."""
         g = self.geometry
-        return F.conv2d(x, weight, bias, g.stride, g.padding, g.dilation, g.groups)
+        top, left, bottom, right = g.padding
+        even = (top, left) == (bottom, right)
+        return F.conv2d(
+            x if even else pad(x, g.padding), weight, bias, g.stride, (top, left) if even else 0, g.dilation, g.groups
+        )
 
 
 class QuantLinear(QuantLayer):
@@ -135,7 +145,7 @@ class QuantLinear(QuantLayer):
 
 
 class QuantSkip(QuantModule):
-    """A layer left in float on request (override `skip`): dequantize, compute in float, quantize."""
+    """A module left in float on request (override `skip`): dequantize, compute in float, quantize."""
 
     output: ActivationQuantizer
 
@@ -143,9 +153,12 @@ class QuantSkip(QuantModule):
         super().__init__()
         self.float_layer, self.output = float_layer, output
 
-    def forward(self, x: Value) -> Value:
-        """[N, C, H, W] or [N, K]."""
-        if not isinstance(x, QTensor):
-            return self._finish(self.float_layer(x))
-        real = self.float_layer(x.dequantize())
-        return self.output.quantize_real(real)
+    def output_channels(self, inputs: Sequence[int | None]) -> int | None:
+        """Those of a layer; of other modules they are not known."""
+        weight = getattr(self.float_layer, "weight", None)
+        return None if weight is None else len(weight)
+
+    def forward(self, *inputs: Value) -> Value:
+        """[N, C, H, W] or [N, K], as many as the module takes."""
+        real = self.float_layer(*(x.dequantize() if isinstance(x, QTensor) else x for x in inputs))
+        return self.output.quantize_real(real) if isinstance(inputs[0], QTensor) else self._finish(real)

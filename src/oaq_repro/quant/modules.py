@@ -6,11 +6,14 @@ the network computes what the BN-folded float network computes, and the observer
 Convolutions and linear layers are in `layers.py`, the resize in `resize.py`.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from oaq_repro.quant.numerics import QTensor
+from oaq_repro.errors import InputError
+from oaq_repro.quant.numerics import QTensor, Sides, pad
 from oaq_repro.quant.quantizers import ActivationQuantizer
 
 Value = QTensor | Tensor
@@ -29,6 +32,10 @@ class QuantModule(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.output = None
+
+    def output_channels(self, inputs: Sequence[int | None]) -> int | None:
+        """Channels of the result from those of the inputs; None where they are not known."""
+        return inputs[0]
 
     def _finish(self, real: Tensor) -> Tensor:
         """Calibration mode: apply the fused activation and let the observer see the result."""
@@ -89,8 +96,24 @@ class QuantAdd(QuantRequantize):
         return self._finish(a + b)
 
 
+class QuantMultiply(QuantRequantize):
+    """Product of two tensors: of the same shape, or [N, C, H, W] with a factor [N, C, 1, 1] per channel."""
+
+    def forward(self, a: Value, b: Value) -> Value:  # type: ignore[override]
+        """`(a - z_a) * (b - z_b)`, an integer, then one multiplier `s_a * s_b / s_out`, as a layer's sum."""
+        if isinstance(a, QTensor) and isinstance(b, QTensor):
+            return self.output(a.centred() * b.centred(), a.scale * b.scale)
+        assert isinstance(a, Tensor) and isinstance(b, Tensor)
+        return self._finish(a * b)
+
+
 class QuantConcat(QuantRequantize):
     """Concatenation along the channels, every part brought to one scale."""
+
+    def output_channels(self, inputs: Sequence[int | None]) -> int | None:
+        """Those of all parts."""
+        known = [count for count in inputs if count is not None]
+        return sum(known) if len(known) == len(inputs) else None
 
     def forward(self, *parts: Value) -> Value:
         """parts: [N, C_i, H, W] each."""
@@ -99,21 +122,31 @@ class QuantConcat(QuantRequantize):
 
 
 class QuantAvgPool2d(QuantRequantize):
-    """Average over windows of `kernel` values, zero padding counted as values."""
+    """Average over windows of `kernel` values. `count_include_pad`: zero padding counts as values."""
 
     def __init__(
-        self, output: ActivationQuantizer, kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int]
+        self,
+        output: ActivationQuantizer,
+        kernel: tuple[int, int],
+        stride: tuple[int, int],
+        padding: Sides,
+        count_include_pad: bool,
     ) -> None:
         super().__init__(output)
         self.kernel, self.stride, self.padding = kernel, stride, padding
+        self.count_include_pad = count_include_pad
+
+    def _sum(self, x: Tensor) -> Tensor:
+        return F.avg_pool2d(pad(x, self.padding), self.kernel, self.stride, divisor_override=1)
 
     def forward(self, x: Value) -> Value:
         """`round(sum(q - z) * s_in / (s_out * n))`: an integer sum, then one multiplier."""
-        n = self.kernel[0] * self.kernel[1]
-        if not isinstance(x, QTensor):
-            return self._finish(F.avg_pool2d(x, self.kernel, self.stride, self.padding))
-        total = F.avg_pool2d(x.centred(), self.kernel, self.stride, self.padding, divisor_override=1)
-        return _averaged(self.output, x, total, n)
+        values = x.centred() if isinstance(x, QTensor) else x
+        n: int | Tensor = self.kernel[0] * self.kernel[1]
+        if not self.count_include_pad:
+            n = self._sum(torch.ones_like(values[:1, :1]))
+        total = self._sum(values)
+        return _averaged(self.output, x, total, n) if isinstance(x, QTensor) else self._finish(total / n)
 
 
 class QuantGlobalAvgPool(QuantRequantize):
@@ -131,9 +164,12 @@ class QuantGlobalAvgPool(QuantRequantize):
         return _averaged(self.output, x, total, x.codes.shape[2] * x.codes.shape[3])
 
 
-def _averaged(output: ActivationQuantizer, x: QTensor, total: Tensor, n: int) -> QTensor:
+def _averaged(output: ActivationQuantizer, x: QTensor, total: Tensor, n: int | Tensor) -> QTensor:
     """Requantize a sum of n codes as ONNX Runtime's QLinearGlobalAveragePool does: s_in / (s_out * n)."""
-    output.track(total, x.scale / n)
+    if isinstance(n, Tensor) and n.dim():
+        output.track(total / n, x.scale)
+    else:
+        output.track(total, x.scale / n)
     scale, zero_point, q_max = output.parameters_of_range()
     return output.encode(total * (x.scale / (scale * n)), scale, zero_point, q_max)
 
@@ -145,7 +181,7 @@ class QuantMaxPool2d(QuantModule):
         self,
         kernel: tuple[int, int],
         stride: tuple[int, int],
-        padding: tuple[int, int],
+        padding: Sides,
         dilation: tuple[int, int],
         ceil_mode: bool,
     ) -> None:
@@ -156,15 +192,37 @@ class QuantMaxPool2d(QuantModule):
     def forward(self, x: Value) -> Value:
         """[N, C, H, W]."""
 
+        top, left, bottom, right = self.padding
+
         def pool(t: Tensor) -> Tensor:
-            return F.max_pool2d(t, self.kernel, self.stride, self.padding, self.dilation, self.ceil_mode)
+            if (top, left) == (bottom, right):
+                return F.max_pool2d(t, self.kernel, self.stride, (top, left), self.dilation, self.ceil_mode)
+            return F.max_pool2d(pad(t, self.padding, -torch.inf), self.kernel, self.stride, 0, self.dilation)
 
         return x._replace(codes=pool(x.codes)) if isinstance(x, QTensor) else pool(x)
 
 
 class QuantFlatten(QuantModule):
-    """[N, ...] to [N, K]."""
+    """[N, ...] to [N, K], with `keepdims` to [N, K, 1, 1].
+
+    single: of images of one pixel. count: K, where the network says so. InputError for others.
+    """
+
+    def __init__(self, keepdims: bool = False, single: bool = False, count: int | None = None) -> None:
+        super().__init__()
+        self.keepdims, self.single, self.count = keepdims, single, count
+
+    def output_channels(self, inputs: Sequence[int | None]) -> int | None:
+        """Pixels count as well: not known, unless there is one."""
+        return inputs[0] if self.single else self.count
 
     def forward(self, x: Value) -> Value:
         """Codes pass through."""
-        return x._replace(codes=x.codes.flatten(1)) if isinstance(x, QTensor) else x.flatten(1)
+        return x._replace(codes=self._flat(x.codes)) if isinstance(x, QTensor) else self._flat(x)
+
+    def _flat(self, x: Tensor) -> Tensor:
+        flat = x.flatten(1)
+        expected = x.shape[1] if self.single else self.count
+        if expected not in (None, flat.shape[1]):
+            raise InputError(f"view or squeeze: found values {list(x.shape)}, expected {expected} of each image")
+        return flat[:, :, None, None] if self.keepdims else flat

@@ -9,7 +9,11 @@ and division are correctly rounded, so the same operations in the same order giv
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+Sides = tuple[int, int, int, int]
+"""Padding in pixels: top, left, bottom, right."""
 
 EXACT_FLOAT32 = 2**24
 """Integers up to this magnitude, and sums whose terms stay below it, are exact in float32."""
@@ -40,6 +44,12 @@ class QTensor(NamedTuple):
     def dequantize(self) -> Tensor:
         """The real values, float32."""
         return self.centred() * self.scale
+
+
+def pad(x: Tensor, sides: Sides, value: float = 0.0) -> Tensor:
+    """x [N, C, H, W] with a border of `value`."""
+    top, left, bottom, right = sides
+    return F.pad(x, (left, right, top, bottom), value=value) if any(sides) else x
 
 
 def round_ste(x: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from oaq_repro.accumulator import Accumulator
+from oaq_repro.quant.numerics import Sides, pad
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Geometry:
     """How a convolution walks over its input. A linear layer is a 1x1 convolution on [N, K, 1, 1]."""
 
     stride: tuple[int, int] = (1, 1)
-    padding: tuple[int, int] = (0, 0)
+    padding: Sides = (0, 0, 0, 0)
     dilation: tuple[int, int] = (1, 1)
     groups: int = 1
 
@@ -61,8 +62,7 @@ def partial_sums(
 
     Arguments as those of `simulate`. Gradients flow to codes and weights.
     """
-    ph, pw = geometry.padding
-    x = F.pad(codes.double() - zero_point.double(), (pw, pw, ph, ph))
+    x = pad(codes.double() - zero_point.double(), geometry.padding)
     if accumulator.overflow == "saturate":
         x = x + zero_point.double()
     n, channels = x.shape[:2]

@@ -2,11 +2,13 @@
 
 A row maps a module class, a function or a tensor method to a builder. A builder gets the fx node, the float
 module (None for functions) and a `Context`, and returns the quantized module with the nodes that feed it.
-What has no row cannot be quantized, and conversion says so.
+Functions of one number have no rows: `elementwise.py` finds them. What is neither cannot be quantized, and conversion
+says so.
 """
 
 import operator
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any, Protocol
 
 import torch
@@ -24,10 +26,16 @@ from oaq_repro.quant.modules import (
     QuantGlobalAvgPool,
     QuantMaxPool2d,
     QuantModule,
+    QuantMultiply,
 )
+from oaq_repro.quant.numerics import Sides
+from oaq_repro.quant.padding import both, padding_before, sides_of
 from oaq_repro.quant.quantizers import Activation, ActivationQuantizer, WeightQuantizer
-from oaq_repro.quant.resize import QuantResize
+from oaq_repro.quant.resize import Factor, QuantResize, QuantResizeNearest
+from oaq_repro.quant.select import QuantSelect, selected_channels, selection_source
+from oaq_repro.quant.sizes import SHAPE
 from oaq_repro.quant.trace import input_node, size_source, tensor_inputs
+from oaq_repro.quant.views import PRODUCTS, VIEWS, Squeeze, Unsqueeze, is_batch, view_sizes
 
 
 class Context(Protocol):
@@ -42,8 +50,14 @@ class Context(Protocol):
     def accumulator(self) -> tuple[Accumulator, str]:
         """The accumulator and why it was chosen."""
 
+    def channels(self, node: fx.Node) -> int | None:
+        """Number of channels of a node's value, None where it is not known."""
 
-Built = tuple[QuantModule, list[fx.Node]]
+
+NEAREST = {"nearest": "floor", "nearest-exact": "half_pixel"}  # rules of `resampling.nearest_pixels`
+LARGEST_DENOMINATOR = 1024
+Built = tuple[QuantModule | None, list[fx.Node]]
+"""None: the value is its input, unchanged."""
 Builder = Callable[[fx.Node, Any, Context], Built]
 
 
@@ -55,12 +69,13 @@ def pair(value: int | tuple[int, int] | None, default: tuple[int, int] = (1, 1))
 
 
 def _conv(node: fx.Node, module: nn.Conv2d, context: Context) -> Built:
-    if module.padding_mode != "zeros" or isinstance(module.padding, str):
-        raise InputError(
-            f"{node.target}: found padding {module.padding!r} of mode {module.padding_mode!r}, expected numbers, zeros"
-        )
+    left, right, top, bottom = module._reversed_padding_repeated_twice  # numbers for "same", too
+    if module.padding_mode != "zeros" and any((left, right, top, bottom)):
+        raise InputError(f"{node.target}: found padding of mode {module.padding_mode!r}, expected zeros")
+    padding = both((top, left, bottom, right), padding_before(node))
     accumulator, reason = context.accumulator()
-    return QuantConv2d(module, context.weights(), context.output(), accumulator, reason), [input_node(node)]
+    quantized = QuantConv2d(module, context.weights(), context.output(), accumulator, reason, padding)
+    return quantized, [input_node(node)]
 
 
 def _linear(node: fx.Node, module: nn.Linear, context: Context) -> Built:
@@ -75,9 +90,26 @@ def _add(node: fx.Node, module: None, context: Context) -> Built:
     return QuantAdd(context.output()), inputs
 
 
+def _multiply(node: fx.Node, module: None, context: Context) -> Built:
+    inputs = tensor_inputs(node)
+    if len(inputs) != 2:
+        raise InputError(f"{node.name}: found a product of {node.args}, expected two tensors")
+    return QuantMultiply(context.output()), inputs
+
+
+def _select(node: fx.Node, module: nn.ChannelShuffle | None, context: Context) -> Built:
+    if node.target is operator.getitem and node.args[1] == (slice(None), slice(None), None, None):
+        return QuantFlatten(keepdims=True, single=True), [input_node(node)]
+    before = selection_source(node)
+    count = None if before is None else context.channels(before)
+    source, channels = selected_channels(node, module, count)
+    return None if channels == list(range(count or 0)) else QuantSelect(channels), [source]
+
+
 def _concat(node: fx.Node, module: None, context: Context) -> Built:
     dim = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
-    if dim != 1:
+    rank = len(tensor_inputs(node)[0].meta.get(SHAPE, (0,) * 4))
+    if dim not in (1, 1 - rank):
         raise InputError(f"{node.name}: found a concatenation along dimension {dim}, expected the channels (1)")
     return QuantConcat(context.output()), tensor_inputs(node)
 
@@ -94,27 +126,34 @@ def _pool_fields(node: fx.Node, module: nn.Module | None, names: tuple[str, ...]
 def _max_pool(node: fx.Node, module: nn.MaxPool2d | None, context: Context) -> Built:
     names = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
     fields = _pool_fields(node, module, names)
-    kernel = pair(fields["kernel_size"])
-    pool = QuantMaxPool2d(
-        kernel,
-        pair(fields.get("stride"), kernel),
-        pair(fields.get("padding", 0)),
-        pair(fields.get("dilation", 1)),
-        bool(fields.get("ceil_mode", False)),
-    )
-    return pool, [input_node(node)]
+    kernel, ceil_mode = pair(fields["kernel_size"]), bool(fields.get("ceil_mode", False))
+    before = padding_before(node)
+    if ceil_mode and any(before):
+        raise InputError(f"{node.name}: no integer form of ceil_mode in maximum pooling after a padding of its own")
+    padding = both(before, sides_of(fields.get("padding", 0)))
+    stride, dilation = pair(fields.get("stride"), kernel), pair(fields.get("dilation", 1))
+    return QuantMaxPool2d(kernel, stride, padding, dilation, ceil_mode), [input_node(node)]
 
 
 def _avg_pool(node: fx.Node, module: nn.AvgPool2d | None, context: Context) -> Built:
     names = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
     fields = _pool_fields(node, module, names)
-    kernel, padding = pair(fields["kernel_size"]), pair(fields.get("padding", 0))
-    uncounted = padding != (0, 0) and not fields.get("count_include_pad", True)
-    if fields.get("ceil_mode") or fields.get("divisor_override") or uncounted:
+    kernel, own, before = pair(fields["kernel_size"]), sides_of(fields.get("padding", 0)), padding_before(node)
+    stride, counted = pair(fields.get("stride"), kernel), fields.get("count_include_pad", True) or not any(own)
+    uneven = fields.get("ceil_mode") and not _fit(node, kernel, stride, own)
+    if uneven or fields.get("divisor_override") or (any(before) and not counted):
         raise InputError(
-            f"{node.name}: no integer form of ceil_mode, divisor_override or uncounted padding in average pooling"
+            f"{node.name}: no integer form of divisor_override, of ceil_mode where the last window is cut off, or of "
+            "counted beside uncounted padding in average pooling"
         )
-    return QuantAvgPool2d(context.output(), kernel, pair(fields.get("stride"), kernel), padding), [input_node(node)]
+    return QuantAvgPool2d(context.output(), kernel, stride, both(own, before), counted), [input_node(node)]
+
+
+def _fit(node: fx.Node, kernel: tuple[int, int], stride: tuple[int, int], padding: Sides) -> bool:
+    """Whether windows end with the image, at the size for which the network is converted."""
+    sizes = input_node(node).meta.get(SHAPE, ())[2:]
+    ends = zip(sizes, kernel, stride, padding[:2], strict=False)
+    return bool(sizes) and all((size + 2 * p - k) % s == 0 for size, k, s, p in ends)
 
 
 def _adaptive_pool(node: fx.Node, module: nn.AdaptiveAvgPool2d | None, context: Context) -> Built:
@@ -140,16 +179,56 @@ def _flatten(node: fx.Node, module: nn.Flatten | None, context: Context) -> Buil
     return QuantFlatten(), [input_node(node)]
 
 
-def _interpolate(node: fx.Node, module: None, context: Context) -> Built:
-    fields = _arguments(node, ("input", "size", "scale_factor", "mode", "align_corners"))
-    size = fields.get("size")
+def _squeeze(node: fx.Node, module: Squeeze | Unsqueeze, context: Context) -> Built:
+    return QuantFlatten(keepdims=isinstance(module, Unsqueeze), single=True), [input_node(node)]
+
+
+def _view(node: fx.Node, module: None, context: Context) -> Built:
+    sizes = view_sizes(node)
+    if len(sizes) not in (2, 4) or not is_batch(sizes[0], sizes[1:]) or sizes[2:] not in ((), (1, 1)):
+        raise InputError(f"{node.name}: found {node.target}{sizes}, expected [N, K] or [N, K, 1, 1], N = x.size(0)")
+    count = sizes[1] if isinstance(sizes[1], int) and sizes[1] > 0 else None
+    return QuantFlatten(keepdims=len(sizes) == 4, count=count), [input_node(node)]
+
+
+def _interpolate(node: fx.Node, module: nn.Upsample | None, context: Context) -> Built:
+    names = ("input", "size", "scale_factor", "mode", "align_corners", "recompute_scale_factor", "antialias")
+    fields = {"mode": "nearest", **(vars(module) if module is not None else _arguments(node, names))}
+    mode, size, source = fields["mode"], fields.get("size"), input_node(node)
+    if fields.get("antialias") or mode not in ("bilinear", *NEAREST):
+        raise InputError(f"{node.name}: found a resize of mode {mode!r}, expected bilinear or {', '.join(NEAREST)}")
     like = size_source(size) if isinstance(size, fx.Node) else None
-    if fields.get("mode") != "bilinear" or fields.get("antialias") or like is None:
+    if like is not None and mode == "bilinear":
+        return QuantResize(bool(fields.get("align_corners"))), [source, like]
+    factor = _resize_factor(node, source, like, size, fields.get("scale_factor"))
+    if mode == "bilinear":
+        return QuantResize(bool(fields.get("align_corners")), factor), [source]
+    if mode == "nearest-exact" and any(part.denominator % 2 == 0 for part in factor):
         raise InputError(
-            f"{node.name}: found interpolate(size={size}, mode={fields.get('mode')!r}), "
-            "expected mode 'bilinear' to the spatial size of another tensor"
+            f"{node.name}: found nearest-exact by {factor[0]} and {factor[1]}, whose pixels lie in the middle of two"
         )
-    return QuantResize(bool(fields.get("align_corners"))), [input_node(node), like]
+    return QuantResizeNearest(factor, NEAREST[mode]), [source]
+
+
+def _resize_factor(node: fx.Node, source: fx.Node, like: fx.Node | None, size: Any, scale: Any) -> Factor:
+    """The factor of height and width by which a resize multiplies, exactly, at the size at hand."""
+    before = source.meta.get(SHAPE, ())[2:]
+    if scale is not None:
+        scales = scale if isinstance(scale, (tuple, list)) else (scale, scale)
+        factors = [Fraction(s).limit_denominator(LARGEST_DENOMINATOR) for s in scales]
+        exact = all(float(f) == s and f > 0 for f, s in zip(factors, scales, strict=True))
+        whole = [(part * f).denominator == 1 for part, f in zip(before or (1, 1), factors, strict=True)]
+        if exact and all(whole):
+            return factors[0], factors[1]
+    else:
+        after = size if like is None else like.meta.get(SHAPE, ())[2:]
+        after = (after, after) if isinstance(after, int) else after
+        if before and after and isinstance(after, (tuple, list)) and all(isinstance(part, int) for part in after):
+            return Fraction(after[0], before[0]), Fraction(after[1], before[1])
+    raise InputError(
+        f"{node.name}: found a resize of {list(before) or 'images of any size'} to size {size} or by {scale}; expected "
+        "factors that give whole pixels, or a size and the images' input_shape"
+    )
 
 
 PATTERNS: dict[Any, Builder] = {
@@ -158,7 +237,11 @@ PATTERNS: dict[Any, Builder] = {
     operator.add: _add,
     operator.iadd: _add,
     torch.add: _add,
+    **dict.fromkeys(PRODUCTS, _multiply),
     torch.cat: _concat,
+    nn.ChannelShuffle: _select,
+    F.channel_shuffle: _select,
+    operator.getitem: _select,
     nn.MaxPool2d: _max_pool,
     F.max_pool2d: _max_pool,
     torch.max_pool2d: _max_pool,
@@ -171,7 +254,13 @@ PATTERNS: dict[Any, Builder] = {
     nn.Flatten: _flatten,
     "flatten": _flatten,
     torch.flatten: _flatten,
+    **dict.fromkeys(VIEWS, _view),
+    Squeeze: _squeeze,
+    Unsqueeze: _squeeze,
     F.interpolate: _interpolate,
+    nn.Upsample: _interpolate,
+    nn.UpsamplingNearest2d: _interpolate,
+    nn.UpsamplingBilinear2d: _interpolate,
 }
 """Keys: module classes (matched exactly), functions, and names of tensor methods."""
 
@@ -183,7 +272,7 @@ def activation_of(node: fx.Node, module: nn.Module | None) -> Activation | None:
         return "relu"
     if target in (nn.ReLU6, F.relu6):
         return "relu6"
-    if target in (nn.Hardtanh, F.hardtanh, torch.clamp, "clamp"):
+    if target in (nn.Hardtanh, F.hardtanh, torch.clamp, torch.clip, "clamp", "clip", "clamp_"):
         if module is not None:
             bounds: tuple[Any, Any] = (module.min_val, module.max_val)
         else:

@@ -1,4 +1,6 @@
-"""Bilinear resize on codes."""
+"""Resizes on codes."""
+
+from fractions import Fraction
 
 import torch
 import torch.nn.functional as F
@@ -6,25 +8,47 @@ from torch import Tensor
 
 from oaq_repro.quant.modules import QuantModule, Value
 from oaq_repro.quant.numerics import QTensor, round_ste
-from oaq_repro.resampling import resize_taps
+from oaq_repro.resampling import nearest_pixels, resize_taps
+
+Factor = tuple[Fraction, Fraction]
+"""Of height and width."""
 
 
 class QuantResize(QuantModule):
-    """Bilinear resize to the spatial size of a second tensor; the codes keep their scale."""
+    """Bilinear resize by a factor, or without one to the spatial size of a second tensor; codes keep their scale."""
 
-    def __init__(self, align_corners: bool) -> None:
+    def __init__(self, align_corners: bool, factor: Factor | None = None) -> None:
         super().__init__()
-        self.align_corners = align_corners
+        self.align_corners, self.factor = align_corners, factor
 
-    def forward(self, x: Value, like: Value) -> Value:
-        """x: [N, C, h, w]; like: [N, *, H, W]; result [N, C, H, W]."""
-        size = (like.codes if isinstance(like, QTensor) else like).shape[2:]
+    def forward(self, x: Value, like: Value | None = None) -> Value:
+        """x: [N, C, h, w]; like: [N, *, H, W], or None with a factor; result [N, C, H, W]."""
+        given = x if like is None else like
+        size = tuple((given.codes if isinstance(given, QTensor) else given).shape[2:])
+        if self.factor is not None:
+            size = tuple(int(part * factor) for part, factor in zip(size, self.factor, strict=True))
         if not isinstance(x, QTensor):
             return F.interpolate(x, size=size, mode="bilinear", align_corners=self.align_corners)
         codes = x.codes
         for dim in (2, 3):
             codes = _resize_along(codes, dim, size[dim - 2], self.align_corners)
         return x._replace(codes=torch.minimum(round_ste(codes), x.q_max).clamp(min=0.0))
+
+
+class QuantResizeNearest(QuantModule):
+    """Nearest pixels at a multiple of the size; codes pass through. `rule`: that of `resampling.nearest_pixels`."""
+
+    def __init__(self, factor: Factor, rule: str) -> None:
+        super().__init__()
+        self.factor, self.rule = factor, rule
+
+    def forward(self, x: Value) -> Value:
+        """[N, C, h, w]."""
+        codes = x.codes if isinstance(x, QTensor) else x
+        for dim, factor in zip((2, 3), self.factor, strict=True):
+            pixels = nearest_pixels(codes.shape[dim], factor.numerator, factor.denominator, self.rule)
+            codes = codes.index_select(dim, torch.from_numpy(pixels).to(codes.device))
+        return x._replace(codes=codes) if isinstance(x, QTensor) else codes
 
 
 def _resize_along(codes: Tensor, dim: int, size: int, align_corners: bool) -> Tensor:

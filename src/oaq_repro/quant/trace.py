@@ -1,53 +1,120 @@
 """Float network -> torch.fx graph with batch norm folded and identities gone: what conversion starts from."""
 
 import copy
+import fnmatch
 import operator
+import warnings
+from collections.abc import Sequence
+from typing import Any
 
+import torch
 import torch.nn.functional as F
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from oaq_repro.errors import InputError
+from oaq_repro.quant.affine import name_affine
+from oaq_repro.quant.calls import one_module_per_call
+from oaq_repro.quant.places import innermost, place, placed
+from oaq_repro.quant.sizes import SizedTracer
+from oaq_repro.quant.views import name_views
 
-IDENTITY_MODULES = (nn.Identity, nn.Dropout, nn.Dropout2d)
-IDENTITY_FUNCTIONS = (F.dropout, F.dropout2d)
+IDENTITY_MODULES = (nn.Identity, nn.modules.dropout._DropoutNd)
+IDENTITY_FUNCTIONS = (F.dropout, F.dropout2d, F.dropout3d, "clone", "contiguous", "detach", torch.clone)
+RANDOM_DEPTH = "stochastic_depth"  # torchvision's function that drops whole branches in training
+Fused = dict[tuple[Tensor, Tensor], tuple[nn.Parameter, nn.Parameter]]
+WRAPPERS = ("DataParallel", "DistributedDataParallel", "OptimizedModule")  # of torch, around one module
 
 
-class _Tracer(fx.Tracer):
-    """Keeps batch norm modules whole (timm's BatchNormAct2d would fall apart into functions)."""
+class _Leaves(fx.Tracer):
+    """Keeps batch norm modules whole (timm's BatchNormAct2d would fall apart into functions), and those of `whole`."""
+
+    whole: Sequence[str] = ()
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, _BatchNorm) or super().is_leaf_module(m, module_qualified_name)
+        whole = _chosen(module_qualified_name, self.whole) or isinstance(m, _BatchNorm)
+        return whole or super().is_leaf_module(m, module_qualified_name)
 
 
-def trace(dense: nn.Module) -> fx.GraphModule:
-    """Trace a copy of the dense part, in evaluation mode. Raises InputError when torch.fx cannot."""
-    dense = copy.deepcopy(dense).eval()
+def _chosen(name: str, globs: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, glob) for glob in globs)
+
+
+class _SizedLeaves(_Leaves, SizedTracer):
+    """The same, for images of one size."""
+
+
+UNTRACEABLE = (fx.proxy.TraceError, TypeError, RuntimeError, ValueError, AttributeError, AssertionError)
+
+
+def trace(dense: nn.Module, input_shape: Sequence[int] | None = None, whole: Sequence[str] = ()) -> fx.GraphModule:
+    """Trace a copy of the dense part, in evaluation mode and float32. Raises InputError when torch.fx cannot.
+
+    input_shape: [C, H, W] of the images, for networks that compute with sizes; it is looked at only where there is no
+    other way. whole: globs over names of modules that are not looked into.
+    """
+    dense = _plain(dense)
+    plain: _Leaves = _Leaves()
+    plain.whole = whole
     try:
-        graph = _Tracer().trace(dense)
-    except (fx.proxy.TraceError, TypeError, RuntimeError, ValueError) as error:
-        raise InputError(
-            f"{type(dense).__name__}: cannot be traced with torch.fx ({error}); "
-            "expected a forward pass without data-dependent control flow"
-        ) from error
-    return fx.GraphModule(dense, graph)
+        return fx.GraphModule(dense, plain.trace(dense))
+    except UNTRACEABLE as error:
+        reason: Exception = error
+    if input_shape is not None:
+        sized = _SizedLeaves(input_shape)
+        sized.whole = whole
+        try:
+            return fx.GraphModule(dense, sized.trace(dense))
+        except UNTRACEABLE as error:
+            reason = error
+        plain = sized
+    found = str(reason).strip().splitlines()
+    sizes = "" if input_shape is not None else ", or on sizes where no input_shape is given"
+    raise InputError(
+        f"{type(dense).__name__}: cannot be traced with torch.fx ({found[0] if found else type(reason).__name__}); "
+        f"expected a forward pass without control flow that depends on the data{sizes}; "
+        f"{place(*innermost(plain.module_stack))}"
+    ) from reason
 
 
-def fold(dense: nn.Module) -> fx.GraphModule:
+def _plain(dense: nn.Module) -> nn.Module:
+    """A copy without wrappers, in evaluation mode, in float32; what is changed is said."""
+    dense = copy.deepcopy(dense)
+    while type(dense).__name__ in WRAPPERS:
+        (inner,) = dense.children()
+        warnings.warn(f"{type(dense).__name__}: unwrapped, quantizing the {type(inner).__name__} in it", stacklevel=4)
+        dense = inner
+    tensors = [*dense.parameters(), *dense.buffers()]
+    found = sorted({str(t.dtype) for t in tensors if t.is_floating_point() and t.dtype != torch.float32})
+    if found:
+        warnings.warn(f"{type(dense).__name__}: converted from {', '.join(found)} to torch.float32", stacklevel=4)
+    return dense.float().eval()
+
+
+def fold(dense: nn.Module, input_shape: Sequence[int] | None = None, whole: Sequence[str] = ()) -> fx.GraphModule:
     """Trace, fold every batch norm into the convolution or linear layer before it, and drop identities.
 
+    A batch norm with nothing to be folded into becomes a depthwise 1x1 convolution, a linear layer written as a
+    function `nn.Linear`, constants per channel what `affine.py` says, and views what `views.py` says.
     The result computes the same function (evaluation mode) to rounding. It is the float network that is
-    quantized. Dropout is dropped: fine-tuning runs without it (our choice).
-    Raises InputError for a batch norm that has nothing to be folded into.
+    quantized. Dropout is dropped: fine-tuning runs without it (our choice). Every call has a module of its own, which
+    shares its weights with the others of the same float module. Arguments: as those of `trace`.
+    Raises InputError for a batch norm without statistics, or of something else than images.
     """
-    model = trace(dense)
+    model = trace(dense, input_shape, whole)
+    one_module_per_call(model)
+    fused: Fused = {}
     for node in list(model.graph.nodes):
         module = module_of(model, node)
-        if isinstance(module, _BatchNorm):
-            _fold_batch_norm(model, node, module)
-        elif isinstance(module, IDENTITY_MODULES) or node.op == "call_function" and node.target in IDENTITY_FUNCTIONS:
+        called = node.op in ("call_function", "call_method")
+        if isinstance(module, _BatchNorm) and not _chosen(str(node.target), whole):
+            with placed(node, module):
+                _fold_batch_norm(model, node, module, fused)
+        elif isinstance(module, IDENTITY_MODULES) or called and _is_identity(node.target):
             _bypass(model, node)
+    name_affine(model)
+    name_views(model)
     model.graph.eliminate_dead_code()
     model.delete_all_unused_submodules()
     model.recompile()
@@ -67,30 +134,61 @@ def module_of(model: fx.GraphModule, node: fx.Node) -> nn.Module | None:
     return model.get_submodule(str(node.target)) if node.op == "call_module" else None
 
 
+def kind_of(model: fx.GraphModule, node: fx.Node) -> str:
+    """What a node calls, for people: a class of modules, a function or a method."""
+    module = module_of(model, node)
+    return type(module).__name__ if module is not None else getattr(node.target, "__name__", str(node.target))
+
+
+def _is_identity(target: Any) -> bool:
+    """Whether a function or method changes nothing outside of training."""
+    return target in IDENTITY_FUNCTIONS or getattr(target, "__name__", "") == RANDOM_DEPTH
+
+
 def _bypass(model: fx.GraphModule, node: fx.Node) -> None:
     node.replace_all_uses_with(input_node(node))
     model.graph.erase_node(node)
 
 
-def _fold_batch_norm(model: fx.GraphModule, node: fx.Node, norm: _BatchNorm) -> None:
-    source = input_node(node)
-    layer = module_of(model, source)
-    if not isinstance(layer, (nn.Conv2d, nn.Linear)) or len(source.users) != 1:
-        raise InputError(
-            f"{node.target}: this batch norm follows {source.target!s} with {len(source.users)} consumers; "
-            "expected a convolution or linear layer that nothing else reads"
-        )
+def _fold_batch_norm(model: fx.GraphModule, node: fx.Node, norm: _BatchNorm, fused: Fused) -> None:
+    """`fused`: weights and biases made so far; those that one layer and one norm share stay one."""
     if norm.running_mean is None or norm.running_var is None:
         raise InputError(f"{node.target}: found a batch norm without running statistics, which cannot be folded")
-    weight, bias = fuse_conv_bn_weights(
-        layer.weight, layer.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
-    )
-    layer.weight, layer.bias = weight, bias
-    activation = getattr(norm, "act", None)  # timm: batch norm and activation in one module
-    if activation is None or isinstance(activation, nn.Identity):
-        _bypass(model, node)
+    source, name = input_node(node), str(node.target)
+    before = module_of(model, source)
+    folds = isinstance(before, (nn.Conv2d, nn.Linear)) and len(source.users) == 1
+    layer = before if folds else _depthwise_identity(node, norm)
+    assert isinstance(layer, (nn.Conv2d, nn.Linear))
+    shared = layer.weight, norm.running_mean  # compared by identity, as tensors in keys are
+    if shared not in fused:
+        fused[shared] = fuse_conv_bn_weights(
+            layer.weight, layer.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+        )
+    layer.weight, layer.bias = fused[shared]
+    activation = getattr(norm, "act", nn.Identity())  # timm: batch norm and activation in one module
+    if folds:
+        model.add_submodule(name, activation)
     else:
-        model.add_submodule(str(node.target), activation)
+        model.add_submodule(name, layer)
+        model.add_submodule(f"{name}_act", activation)
+        with model.graph.inserting_after(node):
+            after = model.graph.call_module(f"{name}_act", (node,))
+        node.replace_all_uses_with(after, delete_user_cb=lambda user: user is not after)
+        node = after
+    if isinstance(activation, nn.Identity):
+        _bypass(model, node)
+
+
+def _depthwise_identity(node: fx.Node, norm: _BatchNorm) -> nn.Conv2d:
+    """A convolution that changes nothing, for a batch norm that stands alone."""
+    if not isinstance(norm, nn.BatchNorm2d):
+        raise InputError(
+            f"{node.target}: this {type(norm).__name__} follows {input_node(node).target!s} with "
+            f"{len(input_node(node).users)} consumers; expected a linear layer that nothing else reads"
+        )
+    layer = nn.Conv2d(norm.num_features, norm.num_features, 1, groups=norm.num_features, bias=False)
+    nn.init.ones_(layer.weight)
+    return layer.to(norm.running_mean)
 
 
 def size_source(node: fx.Node) -> fx.Node | None:

@@ -45,6 +45,7 @@ KINDS: dict[str, dict[str, Kind]] = {
     },
     "model": {
         "classifier": Kind("oaq_repro.models.classification:build", CLASSIFICATION),
+        "timm": Kind("oaq_repro.models.timm_classifier:build", CLASSIFICATION),
         "ssd": Kind("oaq_repro.models.ssd:build", DETECTION),
         "deeplabv3": Kind("oaq_repro.models.mmseg_deeplab:build", SEGMENTATION),
     },

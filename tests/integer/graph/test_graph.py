@@ -13,6 +13,7 @@ from oracles.reference import around, conv, linear, q, small_network
 from oaq_repro.accumulator import NAMED, Accumulator
 from oaq_repro.errors import InputError
 from oaq_repro.integer import graph as ir
+from oaq_repro.integer.graph import file as graph_file
 
 
 def one_conv(**changes) -> ir.Graph:
@@ -143,6 +144,22 @@ def test_validate_names_node_and_field(changes, message):
         (around(ir.Concat("j", (), q()), source=q()), "inputs"),
         (around(ir.Flatten("f", ("x",), q(), start_dim=0), source=q()), "start_dim"),
         (around(ir.GlobalAvgPool("g", ("x",), q(), keepdims=1), source=q()), "keepdims"),
+        (
+            around(ir.Elementwise("e", ("x",), q(), np.zeros(255, np.uint8)), source=q()),
+            r"table: .*expected uint8 \[256\]",
+        ),
+        (
+            around(ir.Elementwise("e", ("x",), q(), np.zeros(256, np.int8)), source=q()),
+            r"table: .*expected uint8 \[256\]",
+        ),
+        (
+            around(ir.Elementwise("e", ("x",), q(q_max=9), np.full(256, 10, np.uint8)), source=q()),
+            "table: found 10, expected at most q_max",
+        ),
+        (around(ir.Multiply("m", ("x", "x"), q(2.0**-60)), source=q(2.0**60)), "output: .*multiplier is finite"),
+        (around(ir.Select("s", ("x",), q(), np.array([0, -1])), source=q()), "channels: found 2 from -1 on"),
+        (around(ir.Select("s", ("x",), q(), np.zeros(0, np.int64)), source=q()), "channels: .*not empty"),
+        (around(ir.Select("s", ("x",), q(0.5), np.array([0])), source=q()), "output: found .*expected its input's"),
         (ir.Graph("image", around(source=q()).nodes, ()), "outputs"),
         (ir.Graph("image", around(source=q()).nodes, ("x",)), "outputs.*Dequantize"),
         (ir.Graph("image", around(source=q()).nodes, ("nothing",)), "outputs"),
@@ -169,6 +186,8 @@ def test_float_values_are_no_inputs():
     [
         ([ir.Add("n", ("x", "p"), q())], (2, 4, 4), "two equal shapes"),
         ([ir.Concat("n", ("x", "p"), q())], (2, 4, 4), "differ in channels"),
+        ([ir.Multiply("n", ("x", "p"), q())], (2, 4, 4), r"\[C, H, W\] and \[C, 1, 1\]"),
+        ([ir.Select("n", ("x",), q(), np.array([2]))], (2, 4, 4), "at least 3 channels"),
         ([linear("n", "x", q(), q(), np.ones((2, 3)))], (3, 4, 4), r"expected \[3\]"),
         ([conv("n", "p", q(), q(), np.ones((1, 2, 3, 3)))], (2, 4, 4), "hold the kernel"),
         ([conv("n", "p", q(), q(), np.ones((1, 1, 3, 3)))], (2, 8, 8), "1 channels"),
@@ -315,3 +334,39 @@ def test_zip_bombs_and_foreign_members_are_refused(tmp_path):
             archive.writestr(name, huge.getvalue())
         with pytest.raises(InputError):
             ir.Graph.load(path)
+
+
+def test_padding_of_two_numbers_is_that_of_both_ends_in_files_too():
+    graph = one_conv(padding=(2, 1))
+    assert graph.node("c").padding == (2, 1, 2, 1)
+    header, arrays = graph_file.to_header(graph.input_name, graph.nodes, graph.outputs)
+    header["nodes"][1]["padding"] = [2, 1]  # as versions before four numbers wrote it
+    assert_equal(ir.Graph(*graph_file.from_header(header, arrays)), graph)
+
+
+def test_padding_may_differ_at_the_ends(tmp_path):
+    graph = one_conv(padding=(0, 1, 2, 3))
+    assert graph.shapes((3, 5, 6))["c"] == (4, 7, 10)
+    assert_equal(ir.Graph.load(graph.save(tmp_path / "net.npz")), graph)
+
+
+@pytest.mark.parametrize("padding", [(1, 1, 1), (0, 0, 0, -1), (0, 0, True, 0), [1, 1, 1, 1], None])
+def test_other_paddings_are_errors(padding):
+    with pytest.raises(InputError, match="padding: found .*expected two or four integers"):
+        one_conv(padding=padding).validate()
+
+
+@pytest.mark.parametrize(
+    "inputs, factor, message",
+    [
+        (("x", "x"), (2, 1, 2, 1), "inputs: found .*one with it"),
+        (("x",), None, "inputs: found .*two without a factor"),
+        (("x",), (2, 1), "factor: found"),
+        (("x",), (0, 1, 1, 1), "factor: found"),
+    ],
+)
+def test_a_resize_has_a_factor_or_a_value_of_its_size(inputs, factor, message):
+    with pytest.raises(InputError, match=message):
+        around(ir.Resize("p", inputs, q(), False, factor), source=q()).validate()
+    graph = around(ir.Resize("p", ("x",), q(), False, (3, 2, 1, 2)), source=q())
+    assert graph.shapes((3, 4, 6))["p"] == (3, 6, 3)

@@ -172,7 +172,7 @@ def test_qoperator_model(tmp_path, types):
     found, expected = Reference(graph).run(IMAGES).outputs, run_onnx(path, IMAGES)
     for name, a, b in zip(graph.outputs, found, expected, strict=True):
         codes = np.abs(np.rint((a - b) / graph.qparams(graph.node(name).inputs[0]).scale))
-        assert codes.max() <= 1 and (codes > 0).mean() < 0.02 and len(np.unique(b)) > 10
+        assert codes.max() <= 1 and (codes > 0).sum() <= max(2, 0.02 * codes.size) and len(np.unique(b)) > 10
 
 
 def qlinear(*nodes, opset=13, **constants) -> onnx.ModelProto:
@@ -210,6 +210,14 @@ QLINEAR = {
                            strides=[2, 2])], {"so": QUARTER, "sp": EIGHTH}),
     "padded": ([microsoft("QLinearAveragePool", ["q", "so", "zo", "sp", "zp"], "p", kernel_shape=[2, 2],
                           pads=[1] * 4)], {"so": QUARTER, "sp": EIGHTH}),
+    "multiply": ([microsoft("QLinearMul", ["q", "so", "zo", "q", "so", "zo", "sp", "zp"], "p")], {"so": QUARTER}),
+    "gate": ([microsoft("QLinearGlobalAveragePool", ["q", "so", "zo", "sg", "zp"], "g"),
+              microsoft("QLinearMul", ["g", "sg", "zp", "q", "so", "zo", "sp", "zp"], "p")],
+             {"so": QUARTER, "sg": F32(1 / 64)}),
+    "sigmoid": ([microsoft("QLinearSigmoid", ["q", "so", "zo", "su", "zu"], "u"),
+                 microsoft("QLinearMul", ["u", "su", "zu", "q", "so", "zo", "sp", "zp"], "p")],
+                {"su": F32(1 / 256), "zu": np.uint8(0), "so": QUARTER}),
+    "leaky": ([microsoft("QLinearLeakyRelu", ["q", "so", "zo", "sp", "zp"], "p", alpha=0.125)], {"so": QUARTER}),
     "again": ([microsoft("DequantizeLinear", ["q", "so", "zo"], "d"),
                microsoft("QuantizeLinear", ["d", "sp", "zp"], "p")], {}),
 }  # fmt: skip
@@ -264,6 +272,187 @@ def test_operators_on_codes_that_are_not_supported(path, change, message):
     change(pool)
     with pytest.raises(InputError, match=message):
         imported(path, qlinear(pool))
+
+
+# --- functions, products, selections ---------------------------------------------------------------------------------
+
+NUMBERS = {
+    "three": F32(3), "six": F32(6), "none": F32(0), "half": F32(0.5), "one": F32(1),
+    "slope": np.full((1, 1, 1), 0.2, F32), "root": F32(2**0.5), "two": F32(2),
+    "threes": np.int8(3), "s3": F32(1), "z3": np.int8(0),
+}  # fmt: skip
+FUNCTIONS = {
+    "hardswish": [node("HardSwish", ["y"], "p")],
+    "hardswish in steps": [node("Add", ["y", "three"], "aa"), node("Clip", ["aa", "none", "six"], "bb"),
+                           node("Mul", ["y", "bb"], "cc"), node("Div", ["cc", "six"], "p")],
+    "hardswish of hardsigmoid": [node("HardSigmoid", ["y"], "aa", alpha=1 / 6), node("Mul", ["y", "aa"], "p")],
+    "constants of codes": [node("DequantizeLinear", ["threes", "s3", "z3"], "cc"), node("Add", ["cc", "y"], "p")],
+    "silu": [node("Sigmoid", ["y"], "aa"), node("Mul", ["aa", "y"], "p")],
+    "relu times sigmoid": [node("Relu", ["y"], "r"), node("Sigmoid", ["r"], "aa"), node("Mul", ["aa", "r"], "p")],
+    "gelu": [node("Div", ["y", "root"], "aa"), node("Erf", ["aa"], "bb"), node("Add", ["bb", "one"], "cc"),
+             node("Mul", ["y", "cc"], "dd"), node("Mul", ["dd", "half"], "p")],
+    "relu of tanh": [node("Tanh", ["y"], "aa"), node("Relu", ["aa"], "p")],
+    "leaky": [node("LeakyRelu", ["y"], "p", alpha=0.1)],
+    "prelu": [node("PRelu", ["y", "slope"], "p")],
+    "elu": [node("Elu", ["y"], "p")],
+    "minus": [node("Sub", ["three", "y"], "p")],
+    "square": [node("Pow", ["y", "two"], "p")],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_float_functions_of_one_tensor_are_a_table(path, name):
+    content = after_conv(*FUNCTIONS[name], **NUMBERS, sp=F32(0.2137))
+    graph = assert_as_onnxruntime(path, content, near=0.01)
+    assert [type(n) for n in graph.nodes[1:3]] == [ir.Conv, ir.Elementwise] and len(graph.nodes) == 4
+
+
+def test_where_a_function_is_undefined_it_is_zero(path):
+    graph = imported(path, after_conv(node("Log", ["y"], "p")))
+    table, zero = graph.nodes[2].table, graph.qparams(graph.nodes[1].name).zero_point
+    assert (table[:zero] == 90).all() and table[zero] == 0 and len(set(table[zero:].tolist())) > 10
+
+
+def test_fewer_codes_of_a_function(path):
+    """A Clip of its codes changes the table."""
+    nodes, constants = small_qdq(so=F32(0.25), zo=np.uint8(90))
+    nodes += [node("HardSwish", ["y"], "h"), node("QuantizeLinear", ["h", "sp", "zp"], "hq"),
+              node("Clip", ["hq", "least", "most"], "hc"),
+              node("DequantizeLinear", ["hc", "sp", "zp"], "p")]  # fmt: skip
+    constants |= {"sp": F32(0.2137), "zp": np.uint8(9), "least": np.uint8(4), "most": np.uint8(80)}
+    graph = assert_as_onnxruntime(path, model(nodes, constants, outputs=("p",), opset=14), near=0.01)
+    assert graph.qparams(graph.nodes[2].name) == ir.QParams(F32(0.2137), 5, 76)
+
+
+@pytest.mark.parametrize(
+    "nodes, message",
+    [
+        (
+            [node("HardSwish", ["y"], "h"), node("MaxPool", ["h"], "p", kernel_shape=[2, 2])],
+            "h.HardSwish.*not quantized",
+        ),
+        ([node("MaxPool", ["y"], "m", kernel_shape=[1, 1]), node("Sub", ["y", "m"], "p")], "p.Sub.*two tensors"),
+        ([node("PRelu", ["y", "slopes"], "p")], "input 'slopes': .*of one element"),
+        ([node("Sigmoid", ["three"], "p")], "input 'three': .*quantized value"),
+        ([node("Mul", ["y", "nothing"], "p")], "input 'nothing'"),
+        (
+            [node("AveragePool", ["y"], "aa", kernel_shape=[2, 2]), node("Tanh", ["aa"], "p")],
+            "a.AveragePool.*not quantized",
+        ),
+    ],
+)
+def test_functions_that_are_no_table(path, nodes, message):
+    with pytest.raises(InputError, match=message):
+        imported(path, after_conv(*nodes, **NUMBERS, slopes=np.full((4, 1, 1), 0.2, F32)))
+
+
+@pytest.mark.parametrize("gate", [False, True])
+@pytest.mark.parametrize("swapped", [False, True])
+def test_products(path, gate, swapped):
+    """At a scale without ties; ONNX Runtime fuses the product into QLinearMul."""
+    first = [
+        node("GlobalAveragePool" if gate else "HardSwish", ["y"], "h"), node("QuantizeLinear", ["h", "sh", "zo"], "hq"),
+        node("DequantizeLinear", ["hq", "sh", "zo"], "bb"),
+    ]  # fmt: skip
+    product = node("Mul", ["bb", "y"] if swapped else ["y", "bb"], "p")
+    graph = assert_as_onnxruntime(path, after_conv(*first, product, sh=F32(0.0173 if gate else 0.19), sp=F32(0.3171)))
+    assert isinstance(graph.nodes[3], ir.Multiply)
+
+
+INDICES = {name: np.array(value) for name, value in {
+    "three": [3], "one": [1], "two": [2], "minus": [-1], "huge": [2**62], "tiny": [-(2**62)], "sizes": [1, 3],
+    "order": [2, 0, 3, 1, -1], "axis": [1],
+}.items()}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "nodes, channels",
+    [
+        ([node("Slice", ["y", "one", "huge", "axis"], "p")], [1, 2, 3]),
+        ([node("Slice", ["y", "one", "minus", "axis", "one"], "p")], [1, 2]),
+        ([node("Slice", ["y", "huge", "tiny", "axis", "minus"], "p")], [3, 2, 1, 0]),
+        ([node("Slice", ["y", "tiny", "two", "axis", "two"], "p")], [0]),
+        ([node("Gather", ["y", "order"], "p", axis=-3)], [2, 0, 3, 1, 3]),
+        ([node("Split", ["y", "sizes"], "p", axis=1)], None),
+    ],
+)
+def test_selections_of_channels(path, nodes, channels):
+    if channels is None:
+        nodes[0].output.append("rest")
+    graph = assert_as_onnxruntime(path, after_conv(*nodes, **INDICES))
+    selected = next(n for n in graph.nodes if isinstance(n, ir.Select))
+    assert selected.channels.tolist() == (channels or [0])
+
+
+def test_halves_of_a_split(path):
+    parts = node("Split", ["y"], "aa", axis=-3, num_outputs=2)
+    parts.output.append("bb")
+    graph = assert_as_onnxruntime(path, after_conv(parts, node("Concat", ["bb", "aa"], "p", axis=1)))
+    assert [n.channels.tolist() for n in graph.nodes if isinstance(n, ir.Select)] == [[0, 1], [2, 3]]
+
+
+@pytest.mark.parametrize(
+    "made, message",
+    [
+        (node("Gather", ["y", "order"], "p", axis=2), "axis: found 2"),
+        (node("Gather", ["y", "q"], "p", axis=1), "constant integers"),
+        (node("Slice", ["y", "one", "three", "two"], "p"), "axis: found 2"),
+        (node("Slice", ["y", "three", "one", "axis"], "p"), "no channels"),
+        (node("Split", ["y", "sizes"], "p", axis=1), r"split: found \[1, 3\] for 4 channels, expected 1 parts"),
+    ],
+)
+def test_selections_that_are_not_supported(path, made, message):
+    with pytest.raises(InputError, match=message):
+        imported(path, after_conv(made, **INDICES))
+
+
+# --- other shapes -------------------------------------------------------------------------------------------------
+
+SHAPES = {
+    "row": np.array([0, 4]), "column": np.array([0, -1, 1, 1]), "pixels": np.array([2, 3]), "ends": np.array([-1, -2]),
+    "split": np.array([0, 2, 2, 16, 16]), "split -1": np.array([-1, 2, 2, 16, 16]), "whole": np.array([0, -1, 16, 16]),
+    "one": np.array([1]), "turned": np.array([0, 4, 2, 128]), "batch": np.array([1, -1, 16, 16]),
+}  # fmt: skip
+POOL = node("GlobalAveragePool", ["y"], "g")
+CODED = [node("QuantizeLinear", ["g", "sp", "zo"], "gq"), node("DequantizeLinear", ["gq", "sp", "zo"], "gd")]
+
+
+@pytest.mark.parametrize("there", [node("Reshape", ["gd", "row"], "f"), node("Squeeze", ["gd", "pixels"], "f")])
+@pytest.mark.parametrize("back", [node("Reshape", ["f", "column"], "u"), node("Unsqueeze", ["f", "ends"], "u")])
+def test_rows_and_single_pixels(path, there, back):
+    content = after_conv(POOL, *CODED, there, back, node("Reshape", ["u", "column"], "p"), **SHAPES)
+    graph = assert_as_onnxruntime(path, content, np.tile(IMAGES, (8, 1, 1, 1)) * np.linspace(0.2, 2, 32).astype(F32)
+                                  .reshape(-1, 1, 1, 1), near=0.05)  # fmt: skip
+    assert [n.keepdims for n in graph.nodes if isinstance(n, ir.Flatten)] == [False, True]
+
+
+@pytest.mark.parametrize("shape", ["split", "split -1"])
+@pytest.mark.parametrize("swaps, channels", [(1, [0, 2, 1, 3]), (2, None), (0, None)])
+def test_shuffles_of_channels(path, shape, swaps, channels):
+    names = ["s0", *(f"s{i + 1}" for i in range(swaps))]
+    turns = [node("Transpose", [a], b, perm=[0, 2, 1, 3, 4]) for a, b in zip(names, names[1:], strict=False)]
+    nodes = [node("Reshape", ["y", shape], "s0"), *turns, node("Reshape", [names[-1], "whole"], "p")]
+    graph = assert_as_onnxruntime(path, after_conv(*nodes, **SHAPES))
+    assert [n.channels.tolist() for n in graph.nodes if isinstance(n, ir.Select)] == ([channels] if channels else [])
+
+
+@pytest.mark.parametrize(
+    "nodes, message",
+    [
+        ([node("Reshape", ["y", "split"], "p")], "input 'p': expected a quantized value"),
+        ([node("Reshape", ["y", "turned"], "p")], "shape: found"),
+        ([node("Reshape", ["y", "batch"], "p")], "shape: found"),
+        ([node("Squeeze", ["y", "pixels"], "p")], r"expected \[C, 1, 1\]"),
+        ([node("Squeeze", ["y", "one"], "p")], "axes: found"),
+        ([node("Unsqueeze", ["y", "pixels"], "p")], r"expected \[N, K\]"),
+        ([node("Reshape", ["y", "split"], "a"), node("Transpose", ["a"], "p", perm=[0, 1, 2, 4, 3])], "not transposed"),
+        ([node("Reshape", ["y", "split"], "a"), node("Reshape", ["a", "turned"], "p")], "channels were split"),
+        ([node("Transpose", ["y"], "p", perm=[0, 2, 3, 1])], "not transposed"),
+    ],
+)
+def test_other_shapes_are_not_supported(path, nodes, message):
+    with pytest.raises(InputError, match=message):
+        imported(path, after_conv(*nodes, **SHAPES))
 
 
 # --- pools and resizes -----------------------------------------------------------------------------------------------

@@ -41,8 +41,9 @@ def cases(draw):
     inputs, outputs = draw(st.integers(1, 1 if groups == 17 else 9)), draw(st.integers(1, 1 if groups == 17 else 5))
     if draw(st.booleans()):
         inputs = outputs = 1  # depthwise where groups > 1
-    kernel, dilation, padding = draw(pairs(1, 3)), draw(pairs(1, 2)), draw(pairs(0, 2))
-    least = [max(1, d * (k - 1) + 1 - 2 * p) for k, d, p in zip(kernel, dilation, padding, strict=True)]
+    kernel, dilation = draw(pairs(1, 3)), draw(pairs(1, 2))
+    begin, end = draw(pairs(0, 2)), draw(pairs(0, 2))
+    least = [max(1, d * (k - 1) + 1 - b - e) for k, d, b, e in zip(kernel, dilation, begin, end, strict=True)]
     height, width = draw(st.integers(least[0], least[0] + 3)), draw(st.integers(least[1], least[1] + 3))
     z = draw(st.sampled_from([0, 1, 128, 255]))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
@@ -52,7 +53,7 @@ def cases(draw):
         x, weight = rng.choice([0, z, 255], x_shape), rng.choice([-128, -127, 0, 127], w_shape)
     else:
         x, weight = rng.integers(0, 256, x_shape), rng.integers(-128, 128, w_shape)
-    geometry = {"stride": draw(pairs(1, 3)), "padding": padding, "dilation": dilation, "groups": groups}
+    geometry = {"stride": draw(pairs(1, 3)), "padding": (*begin, *end), "dilation": dilation, "groups": groups}
     return x.astype(np.uint8), weight.astype(np.int8), z, geometry
 
 
@@ -71,7 +72,7 @@ def test_tile_borders(policy, outputs, groups):
     channels = groups if groups > 2 else 12
     x = rng.integers(0, 256, (2, 4, 3, channels)).astype(np.uint8)
     weight = rng.integers(-128, 128, (outputs, 3, 3, channels // groups)).astype(np.int8)
-    assert_same(x, weight, 7, policy, padding=(1, 1), groups=groups)
+    assert_same(x, weight, 7, policy, padding=(1, 1, 1, 1), groups=groups)
 
 
 def one_output(codes, weights, z=0, **policy):
@@ -130,9 +131,9 @@ def test_lanes_and_blocks_take_different_products():
 def test_padding_has_the_code_of_zero():
     """Wrapping registers see 0 there, saturating ones the raw code."""
     x, weight = np.full((1, 1, 1, 1), 10, np.uint8), np.full((1, 3, 3, 1), 127, np.int8)
-    acc, events, lowest, highest = emulate(x, weight, 200, padding=(1, 1))
+    acc, events, lowest, highest = emulate(x, weight, 200, padding=(1, 1, 1, 1))
     assert (int(acc[0, 0, 0, 0]), int(events.sum()), lowest, highest) == (-190 * 127, 0, -190 * 127, 0)
-    acc, events, _, highest = emulate(x, weight, 200, padding=(1, 1), saturate=True)
+    acc, events, _, highest = emulate(x, weight, 200, padding=(1, 1, 1, 1), saturate=True)
     assert highest == (8 * 200 + 10) * 127 and events.all()
     assert int(acc[0, 0, 0, 0]) == 32767 - 200 * 9 * 127
 
@@ -177,9 +178,9 @@ X, W = np.zeros((1, 5, 5, 4), np.uint8), np.zeros((6, 3, 3, 4), np.int8)
         ({"stride": (1, -1)}, ValueError),
         ({"stride": 1}, TypeError),
         ({"stride": (2**70, 1)}, TypeError),
-        ({"padding": (-1, 0)}, ValueError),
-        ({"padding": (2**62, 0)}, ValueError),
-        ({"padding": (2**20, 2**20)}, ValueError),
+        ({"padding": (-1, 0, 0, 0)}, ValueError),
+        ({"padding": (0, 0, 2**62, 0)}, ValueError),
+        ({"padding": (2**20,) * 4}, ValueError),
         ({"dilation": (0, 1)}, ValueError),
         ({"dilation": (2**61, 1)}, ValueError),
         ({"groups": 0}, ValueError),

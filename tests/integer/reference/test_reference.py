@@ -156,6 +156,45 @@ def test_add_requantize_and_concat():
         assert joined == [to(real(x, qx), qs), to(real(r, qr), qs), s]
 
 
+def test_elementwise_reads_its_table():
+    rng = np.random.default_rng(6)
+    source, output = q(0.1, 7), q(0.2, 3, 99)
+    codes, table = random_codes(rng, (2, 5, 4, 3), source), rng.integers(0, 100, 256).astype(np.uint8)
+    found = codes_of([ir.Elementwise("e", ("x",), output, table)], source, image(codes, source))
+    assert found.tolist() == [[[[table[c] for c in row] for row in plane] for plane in i] for i in codes]
+
+
+@pytest.mark.parametrize("single", [True, False])
+def test_multiply_on_every_pair_of_codes(single):
+    """Exact products, one float32 multiplication, halves to even: with fractions for scales there are many."""
+    qx, qa, qb, qy = q(), q(1.0, 3), q(0.5, 200), q(96.0, 120, 250)
+    pairs = np.stack(np.meshgrid(np.arange(256), np.arange(256)))[None]  # channel 0 times channel 1
+    if single:
+        pairs = pairs[..., :1]  # [1, 2, 256, 1]: a factor per channel of images of 1x1 pixels
+    weight = np.eye(2).reshape(2, 1, 2, 1, 1)
+    nodes = (
+        conv("a", "x", qx, qa, weight[0], [-3], [1.0]),
+        conv("b", "x", qx, qb, weight[1], [-200], [0.5]),
+        *([ir.GlobalAvgPool("g", ("b",), qb, keepdims=True)] if single else []),
+        ir.Multiply("m", ("a", "g" if single else "b"), qy),
+    )
+    values = Reference(around(*nodes, source=qx)).run(image(pairs, qx), trace=True).values
+    a, b = np.broadcast_arrays(values["a"].astype(int), values["g" if single else "b"].astype(int))
+    multiplier = F32(F32(1.0) * F32(0.5)) / qy.scale
+    for at in np.ndindex(a.shape):
+        product = (int(a[at]) - 3) * (int(b[at]) - 200)
+        assert values["m"][at] == clamp(half_even(F32(product) * multiplier), qy)
+    assert single or (len(np.unique(a)) == len(np.unique(b)) == 256 and len(np.unique(values["m"])) > 180)
+
+
+def test_select_takes_channels():
+    rng, source = np.random.default_rng(7), q(0.1, 7)
+    codes = random_codes(rng, (2, 5, 4, 3), source)
+    for channels in ([0, 1], [4, 2, 0, 1, 3], [3, 3, 3, 0, 1, 2, 4]):
+        found = codes_of([ir.Select("s", ("x",), source, np.array(channels))], source, image(codes, source))
+        assert found.tolist() == [[image[c] for c in channels] for image in codes.tolist()]
+
+
 def test_identity_requantize_copies():
     source = q(0.1, 7, 100)
     codes = np.arange(101, dtype=np.uint8).reshape(1, 1, 1, -1)
@@ -367,20 +406,18 @@ def test_traced_values_and_outputs():
 
 def test_values_are_freed_after_their_last_use(monkeypatch):
     """While a chain runs, the value of the node before the last is gone."""
-    from oaq_repro.integer.graph import arithmetic
-
     source = q(0.1)
     chain = [ir.Requantize(f"r{i}", (f"r{i - 1}" if i else "x",), q(0.1 + 0.01 * i, 1)) for i in range(6)]
     alive, most = [], []
-    original = arithmetic.rescale
+    original = ir.Requantize.reference
 
-    def watched(codes, a, b):
-        result = original(codes, a, b)
+    def watched(node, inputs, sources):
+        result = original(node, inputs, sources)
         alive.append(weakref.ref(result))
         most.append(sum(r() is not None for r in alive))
         return result
 
-    monkeypatch.setattr(arithmetic, "rescale", watched)
+    monkeypatch.setattr(ir.Requantize, "reference", watched)
     Reference(around(*chain, source=source)).run(np.zeros((1, 1, 4, 4), F32))
     assert max(most) == 2
 

@@ -74,9 +74,10 @@ def place(graph: Graph, shapes: dict[str, Shape], share: bool) -> tuple[dict[str
 
 
 def _borders(graph: Graph) -> dict[str, tuple[int, int]]:
-    """The widest padding that readers of a value ask for."""
+    """The widest padding that readers of a value ask for, of height and width: borders are the same at both ends."""
     borders: dict[str, tuple[int, int]] = {}
     for node in graph.nodes:
         before = borders.get(node.inputs[0], (0, 0))
-        borders[node.inputs[0]] = (max(before[0], node.border[0]), max(before[1], node.border[1]))
+        top, left, bottom, right = node.border
+        borders[node.inputs[0]] = (max(before[0], top, bottom), max(before[1], left, right))
     return borders

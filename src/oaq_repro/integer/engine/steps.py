@@ -16,12 +16,15 @@ from oaq_repro.integer.graph.nodes import (
     Flatten,
     GlobalAvgPool,
     Layer,
+    Lookup,
     MaxPool,
+    Multiply,
     Node,
     Quantize,
-    Requantize,
     Resize,
     ResizeNearest,
+    Select,
+    multiply_multiplier,
     pool_multiplier,
 )
 from oaq_repro.integer.graph.windows import Window
@@ -54,9 +57,21 @@ def _add(node: Add, to: Compilation) -> None:
     to.program.add(to.x(node, 0), to.x(node, 1), to.values[node.name], *constants)
 
 
-@append.register(Requantize)
-@append.register(Concat)
-def _tables(node: Requantize | Concat, to: Compilation) -> None:
+@append.register
+def _multiply(node: Multiply, to: Compilation) -> None:
+    at_a, at_b = sorted((0, 1), key=lambda at: -to.x(node, at).height * to.x(node, at).width)  # the single pixel last
+    a, b, q = to.source(node, at_a), to.source(node, at_b), node.output
+    constants = (float(multiply_multiplier(a, b, q)), a.zero_point, b.zero_point, q.zero_point, q.q_max)
+    to.program.multiply(to.x(node, at_a), to.x(node, at_b), to.values[node.name], *constants)
+
+
+@append.register
+def _lookup(node: Lookup, to: Compilation) -> None:
+    to.program.lookup([(to.x(node), node.codes(to.source(node)))], to.values[node.name])
+
+
+@append.register
+def _concat(node: Concat, to: Compilation) -> None:
     parts = [(to.values[name], rescaling_table(to.qparams[name], node.output)) for name in node.inputs]
     to.program.lookup(parts, to.values[node.name])
 
@@ -100,6 +115,11 @@ def _resize(node: Resize, to: Compilation) -> None:
 def _resize_nearest(node: ResizeNearest, to: Compilation) -> None:
     x = to.x(node)
     to.program.resize_nearest(x, to.values[node.name], *node.pixels(x.height, x.width))
+
+
+@append.register
+def _select(node: Select, to: Compilation) -> None:
+    to.program.select(to.x(node), to.values[node.name], node.channels.astype(np.int32))
 
 
 @append.register

@@ -45,6 +45,11 @@ def rescaling_table(source: QParams, output: QParams) -> Array:
     return codes if source == output else to_codes(dequantize(codes, source) / output.scale, output)
 
 
+def function_table(values: Array, output: QParams) -> Array:
+    """uint8 [256] from what a function makes of every code, float32 [256]; where that is NaN, the code of zero."""
+    return to_codes(np.where(np.isnan(values), np.float32(0), values) / output.scale, output)
+
+
 def to_codes(values: Array, q: QParams) -> Array:
     """float32 in units of the scale to codes; overwrites `values`. Where the sum is inexact it is clamped anyway."""
     np.rint(values, out=values)

@@ -45,5 +45,5 @@ def _padded(node: Node, source: Shape) -> int:
     """Elements of a node's first input with the padding that the node adds."""
     if len(source) != 3:
         return prod(source)
-    rows, columns = node.padding_added
-    return source[0] * (source[1] + 2 * rows) * (source[2] + 2 * columns)
+    top, left, bottom, right = node.padding_added
+    return source[0] * (source[1] + top + bottom) * (source[2] + left + right)

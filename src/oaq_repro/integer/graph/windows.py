@@ -8,22 +8,33 @@ import numpy as np
 
 Array = np.ndarray[Any, Any]
 Pair = tuple[int, int]
+Sides = tuple[int, int, int, int]  # top, left, bottom, right
+
+
+def four_sides(padding: Pair | Sides) -> Sides:
+    """Two numbers, of height and width, as top, left, bottom and right. Anything else is as it was."""
+    return padding * 2 if isinstance(padding, tuple) and len(padding) == 2 else padding
 
 
 @dataclass(frozen=True)
 class Window:
-    """Sizes in pixels, of height and width. `ceil`: a partial window at the end counts as well."""
+    """Sizes in pixels, of height and width, padding of four sides. `ceil`: a partial window at the end counts too."""
 
     kernel: Pair
     stride: Pair = (1, 1)
-    padding: Pair = (0, 0)
+    padding: Sides = (0, 0, 0, 0)
     dilation: Pair = (1, 1)
     ceil: bool = False
+
+    @property
+    def ends(self) -> list[Pair]:
+        """Padding before and after each axis."""
+        return [(self.padding[0], self.padding[2]), (self.padding[1], self.padding[3])]
 
     def counts(self, sizes: tuple[int, ...]) -> list[int]:
         """Windows along height and width of an image of these sizes; below 1 where none fits."""
         return [
-            window_count(size, self.kernel[i], self.stride[i], self.padding[i], self.dilation[i], self.ceil)
+            window_count(size, self.kernel[i], self.stride[i], self.ends[i], self.dilation[i], self.ceil)
             for i, size in enumerate(sizes)
         ]
 
@@ -32,7 +43,8 @@ class Window:
         found = []
         for i, (size, count) in enumerate(zip(sizes, self.counts(sizes), strict=True)):
             needed = (count - 1) * self.stride[i] + self.dilation[i] * (self.kernel[i] - 1) + 1
-            found.append((self.padding[i], max(needed - size - self.padding[i], 0)))
+            before = self.ends[i][0]
+            found.append((before, max(needed - size - before, 0)))
         return found
 
     def taps(self, x: Array, fill: int) -> Iterator[Array]:
@@ -40,18 +52,18 @@ class Window:
         sizes = x.shape[1:3]
         counts = self.counts(sizes)
         padded = np.pad(x, ((0, 0), *self.borders(sizes), (0, 0)), constant_values=fill)
-        ends = [(count - 1) * stride + 1 for count, stride in zip(counts, self.stride, strict=True)]
+        lasts = [(count - 1) * stride + 1 for count, stride in zip(counts, self.stride, strict=True)]
         for row in range(0, self.kernel[0] * self.dilation[0], self.dilation[0]):
             for column in range(0, self.kernel[1] * self.dilation[1], self.dilation[1]):
-                yield padded[:, row : row + ends[0] : self.stride[0], column : column + ends[1] : self.stride[1]]
+                yield padded[:, row : row + lasts[0] : self.stride[0], column : column + lasts[1] : self.stride[1]]
 
 
-def window_count(size: int, kernel: int, stride: int, padding: int, dilation: int, ceil: bool) -> int:
+def window_count(size: int, kernel: int, stride: int, padding: Pair, dilation: int, ceil: bool) -> int:
     """Windows along one axis, by PyTorch's rules: `ceil` adds a partial one unless it starts in the right padding."""
-    free = size + 2 * padding - dilation * (kernel - 1) - 1
+    free = size + sum(padding) - dilation * (kernel - 1) - 1
     if free < 0 and not ceil:
         return 0
     count = (-(-free // stride) if ceil else free // stride) + 1
-    if ceil and (count - 1) * stride >= size + padding:
+    if ceil and (count - 1) * stride >= size + padding[0]:
         count -= 1
     return count

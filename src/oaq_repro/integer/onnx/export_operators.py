@@ -13,18 +13,22 @@ from oaq_repro.integer.graph.nodes import (
     Concat,
     Conv,
     Dequantize,
+    Elementwise,
     Flatten,
     GlobalAvgPool,
     Layer,
     Linear,
     MaxPool,
+    Multiply,
     Node,
     QParams,
     Quantize,
     Requantize,
     Resize,
     ResizeNearest,
+    Select,
     Shape,
+    multiply_multiplier,
     pool_multiplier,
 )
 from oaq_repro.integer.onnx.writer import BARRIER, Writer
@@ -46,6 +50,11 @@ def constant_bytes(node: Node, shapes: dict[str, Shape]) -> int:
 @constant_bytes.register
 def _(node: Layer, shapes: dict[str, Shape]) -> int:
     return node.weight.nbytes
+
+
+@constant_bytes.register
+def _(node: Select, shapes: dict[str, Shape]) -> int:
+    return node.channels.nbytes
 
 
 @constant_bytes.register
@@ -78,7 +87,7 @@ def _dequantize(node: Dequantize, to: Writer) -> None:
 def _conv(node: Conv, to: Writer) -> None:
     real = to.add(
         "Conv", _dequantized_operands(node, to), to.part(node, "real"), kernel_shape=node.weight.shape[2:],
-        strides=node.stride, pads=node.padding * 2, dilations=node.dilation, group=node.groups,
+        strides=node.stride, pads=node.padding, dilations=node.dilation, group=node.groups,
     )  # fmt: skip
     to.quantized(node, real, node.output, node.name)
 
@@ -98,6 +107,31 @@ def _requantize(node: Requantize, to: Writer) -> None:
 
 
 @write.register
+def _elementwise(node: Elementwise, to: Writer) -> None:
+    """Codes gathered from the table: exact by construction.
+
+    A float operator between DequantizeLinear and QuantizeLinear would not be: its last bit depends on the version of
+    ONNX Runtime and on the processor (vectorized exp, erf, tanh), and at a tie that is another code.
+    """
+    table = to.constant(node, "table", node.table, np.uint8)
+    places = to.add("Cast", [node.inputs[0]], to.part(node, "int32"), to=TensorProto.INT32)
+    to.add("Gather", [table, places], node.name, axis=0)
+
+
+@write.register
+def _multiply(node: Multiply, to: Writer) -> None:
+    """The product in int32: Mul of dequantized values rounds before it is scaled."""
+    factors = []
+    for at, name in enumerate(node.inputs):
+        codes = to.add("Cast", [name], to.part(node, f"int32_{at}"), to=TensorProto.INT32)
+        zero_point = to.constant(node, f"zero_point_{at}", to.q[name].zero_point, np.int32)
+        factors.append(to.add("Sub", [codes, zero_point], to.part(node, f"centred_{at}")))
+    acc = to.add("Mul", factors, to.part(node, "acc"))
+    a, b = (to.q[name] for name in node.inputs)
+    to.requantized(node, acc, multiply_multiplier(a, b, node.output), node.output)
+
+
+@write.register
 def _concat(node: Concat, to: Writer) -> None:
     parts = [
         name if to.q[name] == node.output
@@ -110,7 +144,7 @@ def _concat(node: Concat, to: Writer) -> None:
 @write.register
 def _maxpool(node: MaxPool, to: Writer) -> None:
     """The padding of `ceil_mode` is written out: versions of ONNX Runtime differ about the last window."""
-    begin, end = node.padding, node.padding
+    begin, end = node.padding[:2], node.padding[2:]
     if node.ceil_mode:
         begin, end = zip(*node.window.borders(to.shapes[node.inputs[0]][1:]), strict=True)
     value, pads = node.inputs[0], [*begin, *end]
@@ -142,7 +176,7 @@ def _avgpool(node: AvgPool, to: Writer) -> None:
     zero_point = to.constant(node, "zero_point_0", source.zero_point, np.uint8)
     acc = to.add(
         "ConvInteger", [node.inputs[0], ones, zero_point], to.part(node, "acc"), kernel_shape=node.kernel,
-        strides=node.stride, pads=node.padding * 2, group=channels,
+        strides=node.stride, pads=node.padding, group=channels,
     )  # fmt: skip
     counts = node.pixels(*to.shapes[node.inputs[0]][1:])
     counts = counts if len(np.unique(counts)) > 1 else counts[0, 0]
@@ -194,8 +228,16 @@ def _resizenearest(node: ResizeNearest, to: Writer) -> None:
 
 
 @write.register
+def _select(node: Select, to: Writer) -> None:
+    to.add("Gather", [node.inputs[0], to.constant(node, "channels", node.channels, np.int64)], node.name, axis=1)
+
+
+@write.register
 def _flatten(node: Flatten, to: Writer) -> None:
-    to.add("Flatten", [node.inputs[0]], node.name, axis=1)
+    if node.keepdims:
+        to.add("Reshape", [node.inputs[0], to.constant(node, "shape", [0, -1, 1, 1], np.int64)], node.name)
+    else:
+        to.add("Flatten", [node.inputs[0]], node.name, axis=1)
 
 
 def _dequantized_operands(node: Layer, to: Writer) -> list[str]:

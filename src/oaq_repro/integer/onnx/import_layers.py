@@ -8,14 +8,13 @@ import numpy as np
 from oaq_repro.accumulator import NAMED
 from oaq_repro.integer.graph import nodes as ir
 from oaq_repro.integer.graph.nodes.base import LARGEST_PARAMETER
+from oaq_repro.integer.graph.windows import Sides
 from oaq_repro.integer.onnx.constants import Array, Dequantized, along
 from oaq_repro.integer.onnx.reader import OnnxNode
 from oaq_repro.integer.onnx.values import Pending, Real, Values
 
 BIAS_TOLERANCE = 1e-4  # relative, between the scale of a bias and input scale * weight scale
 LARGEST_BIAS = float(2**31 - 1)
-LARGEST_PADDED = 1 << 20  # weights that get zeros for uneven padding
-MOST_UNEVEN = 8  # rows or columns of padding that one end may have more than the other
 
 
 def pair(node: OnnxNode, name: str, default: int) -> tuple[int, int]:
@@ -26,40 +25,15 @@ def pair(node: OnnxNode, name: str, default: int) -> tuple[int, int]:
     return found[0], found[1]
 
 
-def _pads(node: OnnxNode) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Explicit padding at the beginning and at the end of height and width."""
+def padding_of(node: OnnxNode) -> Sides:
+    """Explicit padding: top, left, bottom, right."""
     rule = node.attribute("auto_pad", "NOTSET")
     if rule not in ("NOTSET", "VALID"):
         raise node.error(f"auto_pad: found {rule!r}, expected explicit pads")
     pads = node.attribute("pads", (0, 0, 0, 0))
     if len(pads) != 4 or not all(0 <= pad <= LARGEST_PARAMETER for pad in pads):
         raise node.error(f"pads: found {list(pads)}, expected four numbers of at least 0")
-    if rule == "VALID":
-        pads = (0, 0, 0, 0)
-    return (pads[0], pads[1]), (pads[2], pads[3])
-
-
-def padding_of(node: OnnxNode) -> tuple[int, int]:
-    """Symmetric explicit padding."""
-    begin, end = _pads(node)
-    if begin != end:
-        raise node.error(f"pads: found {[*begin, *end]}, expected the same at the end as at the beginning")
-    return begin
-
-
-def _evenly_padded(node: OnnxNode, weight: Array, dilation: tuple[int, int]) -> tuple[Array, tuple[int, int]]:
-    """Weights and symmetric padding: where one end has less, the kernel gets zeros there. The sums stay the same."""
-    (top, left), (bottom, right) = _pads(node)
-    more = (bottom - top, right - left)
-    if (top, left) == (bottom, right):
-        return weight, (top, left)
-    if any(m % d or abs(m) > MOST_UNEVEN for m, d in zip(more, dilation, strict=True)):
-        raise node.error("pads: expected ends that differ by few multiples of the dilation")
-    zeros = [(max(m, 0) // d, max(-m, 0) // d) for m, d in zip(more, dilation, strict=True)]
-    if weight.size > LARGEST_PADDED:  # zeros are up to 81 times as many
-        raise node.error(f"pads: found {[top, left, bottom, right]} for a weight of {weight.size} values, expected the "
-                         "same at the end as at the beginning")  # fmt: skip
-    return np.pad(weight, ((0, 0), (0, 0), *zeros)), (max(top, bottom), max(left, right))
+    return (0, 0, 0, 0) if rule == "VALID" else (pads[0], pads[1], pads[2], pads[3])
 
 
 def _weight(values: Values, node: OnnxNode, rank: int, axis: int) -> tuple[Array, Array]:
@@ -145,9 +119,8 @@ def conv(values: Values, node: OnnxNode, bias: str = "", added: OnnxNode | None 
     dilation = pair(node, "dilations", 1)
     if min(dilation) < 1:
         raise node.error(f"dilations: found {list(dilation)}, expected numbers of at least 1")
-    weight, padding = _evenly_padded(node, weight, dilation)
     geometry = {
-        "stride": pair(node, "strides", 1), "padding": padding, "dilation": dilation,
+        "stride": pair(node, "strides", 1), "padding": padding_of(node), "dilation": dilation,
         "groups": node.attribute("group", 1),
     }  # fmt: skip
     shapes = ((-1, 1, 1), (1, -1, 1, 1)) if bias else ((-1,),)

@@ -6,20 +6,19 @@ leaves in float (an activation or a bias that it cannot fuse). What the graph ca
 node.
 """
 
-from collections.abc import Callable
-from math import prod
-from typing import Any
-
 import numpy as np
 
 from oaq_repro.integer.graph import nodes as ir
-from oaq_repro.integer.onnx.constants import order_of, value_of
+from oaq_repro.integer.onnx.constants import value_of
+from oaq_repro.integer.onnx.import_elementwise import FUNCTIONS, elementwise
 from oaq_repro.integer.onnx.import_layers import add_bias, conv, gemm, matmul, padding_of, pair
 from oaq_repro.integer.onnx.import_quantize import clip_codes, dequantize, quantize
 from oaq_repro.integer.onnx.import_resize import resize
+from oaq_repro.integer.onnx.import_select import gather, slice_channels, split
+from oaq_repro.integer.onnx.import_views import flatten, reshape, squeeze, transpose, unsqueeze
 from oaq_repro.integer.onnx.qoperators import Converter, QOperator, same_as
 from oaq_repro.integer.onnx.reader import OnnxNode
-from oaq_repro.integer.onnx.values import Codes, Pending, Real, Values
+from oaq_repro.integer.onnx.values import Codes, Function, Pending, Real, Values, passed
 
 
 def _constant(values: Values, node: OnnxNode) -> None:
@@ -33,26 +32,9 @@ def _identity(values: Values, node: OnnxNode) -> None:
         node.input(1), node.attribute("ratio", 0.5), node.attribute("seed", 0)  # play no part
         if values.scalar(node, 2, False, np.bool_):
             raise node.error("training_mode: found true, expected a model for inference")
-    known: tuple[dict[str, Any], ...] = (values.folded, values.codes, values.weights, values.real)
     values.constant(node, 0)
-    for kind in known:
-        if name in kind:
-            kind[output] = kind[name]
-            return
-    raise node.error(f"input {name!r}: expected a quantized value or a constant")
-
-
-def _transpose(values: Values, node: OnnxNode) -> None:
-    """Transpose of constants, dequantized or not."""
-    constant, weights = values.constant(node, 0), values.weights.get(node.input(0))
-    if constant is not None:
-        values.folded[node.outputs[0]] = constant.transpose(order_of(node, constant.ndim))
-    elif weights is not None:
-        values.weights[node.outputs[0]] = weights.transposed(node, order_of(node, weights.values.ndim))
-    else:
-        raise node.error(
-            f"input {node.input(0)!r}: expected a constant (values of the network are not transposed here)"
-        )
+    if not values.rename(name, output):
+        raise node.error(f"input {name!r}: expected a quantized value or a constant")
 
 
 def _clip(values: Values, node: OnnxNode) -> None:
@@ -71,6 +53,10 @@ def _clip(values: Values, node: OnnxNode) -> None:
     high = values.scalar(node, 2, np.inf) if node.op == "Clip" else np.inf
     if low <= np.finfo(np.float32).min:
         low = -np.inf
+    if real.function is not None:
+        kept = np.clip(real.function.values, low, high).astype(np.float32)
+        values.real[node.outputs[0]] = Real(real.source, function=Function(node, kept))
+        return
     if real.high < low or high < real.low:  # one of them alone is the result
         raise node.error(f"found a clamp to [{low}, {high}] of values in [{real.low}, {real.high}]")
     bounds = max(real.low, low), min(real.high, high)
@@ -81,8 +67,22 @@ def _add(values: Values, node: OnnxNode) -> None:
     if add_bias(values, node):
         node.all_inputs()
         return
+    _of_two(values, node, ir.Add)
+
+
+def _multiply(values: Values, node: OnnxNode) -> None:
+    _of_two(values, node, ir.Multiply)
+
+
+def _of_two(values: Values, node: OnnxNode, operator: type[ir.Add | ir.Multiply]) -> None:
+    """An operator of two tensors; of one tensor and a constant, or of one tensor and its function, a function of it."""
+    reals = [values.real.get(name) for name in node.all_inputs()]
+    a, b = reals if len(reals) == 2 else (None, None)
+    if a is None or b is None or a.source == b.source and not (a.is_plain() and b.is_plain()):
+        elementwise(values, node)
+        return
     inputs = values.value(node, 0), values.value(node, 1)
-    values.real[node.outputs[0]] = Real(Pending(node, lambda name, q: ir.Add(name, inputs, q)))
+    values.real[node.outputs[0]] = Real(Pending(node, lambda name, q: operator(name, inputs, q)))
 
 
 def _concat(values: Values, node: OnnxNode) -> None:
@@ -102,27 +102,16 @@ def _concat(values: Values, node: OnnxNode) -> None:
     values.real[node.outputs[0]] = Real(Pending(node, lambda name, q: ir.Concat(name, inputs, q)))
 
 
-def _passed(values: Values, node: OnnxNode, make: Callable[[str, str, ir.QParams], ir.Node]) -> None:
-    """An operator on codes that keeps their QParams, between DequantizeLinear and QuantizeLinear or on codes."""
-    codes = values.codes.get(node.input(0))
-    source = values.value(node, 0) if codes is None else codes.node
-    added = values.add(make(values.name(node.name or node.outputs[0]), source, values.q[source]))
-    if codes is None:
-        values.real[node.outputs[0]] = Real(added)
-    else:
-        values.codes[node.outputs[0]] = Codes(added, codes.offset, codes.dtype)
-
-
 def _max_pool(values: Values, node: OnnxNode) -> None:
     kernel, stride, padding = pair(node, "kernel_shape", 0), pair(node, "strides", 1), padding_of(node)
     dilation, ceil = pair(node, "dilations", 1), node.flag("ceil_mode", False)
-    _passed(values, node, lambda name, x, q: ir.MaxPool(name, (x,), q, kernel, stride, padding, dilation, ceil))
+    passed(values, node, lambda name, x, q: ir.MaxPool(name, (x,), q, kernel, stride, padding, dilation, ceil))
 
 
 def _average_pool(values: Values, node: OnnxNode) -> None:
     node.expect(ceil_mode=0, dilations=(1, 1))
     kernel, stride, padding = pair(node, "kernel_shape", 0), pair(node, "strides", 1), padding_of(node)
-    counted = node.flag("count_include_pad", False) or padding == (0, 0)
+    counted = node.flag("count_include_pad", False) or not any(padding)
     x = values.value(node, 0)
     pending = Pending(node, lambda name, q: ir.AvgPool(name, (x,), q, kernel, stride, padding, counted))
     values.real[node.outputs[0]] = Real(pending)
@@ -140,33 +129,18 @@ def _global_average_pool(values: Values, node: OnnxNode) -> None:
     values.real[node.outputs[0]] = Real(Pending(node, lambda name, q: ir.GlobalAvgPool(name, (x,), q, keepdims)))
 
 
-def _flatten(values: Values, node: OnnxNode) -> None:
-    """Flatten, and Reshape to [N, C * H * W]."""
-    if node.op == "Flatten":
-        axis, rank = node.attribute("axis", 1), values.rank(node, 0)
-        if axis not in (1, 1 - rank):
-            raise node.error(f"axis: found {axis} for a value of {rank} dimensions, expected 1")
-    else:
-        codes = values.codes.get(node.input(0))
-        sizes = values.shape(values.value(node, 0) if codes is None else codes.node, node)
-        count, wanted = prod(sizes), values.integers(node, 1)
-        batches = {0, -1} if values.model.batch is None else {0, -1, values.model.batch}
-        rows = len(wanted) == 2 and wanted[0] in batches and wanted[1] in (count, -1) and wanted != (-1, -1)
-        if not rows or node.flag("allowzero", False):
-            raise node.error(f"shape: found {list(wanted)}, expected [N, {count}] for an input of {list(sizes)}")
-    _passed(values, node, lambda name, x, q: ir.Flatten(name, (x,), q))
-
-
 def _resize(values: Values, node: OnnxNode) -> None:
-    _passed(values, node, lambda name, x, q: resize(values, node, name, x))
+    passed(values, node, lambda name, x, q: resize(values, node, name, x))
 
 
 CONVERTERS: dict[str, Converter] = {
+    **dict.fromkeys(FUNCTIONS, elementwise),
     "Add": _add, "AveragePool": _average_pool, "Clip": _clip, "Concat": _concat, "Constant": _constant, "Conv": conv,
-    "DequantizeLinear": dequantize, "Dropout": _identity, "Flatten": _flatten, "Gemm": gemm,
+    "DequantizeLinear": dequantize, "Dropout": _identity, "Flatten": flatten, "Gather": gather, "Gemm": gemm,
     "GlobalAveragePool": _global_average_pool, "Identity": _identity, "MatMul": matmul, "Max": _clip,
-    "MaxPool": _max_pool, "QuantizeLinear": quantize, "ReduceMean": _global_average_pool, "Relu": _clip,
-    "Reshape": _flatten, "Resize": _resize, "Transpose": _transpose,
+    "MaxPool": _max_pool, "Mul": _multiply, "QuantizeLinear": quantize, "ReduceMean": _global_average_pool,
+    "Relu": _clip, "Reshape": reshape, "Resize": _resize, "Slice": slice_channels, "Split": split,
+    "Squeeze": squeeze, "Transpose": transpose, "Unsqueeze": unsqueeze,
     "QLinearConv": QOperator("Conv", conv, bias=8, axis=0),
     "QLinearMatMul": QOperator("MatMul", matmul, axis=1),
     "com.microsoft.QGemm": QOperator("Gemm", gemm, output=7, bias=6),
@@ -174,6 +148,9 @@ CONVERTERS: dict[str, Converter] = {
     "com.microsoft.QLinearAveragePool": QOperator("AveragePool", _average_pool, (0,), 3),
     "com.microsoft.QLinearConcat": QOperator("Concat", _concat, None, 0),
     "com.microsoft.QLinearGlobalAveragePool": QOperator("GlobalAveragePool", _global_average_pool, (0,), 3),
+    "com.microsoft.QLinearLeakyRelu": QOperator("LeakyRelu", elementwise, (0,), 3),
+    "com.microsoft.QLinearMul": QOperator("Mul", _multiply),
+    "com.microsoft.QLinearSigmoid": QOperator("Sigmoid", elementwise, (0,), 3),
     "com.microsoft.QuantizeLinear": same_as("QuantizeLinear", quantize),
     "com.microsoft.DequantizeLinear": same_as("DequantizeLinear", dequantize),
 }  # fmt: skip

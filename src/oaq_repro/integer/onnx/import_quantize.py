@@ -6,6 +6,7 @@ import numpy as np
 from onnx import TensorProto
 
 from oaq_repro.integer.graph import nodes as ir
+from oaq_repro.integer.graph.arithmetic import function_table
 from oaq_repro.integer.onnx.constants import Array, Dequantized, quantized
 from oaq_repro.integer.onnx.reader import OnnxNode
 from oaq_repro.integer.onnx.tensors import DTYPES, type_name
@@ -30,8 +31,12 @@ def quantize(values: Values, node: OnnxNode) -> None:
         made = values.add(ir.Quantize(values.name(node.outputs[0]), (values.model.input_name,), q))
     else:
         real = values.float_value(node, 0)
-        q, low = clamped(node, q, real)
-        made = _with_output(values, node, real.source, q)
+        if real.function is not None:
+            table = function_table(real.function.values, q)
+            made = values.add(ir.Elementwise(values.name(node.outputs[0]), (str(real.source),), q, table))
+        else:
+            q, low = clamped(node, q, real)
+            made = _with_output(values, node, real.source, q)
     values.codes[node.outputs[0]] = Codes(made, offset + low, zero_point.dtype)
     if len(values.nodes) > before:
         values.fresh.add(node.outputs[0])
@@ -102,6 +107,9 @@ def clip_codes(values: Values, node: OnnxNode) -> None:
         made = values.nodes[name]
         assert isinstance(made, ir.CodeNode)  # as `codes` has them
         values.nodes[name] = replace(made, output=clipped)
+        if isinstance(made, ir.Elementwise):
+            table = np.clip(made.table, low, high) - np.uint8(low)
+            values.nodes[name] = replace(made, output=clipped, table=table)
         values.q[name] = clipped
     elif clipped != q:
         name = values.add(ir.Requantize(values.name(node.outputs[0]), (name,), clipped))

@@ -55,9 +55,12 @@ def resize(values: Values, node: OnnxNode, name: str, x: str) -> ir.Node:
     if place == "pytorch_half_pixel" and 1.0 in size and size != before:
         raise node.error("found pytorch_half_pixel and a size of 1, expected half_pixel")
     like = values.last_of_size.get(size)
-    if like is None:
-        raise node.error(f"found no value of height and width {list(size)} in the graph whose size could be taken")
-    return ir.Resize(name, (x, like), values.q[x], place == "align_corners")
+    if like is not None:
+        return ir.Resize(name, (x, like), values.q[x], place == "align_corners")
+    if any(axis.after != axis.size for axis in axes) or not all(1 <= axis.size <= LARGEST_SIZE for axis in axes):
+        raise node.error(f"found a size of {list(size)}, expected whole numbers from 1 to {LARGEST_SIZE}")
+    parts = [Fraction(axis.size, axis.before).as_integer_ratio() for axis in axes]
+    return ir.Resize(name, (x,), values.q[x], place == "align_corners", (*parts[0], *parts[1]))
 
 
 def _axes(values: Values, node: OnnxNode, x: str) -> tuple[_Axis, _Axis]:

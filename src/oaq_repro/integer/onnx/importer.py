@@ -20,7 +20,7 @@ from oaq_repro.integer.onnx.import_operators import CONVERTERS
 from oaq_repro.integer.onnx.reader import OnnxModel, read_model
 from oaq_repro.integer.onnx.schemas import check_all_read, check_declared, check_opset, check_quantized
 from oaq_repro.integer.onnx.tensors import array
-from oaq_repro.integer.onnx.values import Codes, Pending, Values
+from oaq_repro.integer.onnx.values import Codes, Values, expect_quantized
 from oaq_repro.integer.onnx.writer import separator
 
 LARGEST_MODEL = 10_000  # nodes
@@ -99,12 +99,11 @@ def _foreign(model: OnnxModel) -> Graph:
         check_all_read(node, model.opset)
     for name in model.outputs:
         real = values.real.get(name)
-        if real is not None and isinstance(real.source, Pending):
-            raise real.source.origin.error("found a float result that is not quantized, expected a QuantizeLinear")
         if real is None:
             found = "codes" if isinstance(values.codes.get(name), Codes) else "no quantized value"
             raise InputError(f"output {name!r}: found {found}, expected the result of a DequantizeLinear")
-        if (real.low, real.high) != (-np.inf, np.inf):
+        expect_quantized(real)
+        if not real.is_plain():
             raise InputError(f"output {name!r}: found a clamp in float, expected the result of a DequantizeLinear")
         values.add(ir.Dequantize(name, (real.source,)))  # type: ignore[arg-type]
     return Graph(model.input_name, tuple(values.nodes.values()), model.outputs)

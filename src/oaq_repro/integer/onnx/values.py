@@ -41,12 +41,43 @@ class Pending:
 
 
 @dataclass(frozen=True, eq=False)
+class Function:
+    """What is computed in float from the codes of one node: float32 [256], for every code; `origin` did it."""
+
+    origin: OnnxNode
+    values: Array
+
+
+@dataclass(frozen=True, eq=False)
 class Real:
-    """A float tensor: the value of a node of the graph, or a pending one, clamped to [low, high]."""
+    """A float tensor: the value of a node of the graph, or a pending one, clamped to [low, high]; or a function of it.
+
+    A function has no bounds beside it.
+    """
 
     source: str | Pending
     low: float = -np.inf
     high: float = np.inf
+    function: Function | None = None
+
+    def unquantized(self) -> OnnxNode | None:
+        """The node that computed it in float, where no node of the graph has such codes."""
+        if self.function is not None:
+            return self.function.origin
+        return self.source.origin if isinstance(self.source, Pending) else None
+
+    def is_plain(self) -> bool:
+        """Whether it is the value of a node of the graph as it is."""
+        return self.unquantized() is None and (self.low, self.high) == (-np.inf, np.inf)
+
+
+@dataclass(frozen=True)
+class SplitChannels:
+    """A tensor [N, g, C / g, H, W], or with these two swapped: the channels of `source`, split into `sizes`."""
+
+    source: str
+    sizes: tuple[int, ...]
+    swapped: bool = False
 
 
 class Values:
@@ -62,6 +93,7 @@ class Values:
         self.real: dict[str, Real] = {}
         self.weights: dict[str, Dequantized] = {}
         self.folded: dict[str, Array] = {}
+        self.splits: dict[str, SplitChannels] = {}
         self.readers = Counter([*model.outputs, *(name for node in model.nodes for name in node.inputs)])
         self.fresh: set[str] = set()  # tensors whose codes are those of a node made for them
         self._names = {model.input_name, *model.outputs}
@@ -108,6 +140,20 @@ class Values:
         if name not in self.shapes:
             raise node.error("expected an input of the model whose channels, height and width are declared in numbers")
         return self.shapes[name]
+
+    def shape_at(self, node: OnnxNode, at: int) -> ir.Shape:
+        """Shape of an input that is a value of the graph or its codes, without batch."""
+        codes = self.codes.get(node.input(at))
+        return self.shape(self.value(node, at) if codes is None else codes.node, node)
+
+    def rename(self, name: str, output: str) -> bool:
+        """Let a tensor go by a second name; False where nothing is known of it."""
+        known: tuple[dict[str, Any], ...] = (self.folded, self.codes, self.weights, self.real)
+        for kind in known:
+            if name in kind:
+                kind[output] = kind[name]
+                return True
+        return False
 
     def rank(self, node: OnnxNode, at: int) -> int:
         """Number of dimensions of an input, batch included."""
@@ -161,14 +207,36 @@ class Values:
     def value(self, node: OnnxNode, at: int) -> str:
         """The node of the graph whose codes a float input stands for."""
         real = self.float_value(node, at)
-        if isinstance(real.source, Pending):
-            raise real.source.origin.error("found a float result that is not quantized, expected a QuantizeLinear")
-        if real.low == -np.inf and real.high == np.inf:
+        expect_quantized(real)
+        assert isinstance(real.source, str)
+        if real.is_plain():
             return real.source
         q = self.q[real.source]
         kept = self.add(ir.Requantize(self.name(f"{real.source}.clamped"), (real.source,), clamped(node, q, real)[0]))
         self.real[node.input(at)] = Real(kept)
         return kept
+
+
+def passed(values: Values, node: OnnxNode, make: Callable[[str, str, ir.QParams], ir.Node], output: str = "") -> None:
+    """An operator on codes that keeps their QParams, between DequantizeLinear and QuantizeLinear or on codes.
+
+    output: the one that is made, by default the first.
+    """
+    output = output or node.outputs[0]
+    codes = values.codes.get(node.input(0))
+    source = values.value(node, 0) if codes is None else codes.node
+    added = values.add(make(values.name(node.name or output), source, values.q[source]))
+    if codes is None:
+        values.real[output] = Real(added)
+    else:
+        values.codes[output] = Codes(added, codes.offset, codes.dtype)
+
+
+def expect_quantized(real: Real) -> None:
+    """InputError about the node that computed it in float, unless a node of the graph has its codes."""
+    origin = real.unquantized()
+    if origin is not None:
+        raise origin.error("found a float result that is not quantized, expected a QuantizeLinear")
 
 
 def clamped(node: OnnxNode, q: ir.QParams, real: Real) -> tuple[ir.QParams, int]:

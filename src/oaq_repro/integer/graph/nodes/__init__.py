@@ -9,15 +9,20 @@ from oaq_repro.integer.graph.nodes.concat import Concat
 from oaq_repro.integer.graph.nodes.flatten import Flatten
 from oaq_repro.integer.graph.nodes.layers import Conv, Linear
 from oaq_repro.integer.graph.nodes.layers import Layer as Layer
+from oaq_repro.integer.graph.nodes.lookup import Elementwise, Requantize
+from oaq_repro.integer.graph.nodes.lookup import Lookup as Lookup
+from oaq_repro.integer.graph.nodes.multiply import Multiply
+from oaq_repro.integer.graph.nodes.multiply import multiply_multiplier as multiply_multiplier
 from oaq_repro.integer.graph.nodes.pool import AvgPool, GlobalAvgPool, MaxPool
 from oaq_repro.integer.graph.nodes.pool import pool_multiplier as pool_multiplier
-from oaq_repro.integer.graph.nodes.quantize import Dequantize, Quantize, Requantize
+from oaq_repro.integer.graph.nodes.quantize import Dequantize, Quantize
 from oaq_repro.integer.graph.nodes.resize import Resize, ResizeNearest
+from oaq_repro.integer.graph.nodes.select import Select
 
 OPERATORS: dict[str, type[Node]] = {
     operator.__name__: operator
     for operator in (
-        Quantize, Conv, Linear, Add, Concat, Requantize, MaxPool, AvgPool, GlobalAvgPool, Resize, ResizeNearest,
-        Flatten, Dequantize,
+        Quantize, Conv, Linear, Add, Multiply, Concat, Requantize, Elementwise, MaxPool, AvgPool, GlobalAvgPool, Resize,
+        ResizeNearest, Flatten, Select, Dequantize,
     )
 }  # fmt: skip

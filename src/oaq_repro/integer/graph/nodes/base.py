@@ -15,7 +15,7 @@ import numpy as np
 
 from oaq_repro.errors import InputError
 from oaq_repro.integer.graph.arithmetic import Array, QParams
-from oaq_repro.integer.graph.windows import Pair
+from oaq_repro.integer.graph.windows import Sides, four_sides
 
 Shape = tuple[int, ...]  # without the batch dimension
 LARGEST_PARAMETER = 1 << 20  # of strides, padding, dilation and kernels; the kernel has the same limit
@@ -58,14 +58,14 @@ class Node(ABC):
         return source
 
     @property
-    def padding_added(self) -> Pair:
-        """Pixels that the operator adds at each side of height and width of its first input."""
-        return (0, 0)
+    def padding_added(self) -> Sides:
+        """Pixels that the operator adds at the top, left, bottom and right of its first input."""
+        return (0, 0, 0, 0)
 
     @property
-    def border(self) -> Pair:
+    def border(self) -> Sides:
         """Those of `padding_added` that the engine's step expects in memory, with the code zero_point."""
-        return (0, 0)
+        return (0, 0, 0, 0)
 
     def channel_sources(self, inputs: Sequence[Shape]) -> tuple[str, ...] | None:
         """Names of the inputs whose order of channels the value shares, whatever it is.
@@ -88,17 +88,30 @@ class Node(ABC):
         if not holds:
             raise InputError(f"graph node {self.name!r}: {field}: found {getattr(self, field)!r}, expected {expected}")
 
+    def expect_array(self, field: str, dtype: type, shape: tuple[int | None, ...]) -> None:
+        """InputError unless a field is an array of that type and shape (None: any size), not empty."""
+        value, name = getattr(self, field), np.dtype(dtype).name
+        if not isinstance(value, np.ndarray):
+            raise InputError(
+                f"graph node {self.name!r}: {field}: found {type(value).__name__}, expected a {name} array"
+            )
+        wanted = "[" + ", ".join("n" if size is None else str(size) for size in shape) + "]"
+        fits = len(value.shape) == len(shape) and all(w in (None, s) for w, s in zip(shape, value.shape, strict=True))
+        if value.dtype != dtype or not fits or value.size == 0:
+            found = f"{value.dtype} {list(value.shape)}"
+            raise InputError(f"graph node {self.name!r}: {field}: found {found}, expected {name} {wanted}, not empty")
+
     def expect_flag(self, field: str) -> None:
         """InputError unless a field is a bool."""
         self.expect(isinstance(getattr(self, field), bool), field, "true or false")
 
     def expect_pairs(self, *fields: str) -> None:
-        """InputError unless these fields are two integers each, of at least 1 (padding: 0)."""
+        """InputError unless these fields are two integers each, of at least 1."""
         for field in fields:
-            value, least = getattr(self, field), 0 if field == "padding" else 1
+            value = getattr(self, field)
             right = isinstance(value, tuple) and len(value) == 2
-            right = right and all(is_integer(v) and least <= v <= LARGEST_PARAMETER for v in value)
-            self.expect(right, field, f"two integers from {least} to 2^20")
+            right = right and all(is_integer(v) and 1 <= v <= LARGEST_PARAMETER for v in value)
+            self.expect(right, field, "two integers from 1 to 2^20")
 
     def misfit(self, inputs: Sequence[Shape], expected: str) -> InputError:
         """About inputs of other shapes than expected."""
@@ -125,6 +138,25 @@ class CodeNode(Node):
         self.expect(bool(SMALLEST_SCALE <= q.scale <= LARGEST_SCALE), "output", "a scale from 2^-60 to 2^60")
         self.expect(is_integer(q.q_max) and 1 <= q.q_max <= 255, "output", "q_max from 1 to 255")
         self.expect(is_integer(q.zero_point) and 0 <= q.zero_point <= q.q_max, "output", "zero_point from 0 to q_max")
+
+
+class Padded(Node):
+    """A node with a field `padding` of top, left, bottom, right; two numbers are both ends of height and of width."""
+
+    padding: Sides
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "padding", four_sides(self.padding))
+
+    def expect_padding(self) -> None:
+        """InputError unless it is four integers of at least 0."""
+        right = isinstance(self.padding, tuple) and len(self.padding) == 4
+        right = right and all(is_integer(v) and 0 <= v <= LARGEST_PARAMETER for v in self.padding)
+        self.expect(right, "padding", "two or four integers from 0 to 2^20")
+
+    @property
+    def padding_added(self) -> Sides:
+        return self.padding
 
 
 @dataclass(frozen=True, eq=False)

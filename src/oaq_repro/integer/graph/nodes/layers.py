@@ -13,8 +13,8 @@ from oaq_repro.accumulator import Accumulator
 from oaq_repro.errors import InputError
 from oaq_repro.integer.graph import arithmetic
 from oaq_repro.integer.graph.arithmetic import Array, QParams
-from oaq_repro.integer.graph.nodes.base import LARGEST_PARAMETER, CodeNode, Shape, is_integer
-from oaq_repro.integer.graph.windows import Pair, Window
+from oaq_repro.integer.graph.nodes.base import LARGEST_PARAMETER, CodeNode, Padded, Shape, is_integer
+from oaq_repro.integer.graph.windows import Pair, Sides, Window
 
 MULTIPLIER_TOLERANCE = 1e-5  # float32 products may be taken in any order, no more
 
@@ -85,37 +85,25 @@ class Layer(CodeNode):
         return self.weight.size * prod(output_shape[1:])
 
     @property
-    def padding_added(self) -> Pair:
+    def padding_added(self) -> Sides:
         return self.window.padding
 
     @property
-    def border(self) -> Pair:
+    def border(self) -> Sides:
         return self.window.padding
 
     def check_fields(self) -> None:
         super().check_fields()
-        self._expect_array("weight", np.int8, (None,) * self.weight_rank)
+        self.expect_array("weight", np.int8, (None,) * self.weight_rank)
         outputs = self.weight.shape[0]
-        self._expect_array("bias", np.int32, (outputs,))
+        self.expect_array("bias", np.int32, (outputs,))
         for field in ("weight_scale", "multiplier"):
-            self._expect_array(field, np.float32, (outputs,))
+            self.expect_array(field, np.float32, (outputs,))
             value = getattr(self, field)
             if not (np.isfinite(value).all() and (value > 0).all()):
                 raise InputError(f"graph node {self.name!r}: {field}: expected finite values above 0 only")
         self.expect(isinstance(self.accumulator, Accumulator), "accumulator", "an Accumulator")
         self.expect(isinstance(self.accumulator_reason, str), "accumulator_reason", "text")
-
-    def _expect_array(self, field: str, dtype: type, shape: tuple[int | None, ...]) -> None:
-        value, name = getattr(self, field), np.dtype(dtype).name
-        if not isinstance(value, np.ndarray):
-            raise InputError(
-                f"graph node {self.name!r}: {field}: found {type(value).__name__}, expected a {name} array"
-            )
-        wanted = "[" + ", ".join("n" if size is None else str(size) for size in shape) + "]"
-        fits = len(value.shape) == len(shape) and all(w in (None, s) for w, s in zip(shape, value.shape, strict=True))
-        if value.dtype != dtype or not fits or value.size == 0:
-            found = f"{value.dtype} {list(value.shape)}"
-            raise InputError(f"graph node {self.name!r}: {field}: found {found}, expected {name} {wanted}, not empty")
 
     def check_sources(self, sources: Sequence[QParams]) -> None:
         wanted = self.weight_scale.astype(np.float64) * float(sources[0].scale) / float(self.output.scale)
@@ -164,11 +152,11 @@ class Layer(CodeNode):
 
 
 @dataclass(frozen=True, eq=False)
-class Conv(Layer):
+class Conv(Padded, Layer):
     """Convolution with weights [O, I / groups, kh, kw]; padding has the code zero_point."""
 
     stride: Pair
-    padding: Pair
+    padding: Sides
     dilation: Pair
     groups: int
 
@@ -191,7 +179,8 @@ class Conv(Layer):
         return np.ascontiguousarray(self.weight.transpose(0, 2, 3, 1))
 
     def check_fields(self) -> None:
-        self.expect_pairs("stride", "padding", "dilation")
+        self.expect_pairs("stride", "dilation")
+        self.expect_padding()
         super().check_fields()
         outputs = len(self.weight)
         right = is_integer(self.groups) and 1 <= self.groups <= LARGEST_PARAMETER and outputs % self.groups == 0

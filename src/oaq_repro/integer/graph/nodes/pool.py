@@ -8,8 +8,8 @@ import numpy as np
 
 from oaq_repro.integer.graph import arithmetic
 from oaq_repro.integer.graph.arithmetic import Array, QParams
-from oaq_repro.integer.graph.nodes.base import CodeNode, PassingNode, Shape
-from oaq_repro.integer.graph.windows import Pair, Window
+from oaq_repro.integer.graph.nodes.base import CodeNode, Padded, PassingNode, Shape
+from oaq_repro.integer.graph.windows import Pair, Sides, Window
 
 LARGEST_AVERAGE = (2**31 - 1) // 255  # codes whose sum fits into int32
 LARGEST_KERNEL = 1 << 18  # pixels of a pool's window
@@ -17,12 +17,12 @@ LARGEST_POOLING = 1 << 36  # codes that a pool's windows read
 
 
 @dataclass(frozen=True, eq=False)
-class MaxPool(PassingNode):
+class MaxPool(Padded, PassingNode):
     """Largest code of each window; padding never wins; sizes as torch.nn.MaxPool2d gives them."""
 
     kernel: Pair
     stride: Pair
-    padding: Pair = (0, 0)
+    padding: Sides = (0, 0, 0, 0)
     dilation: Pair = (1, 1)
     ceil_mode: bool = False
 
@@ -31,16 +31,13 @@ class MaxPool(PassingNode):
         """Its window."""
         return Window(self.kernel, self.stride, self.padding, self.dilation, self.ceil_mode)
 
-    @property
-    def padding_added(self) -> Pair:
-        return self.padding
-
     def check_fields(self) -> None:
         super().check_fields()
         self.expect_flag("ceil_mode")
-        self.expect_pairs("kernel", "stride", "padding", "dilation")
+        self.expect_pairs("kernel", "stride", "dilation")
+        self.expect_padding()
         reach = [(k - 1) * d + 1 for k, d in zip(self.kernel, self.dilation, strict=True)]
-        half = all(2 * p <= r for p, r in zip(self.padding, reach, strict=True))
+        half = all(2 * p <= r for p, r in zip(self.padding, reach * 2, strict=True))
         self.expect(half, "padding", "at most half the kernel")
 
     def output_shape(self, inputs: Sequence[Shape]) -> Shape:
@@ -58,7 +55,7 @@ class MaxPool(PassingNode):
 
 
 @dataclass(frozen=True, eq=False)
-class AvgPool(CodeNode):
+class AvgPool(Padded, CodeNode):
     """`clamp(rint(float32(acc) * multiplier) + z_out, 0, q_max)`, acc = sum (q - z) in int32 over the window.
 
     multiplier = s_in / (s_out * float32(count)) in float32 (`pool_multiplier`); padding counts as zero. `count` is
@@ -67,7 +64,7 @@ class AvgPool(CodeNode):
 
     kernel: Pair
     stride: Pair
-    padding: Pair = (0, 0)
+    padding: Sides = (0, 0, 0, 0)
     count_include_pad: bool = True
 
     @property
@@ -76,18 +73,15 @@ class AvgPool(CodeNode):
         return Window(self.kernel, self.stride, self.padding)
 
     @property
-    def padding_added(self) -> Pair:
-        return self.padding
-
-    @property
-    def border(self) -> Pair:
+    def border(self) -> Sides:
         return self.padding
 
     def check_fields(self) -> None:
         super().check_fields()
         self.expect_flag("count_include_pad")
-        self.expect_pairs("kernel", "stride", "padding")
-        half = all(2 * p <= k for p, k in zip(self.padding, self.kernel, strict=True))
+        self.expect_pairs("kernel", "stride")
+        self.expect_padding()
+        half = all(2 * p <= k for p, k in zip(self.padding, self.kernel * 2, strict=True))
         self.expect(half, "padding", "at most half the kernel")
 
     def output_shape(self, inputs: Sequence[Shape]) -> Shape:
@@ -97,7 +91,7 @@ class AvgPool(CodeNode):
         """How many pixels each window averages over, int64 [H', W']."""
         counts = []
         for axis, (size, windows) in enumerate(zip((height, width), self.window.counts((height, width)), strict=True)):
-            first = np.arange(windows, dtype=np.int64) * self.stride[axis] - self.padding[axis]
+            first = np.arange(windows, dtype=np.int64) * self.stride[axis] - self.padding[axis]  # top, left
             inside = np.minimum(first + self.kernel[axis], size) - np.maximum(first, 0)
             counts.append(np.full_like(first, self.kernel[axis]) if self.count_include_pad else inside)
         return np.outer(*counts)

@@ -1,11 +1,11 @@
-"""Float to codes, codes to float, and codes at other QParams."""
+"""Float to codes and codes to float."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from oaq_repro.integer.graph import arithmetic
 from oaq_repro.integer.graph.arithmetic import Array, QParams
-from oaq_repro.integer.graph.nodes.base import CodeNode, Node, Shape
+from oaq_repro.integer.graph.nodes.base import CodeNode, Node
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,14 +22,3 @@ class Dequantize(Node):
 
     def reference(self, inputs: Sequence[Array], sources: Sequence[QParams]) -> Array:
         return arithmetic.dequantize(inputs[0], sources[0])
-
-
-@dataclass(frozen=True, eq=False)
-class Requantize(CodeNode):
-    """`clamp(rint(((q - z) * s) / s_out) + z_out, 0, q_max)`; with z_out = 0 the clamp is a ReLU."""
-
-    def reference(self, inputs: Sequence[Array], sources: Sequence[QParams]) -> Array:
-        return arithmetic.rescale(inputs[0], sources[0], self.output)
-
-    def channel_sources(self, inputs: Sequence[Shape]) -> tuple[str, ...]:
-        return self.inputs

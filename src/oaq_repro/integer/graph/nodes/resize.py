@@ -11,29 +11,37 @@ from oaq_repro.integer.graph.nodes.base import PassingNode, Shape, is_integer
 from oaq_repro.resampling import nearest_pixels, resize_taps
 
 LARGEST_FACTOR = 1 << 24
+Factor = tuple[int, int, int, int]  # numerator and denominator of the height, and of the width
 
 
 @dataclass(frozen=True, eq=False)
 class Resize(PassingNode):
-    """Bilinear, inputs (x, like): x at the height and width of `like`, on codes, QParams unchanged.
+    """Bilinear, on codes, QParams unchanged: inputs (x, like), x at the height and width of `like`; or (x,) and a
+    `factor` as that of `ResizeNearest`.
 
     float32: `a * (1 - t) + b * t` between rows (upper, lower), then between columns of the unrounded result, then rint,
     clamp to [0, q_max]. Where a, b and t come from: `resampling.resize_taps`.
     """
 
-    inputs_count: ClassVar[int | None] = 2
+    inputs_count: ClassVar[int | None] = None
     align_corners: bool
+    factor: Factor | None = None
 
     def check_fields(self) -> None:
         super().check_fields()
         self.expect_flag("align_corners")
+        if self.factor is not None:
+            _check_factor(self)
+        wanted = 2 if self.factor is None else 1
+        self.expect(len(self.inputs) == wanted, "inputs", f"{wanted} names (two without a factor, one with it)")
 
     def output_shape(self, inputs: Sequence[Shape]) -> Shape:
         self.expect_images(inputs)
-        return (inputs[0][0], *inputs[1][1:])
+        return (inputs[0][0], *(inputs[1][1:] if self.factor is None else _resized(self, inputs)))
 
     def reference(self, inputs: Sequence[Array], sources: Sequence[QParams]) -> Array:
-        x, size = inputs[0], inputs[1].shape[1:3]
+        x = inputs[0]
+        size = self.output_shape([(part.shape[3], *part.shape[1:3]) for part in inputs])[1:]
         if x.shape[1:3] == size:
             return x
         values = x.astype(np.float32)
@@ -55,22 +63,17 @@ class ResizeNearest(PassingNode):
     `factor`: (n, d) of the height and of the width. Which pixel, in exact integers: `resampling.nearest_pixels`.
     """
 
-    factor: tuple[int, int, int, int]
+    factor: Factor
     rule: Literal["floor", "half_pixel"] = "floor"
 
     def check_fields(self) -> None:
         super().check_fields()
-        right = isinstance(self.factor, tuple) and len(self.factor) == 4
-        right = right and all(is_integer(v) and 1 <= v <= LARGEST_FACTOR for v in self.factor)
-        self.expect(right, "factor", "four integers from 1 to 2^24: a fraction of the height, one of the width")
+        _check_factor(self)
         self.expect(self.rule in ("floor", "half_pixel"), "rule", "floor or half_pixel")
 
     def output_shape(self, inputs: Sequence[Shape]) -> Shape:
         self.expect_images(inputs)
-        sizes = [inputs[0][1 + axis] * self.factor[2 * axis] // self.factor[2 * axis + 1] for axis in (0, 1)]
-        if min(sizes) < 1:
-            raise self.misfit(inputs, "a height and width of which a pixel is left")
-        return (inputs[0][0], *sizes)
+        return (inputs[0][0], *_resized(self, inputs))
 
     def pixels(self, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows and columns that are taken, int64 each."""
@@ -83,3 +86,19 @@ class ResizeNearest(PassingNode):
 
     def channel_sources(self, inputs: Sequence[Shape]) -> tuple[str, ...]:
         return self.inputs
+
+
+def _check_factor(node: Resize | ResizeNearest) -> None:
+    right = isinstance(node.factor, tuple) and len(node.factor) == 4
+    right = right and all(is_integer(v) and 1 <= v <= LARGEST_FACTOR for v in node.factor or ())
+    node.expect(right, "factor", "four integers from 1 to 2^24: a fraction of the height, one of the width")
+
+
+def _resized(node: Resize | ResizeNearest, inputs: Sequence[Shape]) -> tuple[int, int]:
+    """Height and width multiplied by the factor, rounded down."""
+    assert node.factor is not None
+    up, down, wider, narrower = node.factor
+    height, width = inputs[0][1] * up // down, inputs[0][2] * wider // narrower
+    if min(height, width) < 1:
+        raise node.misfit(inputs, "a height and width of which a pixel is left")
+    return height, width

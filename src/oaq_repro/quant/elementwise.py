@@ -1,0 +1,112 @@
+"""Functions of one number, element by element, as tables of codes.
+
+Whatever torch calls elementwise has a quantized form: the table holds the output code of every input code, so that one
+integer operator (`Elementwise`) is hardswish, sigmoid, GELU and `x / 6` alike, exact everywhere.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from oaq_repro.quant.modules import QuantRequantize, Value
+from oaq_repro.quant.numerics import QTensor
+from oaq_repro.quant.quantizers import ActivationQuantizer
+from oaq_repro.quant.trace import tensor_inputs
+
+CODES = 256
+
+MODULES = (
+    nn.CELU, nn.ELU, nn.GELU, nn.Hardshrink, nn.Hardsigmoid, nn.Hardswish, nn.Hardtanh, nn.LeakyReLU, nn.LogSigmoid,
+    nn.Mish, nn.SELU, nn.SiLU, nn.Sigmoid, nn.Softplus, nn.Softshrink, nn.Softsign, nn.Tanh, nn.Tanhshrink,
+    nn.Threshold,
+)  # fmt: skip
+FUNCTIONS = frozenset({"hardswish", "logsigmoid", "relu6", "softsign", "tanhshrink", "truediv"})
+"""Names of those that torch's own mark (`torch.Tag.pointwise`) leaves out."""
+NOT_FUNCTIONS = frozenset({"rrelu"})  # random in training
+
+
+class QuantElementwise(QuantRequantize):
+    """A function of one number, with an output quantizer of its own.
+
+    `function`: a module that maps a float32 tensor to one of the same shape, element by element. Where it has no value
+    (the logarithm of a negative number) the code is that of zero.
+    """
+
+    def __init__(self, output: ActivationQuantizer, function: nn.Module) -> None:
+        super().__init__(output)
+        self.function = function
+
+    def table(self, x: QTensor) -> Tensor:
+        """Output code of every input code, integer-valued float32 [256]; of `x` only the constants are read."""
+        codes = torch.arange(CODES, dtype=torch.float32, device=x.scale.device)
+        scale, zero_point, q_max = self.output.parameters_of_range()
+        ratio = self._real(x._replace(codes=codes)) / scale
+        return self.output.encode(ratio, scale, zero_point, q_max).codes
+
+    def forward(self, x: Value) -> Value:
+        """Codes from the table. In training the formula itself, which has the function's gradient."""
+        if not isinstance(x, QTensor):
+            return self._finish(self.function(x.clone()))  # it may work in place
+        if self.training:
+            return self.output.quantize_real(self._real(x))
+        with torch.no_grad():
+            codes = self.table(x)[x.codes.long()]
+        if x.codes.requires_grad:
+            smooth = self.output.quantize_real(self._real(x)).codes
+            codes = codes + (smooth - smooth.detach())
+        return QTensor(codes, *self.output.parameters_of_range())
+
+    def _real(self, x: QTensor) -> Tensor:
+        return torch.nan_to_num(self.function(x.dequantize()).to(torch.float32))
+
+
+class _Call(nn.Module):
+    """A call of a function or method with one tensor among its arguments, as a module."""
+
+    def __init__(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        super().__init__()
+        self.target, self.args, self.kwargs = target, args, kwargs
+
+    def forward(self, x: Tensor) -> Tensor:
+        args, kwargs = fx.node.map_aggregate(
+            (self.args, self.kwargs), lambda a: x if isinstance(a, str) and a == _TENSOR else a
+        )
+        if isinstance(self.target, str):
+            return getattr(args[0], self.target)(*args[1:], **kwargs)
+        return self.target(*args, **kwargs)
+
+
+_TENSOR = "\0tensor"  # its place among the arguments
+
+
+def elementwise_function(node: fx.Node, module: nn.Module | None) -> nn.Module | None:
+    """The function of one number that a node computes, as a module; None where it computes something else."""
+    if isinstance(module, fx.GraphModule):  # composed of several (compose.py)
+        return module
+    if module is not None:
+        single = isinstance(module, nn.PReLU) and module.num_parameters == 1
+        return module if single or isinstance(module, MODULES) else None
+    if len(tensor_inputs(node)) != 1 or not is_pointwise_call(node):
+        return None
+    args, kwargs = fx.map_arg((node.args, node.kwargs), lambda _: _TENSOR)
+    return _Call(node.target, args, kwargs)
+
+
+def is_pointwise_call(node: fx.Node) -> bool:
+    """Whether a node is a call of a function or method that works element by element on any number of tensors."""
+    if node.op not in ("call_function", "call_method"):
+        return False
+    name = str(getattr(node.target, "__name__", node.target))
+    return name in FUNCTIONS or _is_pointwise(name) or _is_pointwise(name.removesuffix("_"))
+
+
+def _is_pointwise(name: str) -> bool:
+    """Whether torch says so of an operator; also of those of Python (`mul`, `imul`)."""
+    if name in NOT_FUNCTIONS:
+        return False
+    for known in (name, name.removeprefix("i")):
+        packet = getattr(torch.ops.aten, known, None)
+        if packet is not None and any(torch.Tag.pointwise in getattr(packet, o).tags for o in packet.overloads()):
+            return True
+    return False
