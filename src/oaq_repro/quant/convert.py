@@ -9,7 +9,7 @@ from oaq_repro.accumulator import Accumulator
 from oaq_repro.errors import InputError
 from oaq_repro.quant.compose import compose
 from oaq_repro.quant.config import ROLES, Override, QuantizationConfig
-from oaq_repro.quant.elementwise import QuantElementwise, elementwise_function
+from oaq_repro.quant.elementwise import QuantElementwise, constant_beyond, elementwise_function
 from oaq_repro.quant.layers import QuantLayer, QuantSkip
 from oaq_repro.quant.modules import QuantInput, QuantModule, QuantOutput, QuantRequantize
 from oaq_repro.quant.network import QuantizedNetwork, layer_sources
@@ -134,6 +134,9 @@ class _Conversion:
             inputs = [input_node(node)]
         elif (function := elementwise_function(node, module)) is not None:
             quantized, inputs = QuantElementwise(self.output(), function), tensor_inputs(node)
+            source = module_of(self.model, inputs[0])
+            if isinstance(source, QuantModule) and source.output is not None and len(inputs[0].users) == 1:
+                source.output.bounds = constant_beyond(function)  # codes for where it changes
         elif builder is None:
             raise InputError(
                 f"{self.name}: found {kind}, which has no quantized form; expected one of "
