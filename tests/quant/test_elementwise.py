@@ -128,7 +128,18 @@ def test_training_has_the_gradient_of_the_function():
 
 @pytest.mark.parametrize(
     "function",
-    [lambda x: x + x, lambda x: torch.softmax(x, 1), lambda x: x.mean(), lambda x: F.rrelu(x), lambda x: x.cumsum(1)],
+    [
+        lambda x: x + x,
+        lambda x: torch.softmax(x, 1),
+        lambda x: x.mean(),
+        lambda x: F.rrelu(x),
+        lambda x: x.cumsum(1),
+        lambda x: x.max(),
+        lambda x: torch.min(x, 1),
+        lambda x: torch.rrelu_(x),
+        lambda x: torch.where(x),
+        lambda x: x.frexp(),
+    ],
 )
 def test_what_is_no_function_of_one_number(function):
     class Only(nn.Module):

@@ -16,7 +16,7 @@ from oaq_repro.quant.network import QuantizedNetwork, layer_sources
 from oaq_repro.quant.patterns import PATTERNS, activation_of
 from oaq_repro.quant.quantizers import Activation, ActivationQuantizer, ObserverConfig, WeightQuantizer
 from oaq_repro.quant.select import is_parts
-from oaq_repro.quant.trace import fold, input_node, kind_of, module_of, tensor_inputs
+from oaq_repro.quant.trace import fold, input_node, kind_of, module_of, reads_sizes, tensor_inputs
 
 
 class QuantizerFactory(Protocol):
@@ -53,7 +53,7 @@ class _Conversion:
         self.activation: Activation = "none"
         self.overrides: list[Override] = []
         self.counts: dict[fx.Node, int | None] = {}  # channels of the new nodes' values
-        self.shapes: set[int] = set()  # ids of nodes whose values are sizes, not tensors
+        self.sizes: set[fx.Node] = set()  # nodes whose values are sizes, not tensors
 
     # -- what builders ask ---------------------------------------------------------------------------------
 
@@ -104,13 +104,10 @@ class _Conversion:
         """Nodes that read sizes, and nodes already replaced (activations fused into what feeds them)."""
         if node not in self.graph.nodes or not node.users:
             return True
-        is_size = node.op == "call_method" and node.target == "size"
-        is_shape = node.op == "call_function" and node.target is getattr and node.args[1] == "shape"
         if is_parts(node):  # its parts are selections of the channels
             return True
-        reads_shape = node.all_input_nodes and all(id(i) in self.shapes for i in node.all_input_nodes)
-        if is_size or is_shape or reads_shape:
-            self.shapes.add(id(node))
+        if reads_sizes(node, self.sizes):
+            self.sizes.add(node)
             return True
         return False
 
@@ -157,10 +154,10 @@ class _Conversion:
             return
         if activation_node is not None and quantized.output is None:  # which keeps its scale
             activation_node, self.activation = None, "none"
-        constant = [x for x in inputs if x.op == "get_attr"]
-        if constant:
-            raise InputError(f"{self.name}: found the constant {constant[0].target} as an operand of {kind}, expected "
-                             "values that are computed from the image")  # fmt: skip
+        other = [x for x in inputs if x.op == "get_attr" or x in self.sizes]
+        if other:
+            raise InputError(f"{self.name}: found {other[0].name}, a constant or a size, as an operand of {kind}, "
+                             "expected values that are computed from the image")  # fmt: skip
         self._replace(node, activation_node, quantized, inputs)
         fused = f" + {self.activation}" if self.activation != "none" and own_activation is None else ""
         self.kinds.append((self.name, kind + fused, type(quantized).__name__))

@@ -26,7 +26,8 @@ MODULES = (
 )  # fmt: skip
 FUNCTIONS = frozenset({"hardswish", "logsigmoid", "relu6", "softsign", "tanhshrink", "truediv"})
 """Names of those that torch's own mark (`torch.Tag.pointwise`) leaves out."""
-NOT_FUNCTIONS = frozenset({"rrelu"})  # random in training
+NOT_FUNCTIONS = frozenset({"frexp", "max", "min", "rrelu", "where"})
+"""Names whose mark is about more than one tensor, or which are random in training."""
 
 
 class QuantElementwise(QuantRequantize):
@@ -118,14 +119,12 @@ def is_pointwise_call(node: fx.Node) -> bool:
     """Whether a node is a call of a function or method that works element by element on any number of tensors."""
     if node.op not in ("call_function", "call_method"):
         return False
-    name = str(getattr(node.target, "__name__", node.target))
-    return name in FUNCTIONS or _is_pointwise(name) or _is_pointwise(name.removesuffix("_"))
+    name = str(getattr(node.target, "__name__", node.target)).removesuffix("_")
+    return name in FUNCTIONS or (name not in NOT_FUNCTIONS and _is_pointwise(name))
 
 
 def _is_pointwise(name: str) -> bool:
     """Whether torch says so of an operator; also of those of Python (`mul`, `imul`)."""
-    if name in NOT_FUNCTIONS:
-        return False
     for known in (name, name.removeprefix("i")):
         packet = getattr(torch.ops.aten, known, None)
         if packet is not None and any(torch.Tag.pointwise in getattr(packet, o).tags for o in packet.overloads()):
