@@ -453,10 +453,26 @@ def test_shuffles_of_channels(path, shape, swaps, channels):
     assert [n.channels.tolist() for n in graph.nodes if isinstance(n, ir.Select)] == ([channels] if channels else [])
 
 
+def test_codes_within_a_shuffle(path):
+    """As quantize_static writes it: codes after every step."""
+    nodes, value = [], "y"
+    for op, inputs, name in (("Reshape", ["split"], "v0"), ("Transpose", [], "v1"), ("Reshape", ["whole"], "v2")):
+        order = {"perm": [0, 2, 1, 3, 4]} if op == "Transpose" else {}
+        nodes += [
+            node(op, [value, *inputs], name, **order), node("QuantizeLinear", [name, "so", "zo"], f"{name}q"),
+            node("DequantizeLinear", [f"{name}q", "so", "zo"], f"{name}d"),
+        ]  # fmt: skip
+        value = f"{name}d"
+    graph = assert_as_onnxruntime(
+        path, after_conv(*nodes, node("MaxPool", [value], "p", kernel_shape=[2, 2]), **SHAPES)
+    )
+    assert [n.channels.tolist() for n in graph.nodes if isinstance(n, ir.Select)] == [[0, 2, 1, 3]]
+
+
 @pytest.mark.parametrize(
     "nodes, message",
     [
-        ([node("Reshape", ["y", "split"], "p")], "input 'p': expected a quantized value"),
+        ([node("Reshape", ["y", "split"], "p")], "output 'out'"),
         ([node("Reshape", ["y", "turned"], "p")], "shape: found"),
         ([node("Reshape", ["y", "batch"], "p")], "shape: found"),
         ([node("Squeeze", ["y", "pixels"], "p")], r"expected \[C, 1, 1\]"),
