@@ -94,4 +94,11 @@ def test_a_circle_of_errors_ends():
 
 
 def test_importing_changes_nothing():
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    code = """
+import signal
+handlers = lambda: [signal.getsignal(number) for number in sorted(signal.valid_signals())]
+before = handlers()
+import oaq_repro.signals
+assert handlers() == before
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
