@@ -97,6 +97,8 @@ class _Conversion:
         self.graph.eliminate_dead_code()
         self.model.delete_all_unused_submodules()
         result = QuantizedNetwork(self.model, self.graph, "QuantizedNetwork")
+        alive = {node.target for node in self.graph.nodes}
+        self.kinds = [kind for kind in self.kinds if kind[0] in alive]  # selections of selections skip the first
         result.meta.update(swapped=self.kinds, left_float=self.left_float, sources=layer_sources(result))
         return result
 
