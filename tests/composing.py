@@ -14,6 +14,11 @@ TINY = [
 ]  # fmt: skip
 
 
+def choice(group, name):
+    """Overrides that choose a file of a group, and what it leaves to the user."""
+    return [f"{group}={name}", *(["model.arch=regnetx_002"] if (group, name) == ("model", "timm") else [])]
+
+
 def composed(*overrides):
     """conf/config.yaml with command line overrides."""
     with initialize_config_dir(str(config_folder()), version_base="1.3"):

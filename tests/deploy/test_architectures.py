@@ -10,7 +10,7 @@ from torch import nn
 
 from oaq_repro.deploy.lower import lower
 from oaq_repro.integer.engine import Engine
-from oaq_repro.integer.engine.routes import MODES
+from oaq_repro.integer.engine.sums import MODES
 from oaq_repro.integer.onnx.exporter import build_model
 from oaq_repro.integer.onnx.session import run_onnx
 from oaq_repro.quant.settle import SettleConfig, settle

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from composing import built, composed, settings_of
+from composing import built, choice, composed, settings_of
 from omegaconf import OmegaConf
 
 from oaq_repro.quant.trace import fold
@@ -24,8 +24,7 @@ def test_every_model_builds_and_folds(name):
     if "deeplab" in name:
         pytest.importorskip("mmengine", reason="the extra 'segmentation' is not installed")
     shape = (1, 16, 16) if name in DIGITS else SHAPES.get(name.split("_")[-1], (3, 128, 128))
-    chosen = ["model.arch=regnetx_002"] if name == "timm" else []
-    network = built("model", f"model={name}", *chosen, num_classes=4, input_shape=shape)
+    network = built("model", *choice("model", name), num_classes=4, input_shape=shape)
     assert (network.codec is not None) == name.startswith("ssd")
     with torch.no_grad():
         fold(network.dense, shape)(torch.zeros(1, *shape))

@@ -131,8 +131,17 @@ def test_a_constant_of_the_network_as_an_operand_is_an_error():
         def forward(self, x):
             return x + self.shift
 
-    with pytest.raises(InputError, match="add: found the constant shift as an operand of add"):
+    with pytest.raises(InputError, match="add: found shift, a constant or a size, as an operand of add"):
         convert(Shifted())
+
+
+def test_a_size_as_an_operand_is_an_error():
+    class Sized(nn.Module):
+        def forward(self, x):
+            return x * (x.size(2) * 2 + 1)
+
+    with pytest.raises(InputError, match="a constant or a size, as an operand of mul"):
+        convert(Sized())
 
 
 def test_state_and_accumulators_round_trip():

@@ -10,7 +10,7 @@ from torch import fx, nn
 from oaq_repro.deploy.lower import lower
 from oaq_repro.integer import graph as ir
 from oaq_repro.integer.reference import Reference
-from oaq_repro.quant.elementwise import QuantElementwise, elementwise_function
+from oaq_repro.quant.elementwise import QuantElementwise, constant_beyond, elementwise_function
 from oaq_repro.quant.numerics import QTensor
 from oaq_repro.quant.quantizers import ActivationQuantizer, ObserverConfig
 
@@ -63,6 +63,41 @@ def test_the_table_is_the_function_of_every_code():
         assert abs(int(node.table[code]) - min(max(exact + node.output.zero_point, 0), 255)) < 0.5001
 
 
+INFINITE = float("inf")
+
+
+@pytest.mark.parametrize(
+    "function, low, high",
+    [
+        (nn.Hardswish(), -3, INFINITE), (nn.Hardsigmoid(), -3, 3), (nn.Hardtanh(-2, 1), -2, 1),
+        (nn.ReLU(), 0, INFINITE),
+        (nn.Sigmoid(), -6.9, 6.9), (nn.Tanh(), -3.8, 3.8), (nn.SiLU(), -9.1, INFINITE),
+        (nn.PReLU(), -INFINITE, INFINITE),
+        (nn.LeakyReLU(), -INFINITE, INFINITE), (nn.Softplus(), -6.9, INFINITE), (nn.Identity(), -INFINITE, INFINITE),
+        (nn.ELU(), -6.9, INFINITE), (nn.Threshold(1, 0), 1, INFINITE),
+    ],
+)  # fmt: skip
+def test_where_functions_are_constant(function, low, high):
+    found = constant_beyond(function)
+    assert found == pytest.approx((low, high), abs=0.05)
+
+
+def test_codes_are_spent_where_the_function_changes():
+    """Unless somebody else reads the values: hardswish is zero below -3, so are its codes."""
+    torch.manual_seed(0)
+    network = Apply(nn.Hardswish())
+    network.conv.weight.data *= 20
+    alone = quantized(network)
+    assert float(alone.conv.output.low) == -3 and float(alone.conv.output.high) > 10
+    shared = quantized(Apply(lambda x: F.hardswish(x) + F.max_pool2d(x, 1)))
+    assert float(shared.conv.output.low) < -0.5 and shared.conv.output.bounds == (-INFINITE, INFINITE)
+    x = images(3, 12, seed=2)
+    with torch.no_grad():
+        off = (alone(x) - network(x)).abs().mean()
+        alone.conv.output.low.fill_(float(network.conv(images()).min()))
+        assert off < 0.95 * (alone(x) - network(x)).abs().mean()
+
+
 def test_where_a_function_is_undefined_the_code_is_that_of_zero():
     """As the logarithm is of codes of negative numbers; that of zero is beyond all codes."""
 
@@ -93,7 +128,18 @@ def test_training_has_the_gradient_of_the_function():
 
 @pytest.mark.parametrize(
     "function",
-    [lambda x: x + x, lambda x: torch.softmax(x, 1), lambda x: x.mean(), lambda x: F.rrelu(x), lambda x: x.cumsum(1)],
+    [
+        lambda x: x + x,
+        lambda x: torch.softmax(x, 1),
+        lambda x: x.mean(),
+        lambda x: F.rrelu(x),
+        lambda x: x.cumsum(1),
+        lambda x: x.max(),
+        lambda x: torch.min(x, 1),
+        lambda x: torch.rrelu_(x),
+        lambda x: torch.where(x),
+        lambda x: x.frexp(),
+    ],
 )
 def test_what_is_no_function_of_one_number(function):
     class Only(nn.Module):

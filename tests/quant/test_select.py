@@ -44,6 +44,21 @@ def test_selections_pass_codes(name):
     assert np.array_equal(run.outputs[0], model(x).detach().numpy())
 
 
+def test_a_selection_of_a_selection_is_one():
+    def halves(x):
+        a, b = shuffled(x[:, :6], 3).chunk(2, dim=1)
+        return torch.cat((a, F.relu(b)), 1)
+
+    model, x = quantized(Selected(halves), accumulator="int32"), images(2, 12, seed=2)
+    graph = lower(model)
+    selections = [node for node in graph.nodes if isinstance(node, ir.Select)]
+    assert [(node.inputs, node.channels.tolist()) for node in selections] == [
+        (("conv",), [0, 2, 4]), (("conv",), [1, 3, 5]),
+    ]  # fmt: skip
+    assert [name for name, _, _ in model.swapped] == [node.name for node in graph.nodes[1:-1]]
+    assert np.array_equal(Reference(graph).run(x.numpy()).outputs[0], model(x).detach().numpy())
+
+
 def test_all_channels_are_no_selection():
     graph = lower(quantized(Selected(lambda x: x[:, :7, :, :]), accumulator="int32"))
     assert [type(node) for node in graph.nodes] == [ir.Quantize, ir.Conv, ir.Dequantize]

@@ -1,6 +1,7 @@
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 import torchvision
 from quant.networks import Classifier, Gated, Pyramid, images, shuffled, trained, unit
 from timm.layers import BatchNormAct2d
@@ -102,6 +103,21 @@ def test_other_dimensions_are_not_squeezed():
 
     folded = fold(Squeezed())
     assert not list(folded.named_modules())[1:]
+
+
+def test_linear_functions_of_a_module_with_other_parts():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Parameter(torch.randn(4, 3)), nn.Parameter(torch.randn(2, 4))
+            self.norm = nn.BatchNorm1d(4)
+
+        def forward(self, x):
+            return F.linear(self.norm(F.linear(x, self.first)), self.second)
+
+    model = trained(nn.Sequential(nn.Flatten(), Two()))
+    x = torch.randn(5, 3)
+    torch.testing.assert_close(fold(model)(x), model(x))
 
 
 def test_what_drops_values_in_training_is_gone():

@@ -2,7 +2,7 @@ import dataclasses
 from itertools import zip_longest
 
 import pytest
-from composing import built, composed, quantization_of, settings_of
+from composing import built, choice, composed, quantization_of, settings_of
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
@@ -35,9 +35,9 @@ def test_every_config_composes(group):
     names = [path.stem for path in sorted((config_folder() / group).glob("*.yaml"))]
     assert names
     for name in names:
-        kind = settings_of(f"{group}={name}")[group].get("kind")
+        kind = settings_of(*choice(group, name))[group].get("kind")
         chosen = KINDS[group][kind].task if group in ("data", "model") else "detection"
-        check(settings_of(f"task={chosen}", f"{group}={name}"))
+        check(settings_of(f"task={chosen}", *choice(group, name)))
 
 
 EXPERIMENTS = sorted(
@@ -84,7 +84,7 @@ def test_every_field_is_in_the_configuration(task, data):
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (config_folder() / "model").glob("*.yaml")))
 def test_every_field_of_a_model_is_in_its_configuration(name):
-    settings = settings_of(f"model={name}")["model"]
+    settings = settings_of(*choice("model", name))["model"]
     assert settings.keys() == form_of("model", settings["kind"]).model_fields.keys()
 
 

@@ -5,7 +5,7 @@ import json
 from functools import cache
 
 import pytest
-from composing import settings_of
+from composing import choice, settings_of
 
 from oaq_repro.errors import InputError
 from oaq_repro.settings.forms import form_of_run
@@ -29,7 +29,7 @@ def composed_text(section, kind):
         return json.dumps(settings_of("logger=wandb", "method=oaq"))
     task = KINDS[section][kind].task or "classification"
     preset = MODELS.get(kind, kind)
-    return json.dumps(settings_of(f"task={task}", f"{section}={preset}"))
+    return json.dumps(settings_of(f"task={task}", *choice(section, preset)))
 
 
 def settings_with(section, kind):
@@ -73,7 +73,7 @@ class Node:
             ) < value < form.get("exclusiveMaximum", value + 1)
         if isinstance(value, list):
             return kind == "array" and not value and form.get("minItems", 0) == 0
-        return False  # a mapping with a field that nobody knows
+        return form.get("additionalProperties") is True  # else: a mapping with a field that nobody knows
 
 
 def fields_below(node, path, values):

@@ -71,11 +71,17 @@ def _as_module(model: fx.GraphModule, node: fx.Node) -> None:
     for name, parameter in zip(("weight", "bias"), parameters, strict=False):
         setattr(layer, name, parameter)
     owner = str(weight.target).rpartition(".")[0]
-    name = owner if owner and not _is_called(model, owner) else _free_name(model, owner or node.name)
+    free = owner and not _is_called(model, owner) and _is_only(model.get_submodule(owner), parameters)
+    name = owner if free else _free_name(model, owner or node.name)
     model.add_submodule(name, layer)
     node.op, node.target = "call_module", name
     node.args, node.kwargs = (fields["input"],), {}
     node.meta[MODULE] = owner or node.name
+
+
+def _is_only(owner: nn.Module, parameters: list[nn.Parameter]) -> bool:
+    """Whether a module is nothing but these parameters, so that the layer may take its name."""
+    return not [*owner.children()] and len([*owner.parameters()]) == len(parameters)
 
 
 def _is_called(model: fx.GraphModule, name: str) -> bool:

@@ -7,14 +7,17 @@ from torch import fx
 
 from oaq_repro.quant.elementwise import elementwise_function, is_pointwise_call
 from oaq_repro.quant.patterns import activation_of
-from oaq_repro.quant.trace import kind_of, module_of, tensor_inputs
+from oaq_repro.quant.trace import kind_of, module_of, reads_sizes, tensor_inputs
 
 
 def compose(model: fx.GraphModule) -> fx.GraphModule:
     """Replace, in place, every value that is a function of one other value, in two steps or more, by one module."""
     origins: dict[fx.Node, fx.Node] = {}
+    sizes: set[fx.Node] = set()
     for node in model.graph.nodes:
-        origins[node] = _origin(model, node, origins)
+        if reads_sizes(node, sizes):
+            sizes.add(node)
+        origins[node] = node if node in sizes else _origin(model, node, origins)
     for node in list(model.graph.nodes):
         origin = origins[node]
         leaves = any(user.op == "output" or origins[user] is not origin for user in node.users)

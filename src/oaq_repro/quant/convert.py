@@ -11,7 +11,7 @@ from oaq_repro.errors import InputError
 from oaq_repro.quant.calls import MODULE
 from oaq_repro.quant.compose import compose
 from oaq_repro.quant.config import ROLES, Override, QuantizationConfig
-from oaq_repro.quant.elementwise import QuantElementwise, elementwise_function
+from oaq_repro.quant.elementwise import QuantElementwise, constant_beyond, elementwise_function
 from oaq_repro.quant.layers import QuantLayer, QuantSkip
 from oaq_repro.quant.modules import QuantInput, QuantModule, QuantOutput, QuantRequantize
 from oaq_repro.quant.network import QuantizedNetwork, layer_sources
@@ -22,7 +22,7 @@ from oaq_repro.quant.places import placed
 from oaq_repro.quant.quantizers import Activation, ActivationQuantizer, ObserverConfig, WeightQuantizer
 from oaq_repro.quant.select import is_parts
 from oaq_repro.quant.sizes import note_shapes
-from oaq_repro.quant.trace import fold, input_node, kind_of, module_of, tensor_inputs
+from oaq_repro.quant.trace import fold, input_node, kind_of, module_of, reads_sizes, tensor_inputs
 
 
 class QuantizerFactory(Protocol):
@@ -73,7 +73,7 @@ class _Conversion:
         self.overrides: list[Override] = []
         self.parameters: dict[tuple[Any, Any], tuple[nn.Parameter, nn.Parameter]] = {}  # by those of the float layer
         self.counts: dict[fx.Node, int | None] = {}  # channels of the new nodes' values
-        self.shapes: set[int] = set()  # ids of nodes whose values are sizes, not tensors
+        self.sizes: set[fx.Node] = set()  # nodes whose values are sizes, not tensors
 
     # -- what builders ask ---------------------------------------------------------------------------------
 
@@ -118,6 +118,8 @@ class _Conversion:
         self.graph.eliminate_dead_code()
         self.model.delete_all_unused_submodules()
         result = QuantizedNetwork(self.model, self.graph, "QuantizedNetwork")
+        alive = {node.target for node in self.graph.nodes}
+        self.kinds = [kind for kind in self.kinds if kind[0] in alive]  # selections of selections skip the first
         result.meta.update(swapped=self.kinds, left_float=self.left_float, sources=layer_sources(result))
         return result
 
@@ -125,13 +127,10 @@ class _Conversion:
         """Nodes that read sizes, and nodes already replaced (activations fused into what feeds them)."""
         if node not in self.graph.nodes or not node.users:
             return True
-        is_size = node.op == "call_method" and node.target == "size"
-        is_shape = node.op == "call_function" and node.target is getattr and node.args[1] == "shape"
         if is_parts(node):  # its parts are selections of the channels
             return True
-        reads_shape = node.all_input_nodes and all(id(i) in self.shapes for i in node.all_input_nodes)
-        if is_size or is_shape or reads_shape:
-            self.shapes.add(id(node))
+        if reads_sizes(node, self.sizes):
+            self.sizes.add(node)
             return True
         return False
 
@@ -156,6 +155,9 @@ class _Conversion:
             inputs = [input_node(node)]
         elif (function := elementwise_function(node, module)) is not None:
             quantized, inputs = QuantElementwise(self.output(), function), tensor_inputs(node)
+            source = module_of(self.model, inputs[0])
+            if isinstance(source, QuantModule) and source.output is not None and len(inputs[0].users) == 1:
+                source.output.bounds = constant_beyond(function)  # codes for where it changes
         elif builder is None:
             raise InputError(
                 f"{self.name}: found {kind}, which has no quantized form; expected one of "
@@ -172,10 +174,10 @@ class _Conversion:
             return
         if activation_node is not None and quantized.output is None:  # which keeps its scale
             activation_node, self.activation = None, "none"
-        constant = [x for x in inputs if x.op == "get_attr"]
-        if constant:
-            raise InputError(f"{self.name}: found the constant {constant[0].target} as an operand of {kind}, expected "
-                             "values that are computed from the image")  # fmt: skip
+        other = [x for x in inputs if x.op == "get_attr" or x in self.sizes]
+        if other:
+            raise InputError(f"{self.name}: found {other[0].name}, a constant or a size, as an operand of {kind}, "
+                             "expected values that are computed from the image")  # fmt: skip
         self._replace(node, activation_node, quantized, inputs)
         fused = f" + {self.activation}" if self.activation != "none" and own_activation is None else ""
         self.kinds.append((self.name, kind + fused, type(quantized).__name__))

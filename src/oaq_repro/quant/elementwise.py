@@ -4,6 +4,7 @@ Whatever torch calls elementwise has a quantized form: the table holds the outpu
 integer operator (`Elementwise`) is hardswish, sigmoid, GELU and `x / 6` alike, exact everywhere.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -15,6 +16,8 @@ from oaq_repro.quant.quantizers import ActivationQuantizer
 from oaq_repro.quant.trace import tensor_inputs
 
 CODES = 256
+SAME = 1e-3  # values of a function that differ less; below half a step where it spans a quarter and more
+FARTHEST, PER_UNIT = 64, 64  # from zero, and places in each unit, at which a function is looked at
 
 MODULES = (
     nn.CELU, nn.ELU, nn.GELU, nn.Hardshrink, nn.Hardsigmoid, nn.Hardswish, nn.Hardtanh, nn.LeakyReLU, nn.LogSigmoid,
@@ -23,7 +26,8 @@ MODULES = (
 )  # fmt: skip
 FUNCTIONS = frozenset({"hardswish", "logsigmoid", "relu6", "softsign", "tanhshrink", "truediv"})
 """Names of those that torch's own mark (`torch.Tag.pointwise`) leaves out."""
-NOT_FUNCTIONS = frozenset({"rrelu"})  # random in training
+NOT_FUNCTIONS = frozenset({"frexp", "max", "min", "rrelu", "where"})
+"""Names whose mark is about more than one tensor, or which are random in training."""
 
 
 class QuantElementwise(QuantRequantize):
@@ -80,6 +84,24 @@ class _Call(nn.Module):
 _TENSOR = "\0tensor"  # its place among the arguments
 
 
+@torch.no_grad()
+def constant_beyond(function: nn.Module) -> tuple[float, float]:
+    """Real numbers below and above which a function is constant to `SAME`: hardswish (-3, inf), hardsigmoid (-3, 3).
+
+    Infinite where it is not, or has parameters that training may move.
+    """
+    if any(True for _ in function.parameters()):
+        return -math.inf, math.inf
+    x = torch.linspace(-FARTHEST, FARTHEST, 2 * FARTHEST * PER_UNIT + 1)
+    y = function(x.clone()).to(torch.float32)
+    left, right = ((y - end).abs() > SAME for end in (y[0], y[-1]))
+    if not (torch.isfinite(y).all() and left.any() and right.any()):
+        return -math.inf, math.inf
+    first, last = max(int(left.nonzero()[0]) - 1, 0), min(int(right.nonzero()[-1]) + 1, len(x) - 1)
+    low, high = float(x[first]), float(x[last])  # a slow slope is no constant: that lasts for as long again
+    return low if low > -FARTHEST / 2 else -math.inf, high if high < FARTHEST / 2 else math.inf
+
+
 def elementwise_function(node: fx.Node, module: nn.Module | None) -> nn.Module | None:
     """The function of one number that a node computes, as a module; None where it computes something else."""
     if isinstance(module, fx.GraphModule):  # composed of several (compose.py)
@@ -97,14 +119,12 @@ def is_pointwise_call(node: fx.Node) -> bool:
     """Whether a node is a call of a function or method that works element by element on any number of tensors."""
     if node.op not in ("call_function", "call_method"):
         return False
-    name = str(getattr(node.target, "__name__", node.target))
-    return name in FUNCTIONS or _is_pointwise(name) or _is_pointwise(name.removesuffix("_"))
+    name = str(getattr(node.target, "__name__", node.target)).removesuffix("_")
+    return name in FUNCTIONS or (name not in NOT_FUNCTIONS and _is_pointwise(name))
 
 
 def _is_pointwise(name: str) -> bool:
     """Whether torch says so of an operator; also of those of Python (`mul`, `imul`)."""
-    if name in NOT_FUNCTIONS:
-        return False
     for known in (name, name.removeprefix("i")):
         packet = getattr(torch.ops.aten, known, None)
         if packet is not None and any(torch.Tag.pointwise in getattr(packet, o).tags for o in packet.overloads()):

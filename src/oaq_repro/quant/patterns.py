@@ -34,7 +34,7 @@ from oaq_repro.quant.quantizers import Activation, ActivationQuantizer, WeightQu
 from oaq_repro.quant.resize import Factor, QuantResize, QuantResizeNearest
 from oaq_repro.quant.select import QuantSelect, selected_channels, selection_source
 from oaq_repro.quant.sizes import SHAPE
-from oaq_repro.quant.trace import input_node, size_source, tensor_inputs
+from oaq_repro.quant.trace import input_node, module_of, size_source, tensor_inputs
 from oaq_repro.quant.views import PRODUCTS, VIEWS, Squeeze, Unsqueeze, is_batch, view_sizes
 
 
@@ -103,7 +103,12 @@ def _select(node: fx.Node, module: nn.ChannelShuffle | None, context: Context) -
     before = selection_source(node)
     count = None if before is None else context.channels(before)
     source, channels = selected_channels(node, module, count)
-    return None if channels == list(range(count or 0)) else QuantSelect(channels), [source]
+    model = node.graph.owning_module
+    assert model is not None
+    first = module_of(model, source)
+    if isinstance(first, QuantSelect):  # a part of a shuffle is a selection of what was shuffled
+        source, channels = input_node(source), first.channels[channels].tolist()
+    return None if channels == list(range(context.channels(source) or 0)) else QuantSelect(channels), [source]
 
 
 def _concat(node: fx.Node, module: None, context: Context) -> Built:

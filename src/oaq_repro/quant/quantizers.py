@@ -3,6 +3,7 @@
 A method (room `methods/`) supplies its own quantizers by subclassing these two.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -74,11 +75,13 @@ class ActivationQuantizer(nn.Module):
     """Per-tensor uint8 quantizer of one activation, with its observer and its range mapping factor alpha.
 
     Buffers (all in the checkpoint): low, high (observed real range, float32), alpha (float32, >= 1),
-    observed (int64 number of batches seen).
+    observed (int64 number of batches seen). bounds: real numbers beyond which the range need not reach, as what reads
+    the value makes no difference there.
     """
 
     low: Tensor
     high: Tensor
+    bounds: tuple[float, float] = (-math.inf, math.inf)
     alpha: Tensor
     observed: Tensor
 
@@ -105,6 +108,7 @@ class ActivationQuantizer(nn.Module):
             low, high = torch.zeros_like(low), high.clamp(min=0.0)
         if self.activation == "relu6":
             high = high.clamp(max=6.0)
+        low, high = low.clamp(min=self.bounds[0]), high.clamp(max=self.bounds[1])
         # the running mean starts as a plain mean, so that the first batches weigh alike
         weight = torch.clamp(1.0 / (self.observed + 1), min=self.observer.momentum)
         self.low.lerp_(low.to(self.low.dtype), weight)

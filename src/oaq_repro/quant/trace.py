@@ -4,7 +4,7 @@ import copy
 import fnmatch
 import operator
 import warnings
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any
 
 import torch
@@ -140,6 +140,14 @@ def kind_of(model: fx.GraphModule, node: fx.Node) -> str:
     return type(module).__name__ if module is not None else getattr(node.target, "__name__", str(node.target))
 
 
+def reads_sizes(node: fx.Node, sizes: Container[fx.Node]) -> bool:
+    """Whether a node's value is the shape of a tensor, or made of `sizes` alone."""
+    is_size = node.op == "call_method" and node.target == "size"
+    is_shape = node.op == "call_function" and node.target is getattr and node.args[1] == "shape"
+    sources = node.all_input_nodes
+    return bool(is_size or is_shape or (sources and all(x in sizes for x in sources)))
+
+
 def _is_identity(target: Any) -> bool:
     """Whether a function or method changes nothing outside of training."""
     return target in IDENTITY_FUNCTIONS or getattr(target, "__name__", "") == RANDOM_DEPTH
@@ -170,9 +178,12 @@ def _fold_batch_norm(model: fx.GraphModule, node: fx.Node, norm: _BatchNorm, fus
         model.add_submodule(name, activation)
     else:
         model.add_submodule(name, layer)
-        model.add_submodule(f"{name}_act", activation)
+        modules, after_name = {known for known, _ in model.named_modules()}, f"{name}_act"
+        while after_name in modules:
+            after_name += "_"
+        model.add_submodule(after_name, activation)
         with model.graph.inserting_after(node):
-            after = model.graph.call_module(f"{name}_act", (node,))
+            after = model.graph.call_module(after_name, (node,))
         node.replace_all_uses_with(after, delete_user_cb=lambda user: user is not after)
         node = after
     if isinstance(activation, nn.Identity):

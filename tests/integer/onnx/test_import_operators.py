@@ -307,6 +307,23 @@ def test_float_functions_of_one_tensor_are_a_table(path, name):
     assert [type(n) for n in graph.nodes[1:3]] == [ir.Conv, ir.Elementwise] and len(graph.nodes) == 4
 
 
+def test_a_function_that_is_moved_before_its_codes_are_made(path):
+    """As quantize_static leaves HardSwish before Flatten; parts of a function, and it shuffled."""
+    parts = node("Split", ["h"], "h1", axis=1, num_outputs=2)
+    parts.output.append("h2")
+    pool = [node("GlobalAveragePool", ["y"], "g"), node("QuantizeLinear", ["g", "sp", "zo"], "gq"),
+            node("DequantizeLinear", ["gq", "sp", "zo"], "gd")]  # fmt: skip
+    for nodes in (
+        [*pool, node("HardSwish", ["gd"], "h"), node("Flatten", ["h"], "p")],
+        [node("HardSwish", ["y"], "h"), parts, node("Mul", ["h2", "h2"], "p")],
+    ):
+        graph = assert_as_onnxruntime(
+            path, after_conv(*nodes, sp=F32(0.2137)), np.tile(IMAGES, (4, 1, 1, 1)), near=0.01
+        )
+        kinds = [type(n) for n in graph.nodes]
+        assert kinds[-2] is ir.Elementwise and kinds[-3] in (ir.Flatten, ir.Select)
+
+
 def test_where_a_function_is_undefined_it_is_zero(path):
     graph = imported(path, after_conv(node("Log", ["y"], "p")))
     table, zero = graph.nodes[2].table, graph.qparams(graph.nodes[1].name).zero_point
@@ -436,10 +453,26 @@ def test_shuffles_of_channels(path, shape, swaps, channels):
     assert [n.channels.tolist() for n in graph.nodes if isinstance(n, ir.Select)] == ([channels] if channels else [])
 
 
+def test_codes_within_a_shuffle(path):
+    """As quantize_static writes it: codes after every step."""
+    nodes, value = [], "y"
+    for op, inputs, name in (("Reshape", ["split"], "v0"), ("Transpose", [], "v1"), ("Reshape", ["whole"], "v2")):
+        order = {"perm": [0, 2, 1, 3, 4]} if op == "Transpose" else {}
+        nodes += [
+            node(op, [value, *inputs], name, **order), node("QuantizeLinear", [name, "so", "zo"], f"{name}q"),
+            node("DequantizeLinear", [f"{name}q", "so", "zo"], f"{name}d"),
+        ]  # fmt: skip
+        value = f"{name}d"
+    graph = assert_as_onnxruntime(
+        path, after_conv(*nodes, node("MaxPool", [value], "p", kernel_shape=[2, 2]), **SHAPES)
+    )
+    assert [n.channels.tolist() for n in graph.nodes if isinstance(n, ir.Select)] == [[0, 2, 1, 3]]
+
+
 @pytest.mark.parametrize(
     "nodes, message",
     [
-        ([node("Reshape", ["y", "split"], "p")], "input 'p': expected a quantized value"),
+        ([node("Reshape", ["y", "split"], "p")], "output 'out'"),
         ([node("Reshape", ["y", "turned"], "p")], "shape: found"),
         ([node("Reshape", ["y", "batch"], "p")], "shape: found"),
         ([node("Squeeze", ["y", "pixels"], "p")], r"expected \[C, 1, 1\]"),

@@ -1,5 +1,6 @@
 """QuantizeLinear, DequantizeLinear and Clip of codes, as what is known of the values of a model."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +16,9 @@ from oaq_repro.integer.onnx.values import OFFSETS, Codes, Pending, Real, Values,
 
 def quantize(values: Values, node: OnnxNode) -> None:
     """QuantizeLinear: of a constant, of the model's input, or of what is pending."""
+    if node.input(0) in values.splits:
+        _before_the_split(values, node, quantize)
+        return
     scale, zero_point, axis = _parameters(values, node)
     constant = values.constant(node, 0)
     if constant is not None:
@@ -51,8 +55,18 @@ def _with_output(values: Values, node: OnnxNode, source: str | Pending, q: ir.QP
     return values.add(ir.Requantize(values.name(node.outputs[0]), (source,), q))
 
 
+def _before_the_split(values: Values, node: OnnxNode, convert: Callable[[Values, OnnxNode], None]) -> None:
+    """Within a shuffle of channels: the same of the tensor whose channels were split."""
+    split, name = values.splits[node.input(0)], values.tensor_name(f"{node.outputs[0]}.whole")
+    convert(values, node.part(node.op, [split.source, *node.all_inputs()[1:]], name))
+    values.splits[node.outputs[0]] = replace(split, source=name)
+
+
 def dequantize(values: Values, node: OnnxNode) -> None:
     """DequantizeLinear: of a constant (weights, bias) or of codes, with the QParams they were made with."""
+    if node.input(0) in values.splits:
+        _before_the_split(values, node, dequantize)
+        return
     scale, zero_point, axis = _parameters(values, node)
     constant = values.constant(node, 0)
     if constant is not None:

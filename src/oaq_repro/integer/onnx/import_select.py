@@ -6,7 +6,7 @@ import numpy as np
 
 from oaq_repro.integer.graph import nodes as ir
 from oaq_repro.integer.onnx.reader import OnnxNode
-from oaq_repro.integer.onnx.values import Values, passed
+from oaq_repro.integer.onnx.values import Values, moved
 
 
 def gather(values: Values, node: OnnxNode) -> None:
@@ -57,7 +57,7 @@ def _select(values: Values, node: OnnxNode, channels: Sequence[int] | np.ndarray
     taken = np.asarray(channels, np.int64)
     if taken.size == 0:
         raise node.error("found a selection of no channels, expected at least one")
-    passed(values, node, lambda name, x, q: ir.Select(name, (x,), q, taken), output)
+    moved(values, node, lambda name, x, q: ir.Select(name, (x,), q, taken), output)
 
 
 def _expect_channels(values: Values, node: OnnxNode, axis: int) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from oaq_repro.integer.graph import nodes as ir
 from oaq_repro.integer.onnx.constants import order_of
 from oaq_repro.integer.onnx.reader import OnnxNode
-from oaq_repro.integer.onnx.values import SplitChannels, Values, passed
+from oaq_repro.integer.onnx.values import SplitChannels, Values, moved
 
 PIXELS = (2, 3)  # axes
 SWAPPED = (0, 2, 1, 3, 4)
@@ -85,11 +85,11 @@ def _join(values: Values, node: OnnxNode, split: SplitChannels) -> None:
         values.rename(split.source, node.outputs[0])
         return
     order = np.arange(sizes[0]).reshape(split.sizes).T.ravel()
-    passed(values, source, lambda name, x, q: ir.Select(name, (x,), q, order))
+    moved(values, source, lambda name, x, q: ir.Select(name, (x,), q, order))
 
 
 def _flatten(values: Values, node: OnnxNode, keepdims: bool = False) -> None:
-    passed(values, node, lambda name, x, q: ir.Flatten(name, (x,), q, keepdims=keepdims))
+    moved(values, node, lambda name, x, q: ir.Flatten(name, (x,), q, keepdims=keepdims))
 
 
 def _expect_pixels(values: Values, node: OnnxNode) -> None:

@@ -7,7 +7,7 @@ so that every value of the graph has codes from 0 to q_max. Both are exact.
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -143,8 +143,7 @@ class Values:
 
     def shape_at(self, node: OnnxNode, at: int) -> ir.Shape:
         """Shape of an input that is a value of the graph or its codes, without batch."""
-        codes = self.codes.get(node.input(at))
-        return self.shape(self.value(node, at) if codes is None else codes.node, node)
+        return self.shape(self._maker(node, at), node)
 
     def rename(self, name: str, output: str) -> bool:
         """Let a tensor go by a second name; False where nothing is known of it."""
@@ -157,10 +156,15 @@ class Values:
 
     def rank(self, node: OnnxNode, at: int) -> int:
         """Number of dimensions of an input, batch included."""
+        return self._ranks[self._maker(node, at)]
+
+    def _maker(self, node: OnnxNode, at: int) -> str:
+        """The node of the graph whose codes an input is, stands for, or is a function of."""
         name = node.input(at)
         if name in self.codes:
-            return self._ranks[self.codes[name].node]
-        return self._ranks[self.value(node, at)]
+            return self.codes[name].node
+        real = self.real.get(name)
+        return self.value(node, at) if real is None or real.function is None else str(real.source)
 
     def tensor_name(self, wanted: str) -> str:
         """A name for a tensor that no node of the model reads."""
@@ -230,6 +234,17 @@ def passed(values: Values, node: OnnxNode, make: Callable[[str, str, ir.QParams]
         values.real[output] = Real(added)
     else:
         values.codes[output] = Codes(added, codes.offset, codes.dtype)
+
+
+def moved(values: Values, node: OnnxNode, make: Callable[[str, str, ir.QParams], ir.Node], output: str = "") -> None:
+    """As `passed`, for an operator that only moves values: the function of a tensor is that of the moved tensor."""
+    real = values.real.get(node.input(0))
+    if real is None or real.function is None:
+        passed(values, node, make, output)
+        return
+    output, source = output or node.outputs[0], str(real.source)
+    added = values.add(make(values.name(node.name or output), source, values.q[source]))
+    values.real[output] = replace(real, source=added)
 
 
 def expect_quantized(real: Real) -> None:
