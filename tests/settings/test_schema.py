@@ -97,7 +97,7 @@ def cases(section, kind):
         fields += fields_below(node, (section,), settings[section])
     found = [(path, value) for path, inner in fields for value in WRONG if not inner.accepts(value)]
     unknown = [((*path, "bogus"), 1) for path, inner in fields if inner.fields()]
-    found += unknown + [(path, HOSTILE) for path, inner in fields]
+    found += unknown + [(path, HOSTILE) for path, inner in fields if not inner.accepts(HOSTILE)]
     return settings, found
 
 
