@@ -17,9 +17,9 @@ from oaq_repro.benchmark.kernels import (
 from oaq_repro.integer.engine.sums import EXACT, WHOLE, folded
 from oaq_repro.integer.reference import Reference
 
-DENSE = ConvShape(64, 7, 6, 32, (1, 1), (1, 1), (0, 0), (1, 1), 1)
-WIDE = ConvShape(16, 9, 9, 20, (3, 3), (2, 2), (1, 1), (1, 1), 1)
-DEPTHWISE = ConvShape(40, 9, 8, 40, (3, 3), (1, 1), (1, 1), (1, 1), 40)
+DENSE = ConvShape(64, 7, 6, 32, (1, 1), (1, 1), (0, 0, 0, 0), (1, 1), 1)
+WIDE = ConvShape(16, 9, 9, 20, (3, 3), (2, 2), (1, 1, 1, 1), (1, 1), 1)
+DEPTHWISE = ConvShape(40, 9, 8, 40, (3, 3), (1, 1), (1, 1, 1, 1), (1, 1), 40)
 
 
 @pytest.mark.parametrize("route", ROUTES)
