@@ -36,15 +36,15 @@ class Accumulator:
 
     def __post_init__(self) -> None:
         """Reject what no kernel could mean (SettingsError)."""
-        if not _integer(self.bits) or not MIN_BITS <= self.bits <= MAX_BITS:
+        if not is_integer(self.bits) or not MIN_BITS <= self.bits <= MAX_BITS:
             raise SettingsError(
                 f"accumulator.bits: found {self.bits!r}, expected an integer from {MIN_BITS} to {MAX_BITS}"
             )
         if self.overflow not in ("wrap", "saturate"):
             raise SettingsError(f"accumulator.overflow: found {self.overflow!r}, expected 'wrap' or 'saturate'")
-        if not _integer(self.lanes) or self.lanes < 1:
+        if not is_integer(self.lanes) or self.lanes < 1:
             raise SettingsError(f"accumulator.lanes: found {self.lanes!r}, expected an integer of at least 1")
-        if self.block is not None and (not _integer(self.block) or self.block < 1):
+        if self.block is not None and (not is_integer(self.block) or self.block < 1):
             raise SettingsError(f"accumulator.block: found {self.block!r}, expected null or an integer of at least 1")
         if self.lanes > 1 and self.block is not None:
             raise SettingsError(f"accumulator: found lanes={self.lanes} with block={self.block}, expected one of them")
@@ -112,7 +112,8 @@ class Accumulator:
         return replace(self, bits=bits)
 
 
-def _integer(value: Any) -> bool:
+def is_integer(value: Any) -> bool:
+    """Whether it is an int and no bool."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 

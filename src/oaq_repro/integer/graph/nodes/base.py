@@ -9,10 +9,11 @@ Sources: ONNX QLinearConv and QuantizeLinear (convolution, quantization); the ot
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import numpy as np
 
+from oaq_repro.accumulator import is_integer
 from oaq_repro.errors import InputError
 from oaq_repro.integer.graph.arithmetic import Array, QParams
 from oaq_repro.integer.graph.windows import Sides, four_sides
@@ -168,8 +169,3 @@ class PassingNode(CodeNode):
             raise InputError(
                 f"graph node {self.name!r}: output: found {self.output}, expected its input's, {sources[0]}"
             )
-
-
-def is_integer(value: Any) -> bool:
-    """Whether it is an int and no bool."""
-    return isinstance(value, int) and not isinstance(value, bool)

@@ -6,9 +6,10 @@ from typing import ClassVar
 
 import numpy as np
 
+from oaq_repro.accumulator import is_integer
 from oaq_repro.integer.graph import arithmetic
 from oaq_repro.integer.graph.arithmetic import Array, QParams
-from oaq_repro.integer.graph.nodes.base import CodeNode, Shape, is_integer
+from oaq_repro.integer.graph.nodes.base import CodeNode, Shape
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,8 +6,9 @@ from math import prod
 
 import numpy as np
 
+from oaq_repro.accumulator import is_integer
 from oaq_repro.integer.graph.arithmetic import Array, QParams
-from oaq_repro.integer.graph.nodes.base import PassingNode, Shape, is_integer
+from oaq_repro.integer.graph.nodes.base import PassingNode, Shape
 
 
 @dataclass(frozen=True, eq=False)

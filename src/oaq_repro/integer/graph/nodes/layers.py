@@ -9,11 +9,11 @@ from typing import ClassVar, NamedTuple, Self
 import numpy as np
 
 from oaq_repro import _kernels
-from oaq_repro.accumulator import Accumulator
+from oaq_repro.accumulator import Accumulator, is_integer
 from oaq_repro.errors import InputError
 from oaq_repro.integer.graph import arithmetic
 from oaq_repro.integer.graph.arithmetic import Array, QParams
-from oaq_repro.integer.graph.nodes.base import LARGEST_PARAMETER, CodeNode, Padded, Shape, is_integer
+from oaq_repro.integer.graph.nodes.base import LARGEST_PARAMETER, CodeNode, Padded, Shape
 from oaq_repro.integer.graph.windows import Pair, Sides, Window
 
 MULTIPLIER_TOLERANCE = 1e-5  # float32 products may be taken in any order, no more

@@ -6,8 +6,9 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
+from oaq_repro.accumulator import is_integer
 from oaq_repro.integer.graph.arithmetic import Array, QParams
-from oaq_repro.integer.graph.nodes.base import PassingNode, Shape, is_integer
+from oaq_repro.integer.graph.nodes.base import PassingNode, Shape
 from oaq_repro.resampling import nearest_pixels, resize_taps
 
 LARGEST_FACTOR = 1 << 24
