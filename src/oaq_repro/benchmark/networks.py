@@ -17,7 +17,7 @@ from oaq_repro.accumulator import NAMED
 from oaq_repro.deploy.lower import lower
 from oaq_repro.integer.graph import Graph
 from oaq_repro.methods.int8 import Int8
-from oaq_repro.models import classification, mmseg_deeplab, ssd
+from oaq_repro.models import classification, mmseg_deeplab, ssd, timm_classifier
 from oaq_repro.models.backbones import Arch
 from oaq_repro.models.network import Network
 from oaq_repro.quant.calibrate import calibrate, freeze
@@ -28,6 +28,7 @@ from oaq_repro.quant.settle import SettleConfig, settle
 
 Ranges = Literal["int8", "oaq"]
 BATCHES, BATCH_SIZE, SEED = 4, 4, 0
+PASSES = 60  # of settling; deep networks with random weights take more than trained ones
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,15 @@ class Architecture:
     input_shape: tuple[int, int, int]
 
 
+IMAGE = (3, 224, 224)
+
+
 def _classifier(arch: Arch) -> Architecture:
-    shape = (3, 224, 224)
-    return Architecture(lambda: classification.build(1000, shape, arch=arch), shape)
+    return Architecture(lambda: classification.build(1000, IMAGE, arch=arch), IMAGE)
+
+
+def _of_timm(arch: str) -> Architecture:
+    return Architecture(lambda: timm_classifier.build(1000, IMAGE, arch=arch), IMAGE)
 
 
 ARCHITECTURES: dict[str, Architecture] = {
@@ -48,6 +55,8 @@ ARCHITECTURES: dict[str, Architecture] = {
     "mobilenetv2": _classifier("mobilenetv2"),
     "resnet18": _classifier("resnet18"),
     "resnet50": _classifier("resnet50"),
+    "mobilenetv3_large": _of_timm("mobilenetv3_large_100"),
+    "efficientnet_lite0": _of_timm("efficientnet_lite0"),
     "ssdlite300": Architecture(lambda: ssd.build(20, (3, 300, 300)), (3, 300, 300)),
     "deeplabv3": Architecture(lambda: mmseg_deeplab.build(21, (3, 224, 224)), (3, 224, 224)),
 }
@@ -92,7 +101,7 @@ def quantized_network(name: str, ranges: Ranges) -> QuantizedNetwork:
     batches = [images(name, seed=seed) for seed in range(BATCHES)]
     calibrate(quantized, batches)
     if ranges == "oaq":
-        settle(quantized, lambda: batches, SettleConfig())
+        settle(quantized, lambda: batches, SettleConfig(max_passes=PASSES))
     freeze(quantized)
     return quantized.eval()
 

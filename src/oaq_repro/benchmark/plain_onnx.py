@@ -2,11 +2,11 @@
 
 `onnx.exporter` writes some operators so that no runtime computes them with another rounding than the reference;
 that keeps runtimes from fusing them, which would slow peers down. Here those are plain DequantizeLinear -> Operator ->
-QuantizeLinear. Results may differ from the reference's by a code per such operator. Functions of one
-number stay tables.
+QuantizeLinear. Results may differ from the reference's by a code per such operator. So are tables of a function that
+peers have kernels for, which take a layer's float32 result where nothing else reads it, as it is fused then.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import onnx
@@ -17,7 +17,17 @@ from oaq_repro.integer.graph import nodes as ir
 from oaq_repro.integer.onnx.exporter import build_model
 from oaq_repro.integer.onnx.writer import separator
 
-REWRITTEN = ir.Add | ir.AvgPool | ir.Concat | ir.GlobalAvgPool | ir.Multiply | ir.Requantize | ir.Resize
+REWRITTEN = (
+    ir.Add | ir.AvgPool | ir.Concat | ir.Elementwise | ir.GlobalAvgPool | ir.Multiply | ir.Requantize | ir.Resize
+)
+OPSET = 14  # the first one with HardSwish
+FUNCTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "HardSwish": lambda x: x * np.clip(x / 6 + 0.5, 0, 1),
+    "HardSigmoid": lambda x: np.clip(x / 6 + 0.5, 0, 1),
+    "Sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+    "Swish": lambda x: x / (1 + np.exp(-x)),  # written as two operators
+    "Tanh": np.tanh,
+}
 
 
 def build_plain_model(graph: Graph, input_shape: tuple[int, int, int]) -> onnx.ModelProto:
@@ -26,6 +36,9 @@ def build_plain_model(graph: Graph, input_shape: tuple[int, int, int]) -> onnx.M
     shapes = graph.shapes(input_shape)
     slash = separator([graph.input_name, *(node.name for node in graph.nodes)])
     rewritten = {node.name: node for node in graph.nodes if isinstance(node, REWRITTEN)}
+    for node in list(rewritten.values()):
+        if isinstance(node, ir.Elementwise) and function_of(node, graph.qparams(node.inputs[0])) is None:
+            del rewritten[node.name]
     nodes: list[NodeProto] = []
     written: set[str] = set()
     for proto in model.graph.node:
@@ -37,14 +50,31 @@ def build_plain_model(graph: Graph, input_shape: tuple[int, int, int]) -> onnx.M
             writer = _Plain(graph, shapes, slash)
             nodes += writer.write(node)
             model.graph.initializer.extend(writer.constants)
-    _replace(model.graph.node, nodes)
-    read = {name for proto in nodes for name in proto.input}
+    read = {value.name for value in model.graph.output}
+    used = []
+    for proto in reversed(nodes):
+        if read & set(proto.output):
+            used.append(proto)
+            read.update(proto.input)
+    _replace(model.graph.node, used[::-1])
+    model.opset_import[0].version = OPSET
     kept = {constant.name: constant for constant in model.graph.initializer if constant.name in read}
     _replace(model.graph.initializer, list(kept.values()))
     for value in (*model.graph.input, *model.graph.output):
         value.type.tensor_type.shape.dim[0].dim_value = 1
     onnx.checker.check_model(model)
     return model
+
+
+def function_of(node: ir.Elementwise, source: ir.QParams) -> str | None:
+    """The one of FUNCTIONS whose codes are in the table, or not more than one beside it; None where none is."""
+    x = (np.arange(source.q_max + 1) - float(source.zero_point)) * float(source.scale)
+    q = node.output
+    for name, function in FUNCTIONS.items():
+        codes = np.clip(np.rint(function(x) / float(q.scale)) + q.zero_point, 0, q.q_max)
+        if np.abs(codes - node.table[: len(x)]).max() <= 1:
+            return name
+    return None
 
 
 def _replace(field, values) -> None:
@@ -64,7 +94,10 @@ class _Plain:
         assert isinstance(node, REWRITTEN)
         sources = node.inputs[:1] if isinstance(node, ir.Resize) else node.inputs
         reals = [f"{node.name}{self.slash}plain_{at}" for at in range(len(sources))]
-        for source, real in zip(sources, reals, strict=True):
+        for at, (source, real) in enumerate(zip(sources, reals, strict=True)):
+            if isinstance(node, ir.Elementwise) and self._is_fused(source):
+                reals[at] = f"{source}{self.slash}real"
+                continue
             inputs = [source, *self._quantization(self.graph.qparams(source), real)]
             yield helper.make_node("DequantizeLinear", inputs, [real], name=real)
         result = f"{node.name}{self.slash}plain"
@@ -73,6 +106,8 @@ class _Plain:
         codes = f"{result}{self.slash}codes" if flat or narrow else node.name
         if isinstance(node, ir.Requantize):
             result = reals[0]
+        elif isinstance(node, ir.Elementwise):
+            yield from self._function(node, reals[0], result)
         else:
             yield self._operator(node, reals, result)
         yield helper.make_node("QuantizeLinear", [result, *self._quantization(node.output, codes)], [codes], name=codes)
@@ -83,6 +118,22 @@ class _Plain:
             codes = clipped
         if flat:
             yield helper.make_node("Flatten", [codes], [node.name], name=node.name, axis=1)
+
+    def _is_fused(self, source: str) -> bool:
+        """Whether a value is that of a layer and read once: peers then apply a function to its float32 result."""
+        readers = sum(node.inputs.count(source) for node in self.graph.nodes)
+        return readers == 1 and any(layer.name == source for layer in self.graph.layers())
+
+    def _function(self, node: ir.Elementwise, real: str, result: str) -> Iterator[NodeProto]:
+        function = function_of(node, self.graph.qparams(node.inputs[0]))
+        assert function is not None  # build_plain_model has looked
+        if function == "Swish":
+            gate = f"{result}{self.slash}gate"
+            yield helper.make_node("Sigmoid", [real], [gate], name=gate)
+            yield helper.make_node("Mul", [real, gate], [result], name=result)
+        else:
+            attributes = {"alpha": 1 / 6, "beta": 0.5} if function == "HardSigmoid" else {}
+            yield helper.make_node(function, [real], [result], name=result, **attributes)
 
     def _operator(self, node: ir.Node, reals: list[str], result: str) -> NodeProto:
         match node:
