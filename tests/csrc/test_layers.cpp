@@ -101,9 +101,7 @@ DenseGroup pack_group(const Layer& layer, const Value& in, int group, const Laye
                             static_cast<std::size_t>(((group * outputs + first + c) * g.kernel_h * columns + run) * length + k)];
             }
         const std::vector<std::int8_t> weights = panel.packed(layer.route);
-        packed.runs = panel.runs;
-        packed.panels.emplace_back(weights.begin(), weights.end());
-        packed.routes.push_back(layer.route);
+        packed.panels.push_back({panel.runs, {weights.begin(), weights.end()}, layer.route});
     }
     packed.constants = constants;
     return packed;

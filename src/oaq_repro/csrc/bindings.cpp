@@ -4,6 +4,7 @@
 #include <nanobind/stl/array.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
+#include <nanobind/stl/vector.h>
 
 #include <algorithm>
 #include <array>
@@ -12,9 +13,12 @@
 #include <memory>
 #include <optional>
 #include <utility>
+#include <vector>
 
 #include "elementwise.hpp"
 #include "emulate.hpp"
+#include "kernels.hpp"
+#include "search.hpp"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -60,6 +64,39 @@ nb::tuple emulate(const Input<std::uint8_t>& x, const Input<std::int8_t>& weight
                           range.highest);
 }
 
+// The same of a vector, in one dimension.
+template <typename T>
+nb::object to_numpy(std::vector<T> values) {
+    auto* const kept = new std::vector<T>(std::move(values));
+    nb::capsule owner(kept, [](void* pointer) noexcept { delete static_cast<std::vector<T>*>(pointer); });
+    return nb::cast(nb::ndarray<nb::numpy, T, nb::ndim<1>>(kept->data(), {kept->size()}, owner));
+}
+
+nb::tuple bound_sums(const Input<std::int8_t>& weights, const std::vector<std::int32_t>& run_steps, int lowest, int highest,
+                     const std::vector<int>& folds) {
+    std::size_t steps = 0;
+    for (const std::int32_t run : run_steps) steps += run > 0 ? static_cast<std::size_t>(run) : weights.shape(1) + 1;
+    if (weights.shape(2) != oaq::kPanel || weights.shape(3) != oaq::kStep || steps != weights.shape(1) || steps == 0)
+        throw nb::value_error("weights: expected [panels, steps of all runs, PANEL, STEP]");
+    if (lowest > 0 || highest < 0 || highest - lowest > 255) throw nb::value_error("codes: expected a byte's range with 0");
+    for (const int fold : folds)
+        if (fold < 1) throw nb::value_error("folds: expected at least 1");
+    oaq::SumBounds found = oaq::bound_sums(weights.data(), static_cast<std::int64_t>(weights.shape(0)), run_steps, lowest,
+                                           highest, folds);
+    return nb::make_tuple(to_numpy(std::move(found.longest)), to_numpy(std::move(found.apart)),
+                          to_numpy(std::move(found.positive)), to_numpy(std::move(found.negative)));
+}
+
+using Reach = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+
+nb::object deal(const Reach& reach, const std::vector<std::int64_t>& ranks, std::int64_t block) {
+    if (ranks.size() != reach.shape(0) || ranks.empty() || reach.shape(1) == 0)
+        throw nb::value_error("ranks: expected one per channel, and a sum at least");
+    if (block < 1 || *std::min_element(ranks.begin(), ranks.end()) < 0) throw nb::value_error("block, ranks: too small");
+    return to_numpy(oaq::deal(reach.data(), static_cast<std::int64_t>(reach.shape(0)),
+                              static_cast<std::int64_t>(reach.shape(1)), ranks, block));
+}
+
 // Additions that wait for one another take a cycle each: their rate is the core's clock. They add a register, as some
 // cores add constants without taking time.
 double clock_hz() {
@@ -100,6 +137,12 @@ NB_MODULE(_kernels, module) {
         nb::gil_scoped_release release;
         return oaq::elementwise::all_finite(values.data(), static_cast<std::int64_t>(values.size()));
     }, "values"_a.noconvert(), "Whether no value of a float32 array is NaN or infinity.");
+    module.def("bound_sums", &bound_sums, "weights"_a.noconvert(), "run_steps"_a, "lowest"_a, "highest"_a, "folds"_a,
+               "What sums of packed weights int8 [P, S, PANEL, STEP] can reach (csrc/search.hpp), flat: longest folds int64\n"
+               "[P * PANEL], steps with a half sum that leaves 16 bits uint8 [P * S * PANEL], sums of the positive and of\n"
+               "the negative weights int64 [P * PANEL].");
+    module.def("deal", &deal, "reach"_a.noconvert(), "ranks"_a, "block"_a,
+               "Channels int64 [I] dealt so that their sums, float32 [I, sums] each, are even (csrc/search.hpp).");
     module.def("clock_hz", &clock_hz, "The core's clock in Hz, measured in about 20 ms.");
     bind_program(module);
 }

@@ -3,12 +3,14 @@
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -53,21 +55,13 @@ oaq::Route route_of(const NamedRoute& named) {
     throw nb::value_error("route: expected a name of kSumsNames");
 }
 
-std::vector<oaq::Route> routes_of(const std::vector<NamedRoute>& named) {
-    std::vector<oaq::Route> routes;
-    for (const NamedRoute& each : named) routes.push_back(route_of(each));
-    return routes;
-}
-
 using Runs = nb::ndarray<const std::int32_t, nb::shape<-1, 3>, nb::c_contig, nb::device::cpu>;
 using Panel = nb::ndarray<const std::int8_t, nb::c_contig, nb::device::cpu>;
 
-oaq::DenseGroup dense_group(const Runs& runs, const std::vector<Panel>& panels, const std::vector<NamedRoute>& routes,
-                            const oaq::LayerConstants& constants) {
-    oaq::DenseGroup group{{}, {}, routes_of(routes), constants};
-    for (std::size_t i = 0; i < runs.shape(0); ++i) group.runs.push_back({runs(i, 0), runs(i, 1), runs(i, 2)});
-    for (const Panel& panel : panels) group.panels.emplace_back(panel.data(), panel.data() + panel.size());
-    return group;
+oaq::DensePanel dense_panel(const Runs& runs, const Panel& weights, const NamedRoute& route) {
+    oaq::DensePanel panel{{}, {weights.data(), weights.data() + weights.size()}, route_of(route)};
+    for (std::size_t i = 0; i < runs.shape(0); ++i) panel.runs.push_back({runs(i, 0), runs(i, 1), runs(i, 2)});
+    return panel;
 }
 
 using Taps = nb::ndarray<const std::int32_t, nb::shape<-1, 2>, nb::c_contig, nb::device::cpu>;
@@ -157,10 +151,11 @@ void bind_program(nb::module_& module) {
                 constants(start, bias, multiplier, wrap_shift, zero_point, q_max, code_offset));
         }, "start"_a, "bias"_a, "multiplier"_a, "wrap_shift"_a, "zero_point"_a, "q_max"_a, "code_offset"_a);
     nb::class_<oaq::DenseGroup>(module, "DenseGroup", "Weights and constants of a dense layer's group (csrc/program.hpp).")
-        .def("__init__", [](oaq::DenseGroup* self, const Runs& runs, const std::vector<Panel>& panels,
-                            const std::vector<NamedRoute>& routes, const oaq::LayerConstants& constants) {
-            new (self) oaq::DenseGroup(dense_group(runs, panels, routes, constants));
-        }, "runs"_a, "panels"_a, "routes"_a, "constants"_a);
+        .def("__init__", [](oaq::DenseGroup* self, const std::vector<std::tuple<Runs, Panel, NamedRoute>>& panels,
+                            const oaq::LayerConstants& constants) {
+            new (self) oaq::DenseGroup{{}, constants};
+            for (const auto& [runs, weights, route] : panels) self->panels.push_back(dense_panel(runs, weights, route));
+        }, "panels"_a, "constants"_a);
 
     nb::class_<Program>(module, "Program", "A compiled integer graph (csrc/program.hpp). Raises ValueError for parts that do not fit.")
         .def("__init__", [](Program* self, std::int64_t arena_bytes, int threads, const std::string& isa) {

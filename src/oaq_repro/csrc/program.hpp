@@ -68,11 +68,16 @@ struct LayerConstants {
     }
 };
 
+// A panel of a dense layer. Offsets of its runs count from the window's first code.
+struct DensePanel {
+    std::vector<Run> runs;
+    Vector<std::int8_t> weights;
+    Route route;
+};
+
 // A group of a dense layer's channels.
 struct DenseGroup {
-    std::vector<Run> runs;                    // offsets from the window's first code
-    std::vector<Vector<std::int8_t>> panels;  // weights
-    std::vector<Route> routes;                // of each panel
+    std::vector<DensePanel> panels;
     LayerConstants constants;
 };
 

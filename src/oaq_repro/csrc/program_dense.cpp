@@ -13,7 +13,7 @@ struct Extent {
     std::int64_t steps = 0, pairs = 0, lowest = 0, highest = 0;
 };
 
-struct Panel {
+struct PanelWork {
     DenseKernel kernel;
     DenseBlock block;  // of all pixels
 };
@@ -31,14 +31,14 @@ struct DenseWork {
     DenseLayer layer;
     std::vector<const std::uint8_t*> sources, wide_sources;  // first codes of every pixel's window
     std::vector<std::uint8_t*> targets;                      // of every pixel
-    std::vector<Panel> panels;                               // of all groups
+    std::vector<PanelWork> panels;                               // of all groups
 
     // One of plan.tasks().
     void run(const DensePlan& plan, int task) const {
         const std::int64_t first = task / plan.parts * plan.block, part = task % plan.parts;
         const auto count = static_cast<std::int64_t>(panels.size()), pixels = static_cast<std::int64_t>(targets.size());
         for (std::int64_t p = count * part / plan.parts; p < count * (part + 1) / plan.parts; ++p) {
-            const Panel& panel = panels[static_cast<std::size_t>(p)];
+            const PanelWork& panel = panels[static_cast<std::size_t>(p)];
             DenseBlock block = panel.block;
             block.pixels = static_cast<int>(std::min(plan.block, pixels - first));
             block.in += first;
@@ -72,20 +72,6 @@ std::int64_t weights_of(const Route& route, const Extent& extent, std::size_t ru
     return route.sums == Sums::kExact ? extent.pairs * kPanel * kPair : extent.steps * kPanel * kStep;
 }
 
-// Of a group with `outputs` channels; returns those of its panels, padding included.
-std::int64_t validate(const DenseGroup& group, std::int64_t outputs, const Extent& extent) {
-    require(group.panels.size() == group.routes.size(), "routes");
-    std::int64_t channels = 0;
-    for (std::size_t p = 0; p < group.panels.size(); ++p) {
-        require(channels < outputs, "panels");
-        channels += group.routes[p].width();
-        require(static_cast<std::int64_t>(group.panels[p].size()) == weights_of(group.routes[p], extent, group.runs.size()),
-                "weights of a panel");
-    }
-    require(channels >= outputs, "panels");
-    require(static_cast<std::int64_t>(group.constants.bias.size()) >= channels, "constants");
-    return channels;
-}
 
 // Of a layer with so many pixels and channels; throws std::invalid_argument where its parts do not fit.
 Demands checked(const DenseLayer& layer, std::int64_t pixels, std::int64_t channels, const KernelSet& kernels) {
@@ -94,18 +80,25 @@ Demands checked(const DenseLayer& layer, std::int64_t pixels, std::int64_t chann
     Demands demands{{pixels, 0, 0, channels, 0, 0, 1}, channels / groups, 0, 0, false};
     DenseSizes& sizes = demands.sizes;
     for (const DenseGroup& group : layer.groups) {
-        const Extent extent = checked_extent(group.runs);
-        const std::int64_t depth = extent.steps * kStep, padded = validate(group, demands.outputs, extent);
-        demands.lowest = std::min(demands.lowest, extent.lowest);
-        demands.highest = std::max(demands.highest, extent.highest);
-        for (const Route& route : group.routes) {
-            sizes.tile = std::max(sizes.tile, kernel_of(kernels, route).pixels);
-            demands.wide = demands.wide || route.sums == Sums::kExact;
+        std::int64_t depth = 0, covered = 0;  // codes that a panel reads of a pixel, at most; channels of the panels so far
+        for (const DensePanel& panel : group.panels) {
+            const Extent extent = checked_extent(panel.runs);
+            require(covered < demands.outputs, "panels");
+            require(static_cast<std::int64_t>(panel.weights.size()) == weights_of(panel.route, extent, panel.runs.size()),
+                    "weights of a panel");
+            covered += panel.route.width();
+            depth = std::max(depth, extent.steps * kStep);
+            demands.lowest = std::min(demands.lowest, extent.lowest);
+            demands.highest = std::max(demands.highest, extent.highest);
+            demands.wide = demands.wide || panel.route.sums == Sums::kExact;
+            sizes.tile = std::max(sizes.tile, kernel_of(kernels, panel.route).pixels);
+            sizes.weight_bytes += panel.route.width() * extent.steps * kStep;
+            sizes.products += pixels * panel.route.width() * extent.steps * kStep;
         }
+        require(covered >= demands.outputs, "panels");
+        require(static_cast<std::int64_t>(group.constants.bias.size()) >= covered, "constants");
         sizes.panels += static_cast<std::int64_t>(group.panels.size());
         sizes.read += depth;
-        sizes.weight_bytes += padded * depth;
-        sizes.products += pixels * demands.outputs * depth;
     }
     return demands;
 }
@@ -114,21 +107,20 @@ Demands checked(const DenseLayer& layer, std::int64_t pixels, std::int64_t chann
 void append_panels(const DenseGroup& group, std::int64_t first_channel, std::int64_t outputs, const KernelSet& kernels,
                    DenseWork& work) {
     std::int64_t channel = 0;
-    for (std::size_t p = 0; p < group.panels.size(); ++p) {
-        const Route& route = group.routes[p];
-        const int width = route.width();
+    for (const DensePanel& panel : group.panels) {
+        const int width = panel.route.width();
         DenseBlock block;
         block.pixels = static_cast<int>(work.targets.size());
-        block.in = (route.sums == Sums::kExact ? work.wide_sources : work.sources).data();
+        block.in = (panel.route.sums == Sums::kExact ? work.wide_sources : work.sources).data();
         block.out = work.targets.data();
         block.out_offset = first_channel + channel;
-        block.runs = group.runs.data();
-        block.run_count = static_cast<int>(group.runs.size());
-        block.weights = group.panels[p].data();
+        block.runs = panel.runs.data();
+        block.run_count = static_cast<int>(panel.runs.size());
+        block.weights = panel.weights.data();
         block.constants = group.constants.at(channel);
         block.channels = static_cast<int>(std::min<std::int64_t>(width, outputs - channel));
         block.code_offset = group.constants.code_offset;
-        work.panels.push_back({kernel_of(kernels, route).kernel, block});
+        work.panels.push_back({kernel_of(kernels, panel.route).kernel, block});
         channel += width;
     }
 }

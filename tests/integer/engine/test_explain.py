@@ -75,7 +75,7 @@ def test_reasons(weight, bias, accumulator, mode, reason, isa):
 def test_reasons_where_pairs_saturate(weight, accumulator, mode, isa):
     reason = route(weight, 0, accumulator, mode, isa).reason
     if mode == "fast" and accumulator == "int16":
-        saturated = f"its accumulator is int16; {PAIRS}: {WIDE}, then wrapped"
+        saturated = f"its accumulator is int16; {PAIRS}: one product each"
         assert reason == (saturated if SATURATES[isa] else "its accumulator is int16")
     else:
         assert reason == (f"{REACH} or {PAIRS}: {WIDE}" if SATURATES[isa] else f"{REACH}: {WIDE}")

@@ -38,9 +38,9 @@ class Program:
     @staticmethod
     def group(outputs, group, codes):
         constants, acc = group.constants, []
-        for p, (panel, route) in enumerate(zip(group.panels, group.routes, strict=True)):
+        for p, (runs, panel, route) in enumerate(group.panels):
             start = constants.start[p * _kernels.PANEL :][: _kernels.PANEL]
-            acc.append(dense_panel(codes, group.runs, panel, route, start, constants.code_offset))
+            acc.append(dense_panel(codes, runs, panel, route, start, constants.code_offset))
         return wrap(np.concatenate(acc)[:outputs], 32 - constants.wrap_shift)
 
     def depthwise(self, x, out, window, taps, weights, routes, constants):
@@ -113,7 +113,7 @@ def random_weights(rng, style, shape):
 @pytest.mark.parametrize("style", ["extreme", "any", "small"])
 def test_planned_sums_are_exact(mode, q_max, groups, style, monkeypatch):
     monkeypatch.setattr(_kernels, "LayerConstants", SimpleNamespace)
-    monkeypatch.setattr(_kernels, "DenseGroup", namedtuple("DenseGroup", "runs panels routes constants"))
+    monkeypatch.setattr(_kernels, "DenseGroup", namedtuple("DenseGroup", "panels constants"))
     rng = np.random.default_rng(q_max)
     channels, outputs, zero_point = 40 if groups == 40 else 10, 40, int(rng.integers(0, q_max + 1))
     weight = random_weights(rng, style, (outputs, channels // groups, SIZE, SIZE)).astype(np.int8)

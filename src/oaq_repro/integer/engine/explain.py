@@ -66,8 +66,9 @@ def reason_of(
         wide = permits.longest_fold != 0 and EXACT in sums
         return f"mode {permits.mode}" + ("; pairs that could overflow: 32 bits at once" if wide else "")
     grounds = f"its accumulator is {accumulator.name}" if demanded.claim == "empirical" else ""
-    if not obstacles:
-        return grounds or "no input can overflow the whole sum"
+    if not obstacles & ~Obstacle.PAIRS:
+        fits = grounds or "no input can overflow the whole sum"
+        return f"{fits}; {CAUSES[Obstacle.PAIRS]}: one product each" if obstacles else fits
     causes = [words for obstacle, words in CAUSES.items() if obstacle in obstacles]
     if Obstacle.WIDTH in obstacles:
         causes = [f"no register has {demanded.bits} bits"]  # and so it matters little what else there is

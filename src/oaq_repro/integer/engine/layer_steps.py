@@ -67,7 +67,8 @@ class _LayerStep:
                 channels = channel_folds(packed, layer.bias[part], self.source, demanded, to.permits, to.kernels)
             chosen = channels.panels()
             constants = self._constants(part, chosen, _kernels.PANEL, demanded.bits)
-            parts.append(_kernels.DenseGroup(packed.runs, *packed.panels(chosen, to.kernels.pairs), constants))
+            panels = packed.panels(chosen, to.kernels.pairs, channels.apart)
+            parts.append(_kernels.DenseGroup(panels, constants))
             sums += chosen
             obstacles |= Obstacle(int(np.bitwise_or.reduce(channels.obstacles)))
         to.program.dense(*self.operands, self.window, parts)

@@ -1,8 +1,8 @@
 """Weights as the kernels read them, and what their partial sums can reach. Layouts: csrc/kernels.hpp. Our choice."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,62 +27,91 @@ class Dense:
     weights: Array
     outputs: int
 
-    def half_sums(self, lowest_code: int, highest_code: int) -> tuple[Array, Array]:
-        """Extremes of one step's half sums for codes in [lowest_code, highest_code]: int32 [panels, steps, 16, 2]."""
-        low, high = product_range(self.weights, lowest_code, highest_code)
-        return low[..., ::2] + low[..., 1::2], high[..., ::2] + high[..., 1::2]
+    def bounds(self, lowest_code: int, highest_code: int, folds: Sequence[int]) -> "SumBounds":
+        """What sums of products of codes in [lowest_code, highest_code] can reach."""
+        panels, steps = self.weights.shape[:2]
+        longest, apart, positive, negative = _kernels.bound_sums(
+            self.weights, self.runs[:, 1].tolist(), lowest_code, highest_code, folds
+        )
+        channels = panels * _kernels.PANEL
+        by_channel = apart.reshape(panels, steps, _kernels.PANEL).transpose(0, 2, 1).reshape(channels, steps)
+        bounds = SumBounds(longest, by_channel.astype(bool), positive, negative)
+        return SumBounds(*(values[: self.outputs] for values in bounds))
 
-    def safe_folds(self, lowest_code: int, highest_code: int, folds: tuple[int, ...]) -> dict[int, Array]:
-        """Per fold S: for which channels (bool [panels, 16]) no half sum over a block of S steps can leave 16 bits.
+    def panels(self, routes: Sequence[Route], pairs: bool, apart: Array) -> list[tuple[Array, Array, Route]]:
+        """What the kernels read, panel by panel: its runs, weights and route.
 
-        Folds that are as good as a smaller one are left out.
+        With `pairs`, neighbours of WHOLE are one panel of PAIRS. apart: bool [O, steps], where WHOLE takes the pairs of
+        a step apart, which could saturate.
         """
-        low, high = self.half_sums(lowest_code, highest_code)
-        safe = {}
-        for fold in folds:
-            if fold >= 2 * self.runs[:, 1].max():
-                continue
-            borders = _block_borders(self.runs[:, 1], fold)
-            safe[fold] = (_blocks(low, borders, 1).min((1, 3)) >= MINIMUM) & (
-                _blocks(high, borders, 1).max((1, 3)) <= MAXIMUM
-            )
-        return safe
-
-    def panels(self, routes: Sequence[Route], pairs: bool) -> tuple[list[Array], list[Route]]:
-        """What the kernels read, panel by panel, and its route; with `pairs`, neighbours of WHOLE are one of PAIRS."""
-        arrays: list[Array] = []
-        taken: list[Route] = []
+        packed: list[tuple[Array, Array, Route]] = []
         index = 0
         while index < len(routes):
             route, width = routes[index], 1
             if pairs and tuple(routes[index : index + 2]) == (WHOLE, WHOLE):
                 route, width = PAIRS, 2
-            if route == PAIRS:
-                weights = [_skewed(run[CHANNEL_ORDER]) for run in self._by_pairs(index, width)]
-            elif route == EXACT:
-                weights = self._by_pairs(index, width)
-            else:
-                weights = [self.weights[index].transpose(1, 0, 2)]
-            arrays.append(np.ascontiguousarray(np.concatenate([run.transpose(1, 0, 2) for run in weights])))
-            taken.append(route)
+            part = replace(self, weights=self.weights[index : index + width])
+            if routes[index] == WHOLE:
+                channels = slice(index * _kernels.PANEL, (index + width) * _kernels.PANEL)
+                part = part._taken_apart(apart[channels].any(0))
+            packed.append((part.runs, part._laid_out(route), route))
             index += width
-        return arrays, taken
+        return packed
 
-    def _by_pairs(self, index: int, width: int) -> list[Array]:
-        """Of `width` panels from `index` on, every run's weights: int8 [channels, pairs, 2]."""
-        channels = np.concatenate(self.weights[index : index + width], axis=1).transpose(1, 0, 2)
+    def _taken_apart(self, apart: Array) -> "Dense":
+        """The same sums by pairs of one product each in these steps (bool [steps]): second ones go to more runs."""
+        if not apart.any():
+            return self
+        first, second = self.weights.copy(), self.weights[:, apart]
+        first[:, apart, :, 1::2] = 0
+        second[..., ::2] = 0
+        runs, begin = [self.runs], 0
+        for offset, steps, pairs in self.runs.tolist():
+            marks = np.flatnonzero(np.diff(np.concatenate([[False], apart[begin : begin + steps], [False]])))
+            begin += steps
+            per_step = _kernels.STEP // _kernels.PAIR
+            for at, end in marks.reshape(-1, 2).tolist():
+                length = min(end * per_step, pairs) - at * per_step
+                runs.append(np.array([[offset + at * _kernels.STEP, end - at, length]], np.int32))
+        return replace(self, runs=np.concatenate(runs), weights=np.concatenate([first, second], axis=1))
+
+    def _laid_out(self, route: Route) -> Array:
+        """The weights as the kernels of this route read them: int8, of all panels together."""
+        if route == PAIRS:
+            weights = [_skewed(run[CHANNEL_ORDER]) for run in self._by_pairs()]
+        elif route == EXACT:
+            weights = self._by_pairs()
+        else:
+            weights = [self.weights[0].transpose(1, 0, 2)]
+        return np.ascontiguousarray(np.concatenate([run.transpose(1, 0, 2) for run in weights]))
+
+    def _by_pairs(self) -> list[Array]:
+        """Every run's weights: int8 [channels, pairs, 2]."""
+        channels = np.concatenate(self.weights, axis=1).transpose(1, 0, 2)
         runs = np.split(channels, np.cumsum(self.runs[:-1, 1]), axis=1)
         return [
             run.reshape(len(run), -1, _kernels.PAIR)[:, :pairs]
             for run, pairs in zip(runs, self.runs[:, 2].tolist(), strict=True)
         ]
 
+
+class SumBounds(NamedTuple):
+    """What the sums of a dense layer's output channels can reach.
+
+    longest: int64 [O], the longest fold of which no half sum can leave 16 bits, 0 where there is none. apart: bool
+    [O, steps], whether a half sum of the step alone can. positive, negative: int64 [O], sums of the weights of either
+    sign.
+    """
+
+    longest: Array
+    apart: Array
+    positive: Array
+    negative: Array
+
     def whole_fits(self, q: QParams) -> Array:
-        """For which channels (bool [panels, 16]) no sum of (code - zero_point) * weight can leave 16 bits."""
-        low, high = (
-            part.sum((1, 3), dtype=np.int64)
-            for part in product_range(self.weights, -q.zero_point, q.q_max - q.zero_point)
-        )
+        """For which channels (bool [O]) no sum of (code - zero_point) * weight can leave 16 bits."""
+        lowest, highest = -q.zero_point, q.q_max - q.zero_point
+        low, high = (a * self.positive + b * self.negative for a, b in ((lowest, highest), (highest, lowest)))
         return (low >= MINIMUM) & (high <= MAXIMUM)
 
 

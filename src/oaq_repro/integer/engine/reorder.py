@@ -19,17 +19,12 @@ import numpy as np
 from oaq_repro import _kernels
 from oaq_repro.integer.engine.channel_orders import ChannelOrders, is_dense
 from oaq_repro.integer.engine.packing import Dense, pack_dense, product_range
-from oaq_repro.integer.engine.routes import ChannelFolds, Demand, InstructionSet, channel_folds, demand
-from oaq_repro.integer.engine.sums import EXACT, WHOLE, Permits, folded
+from oaq_repro.integer.engine.routes import STEP_COST, ChannelFolds, Demand, InstructionSet, channel_folds, demand
+from oaq_repro.integer.engine.sums import WHOLE, Permits, folded
 from oaq_repro.integer.graph import Graph
 from oaq_repro.integer.graph.nodes import Layer, Shape
 
 Array = np.ndarray[Any, Any]
-# Time of a layer by route, as a multiple of WHOLE: medians over the convolutions of MobileNets and ResNets that
-# `scripts/benchmark.py kernels` times (AVX2). Only their order and rough size matter.
-STEP_COST = {
-    WHOLE: 1.0, folded(16): 1.06, folded(8): 1.09, folded(4): 1.15, folded(2): 1.29, folded(1): 1.5, EXACT: 1.97,
-}  # fmt: skip
 WORTH = 0.01  # what sorting a writer's channels has to gain, as a part of the time of all layers concerned
 LARGEST_SUMS = 256  # the sums that are looked at while channels are dealt
 
@@ -128,9 +123,7 @@ class _Search:
         """Time of all layers, in that of a product in 16 bits throughout."""
         costs = self._writing(order)
         for layer in self.readers:
-            costs += self.work[layer.name] * float(
-                np.mean([STEP_COST[route] for route in self.folds(layer, order).panels()])
-            )
+            costs += self.work[layer.name] * float(self.folds(layer, order).costs().mean())
         return costs
 
     def _writing(self, order: Array) -> float:
@@ -159,12 +152,12 @@ class _Search:
         return channel_folds(_packed(weight), layer.bias, self.q[layer.name], demanded, self.permits, self.kernels)
 
     def _channel_costs(self, layer: Layer) -> Array:
-        """STEP_COST of every output channel alone: float64 [O]."""
+        """Cost of every output channel as if it had a panel for itself: float64 [O]."""
         if self.demands[layer.name] is None:  # the scalar reference, whatever the order
             return np.ones(len(layer.weight))
         if layer.name not in self.known:
             self.known[layer.name] = self._channel_folds(layer, layer.kernel_weight)
-        return np.array([STEP_COST[route] for route in self.known[layer.name].alone()])
+        return self.known[layer.name].costs(width=1)
 
     def _ranks(self, channels: int) -> Array:
         """Of every channel by its cost in the heaviest writer, cheapest 0: int64."""
@@ -183,26 +176,7 @@ class _Search:
         low, high = product_range(weight.transpose(3, 0, 1, 2).reshape(channels, -1), -offset, q.q_max - offset)
         reach = np.concatenate([high, -low], axis=1).astype(np.float32)  # [I, both signs of every output and tap]
         reach = reach[:, np.argsort(-reach.sum(0), kind="stable")[:LARGEST_SUMS]]
-        position, rank_at = np.arange(channels), np.sort(ranks)
-        half = position // (4 * block) * 2 + position % 4 // 2
-        halves = int(half.max()) + 1
-        free = [
-            [position[(rank_at == rank) & (half == h)].tolist() for h in range(halves)]
-            for rank in range(int(rank_at[-1]) + 1)
-        ]
-        full = np.array([[not left for left in places] for places in free])  # [ranks, halves]
-        sums = np.zeros((halves, reach.shape[1]), np.float32)
-        order = np.empty(channels, np.int64)
-        for channel in np.argsort(-reach.max(1), kind="stable").tolist():
-            rank = ranks[channel]
-            worst = (sums + reach[channel]).max(1)
-            worst[full[rank]] = np.inf
-            chosen = int(worst.argmin())
-            sums[chosen] += reach[channel]
-            places = free[rank][chosen]
-            order[places.pop(0)] = channel
-            full[rank, chosen] = not places
-        return order
+        return _kernels.deal(np.ascontiguousarray(reach), ranks.tolist(), block)
 
 
 def _packed(weight: Array) -> Dense:

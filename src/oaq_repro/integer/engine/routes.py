@@ -17,6 +17,11 @@ from oaq_repro.integer.engine.sums import EXACT, PAIRS, WHOLE, Permits, Route, f
 from oaq_repro.integer.graph.nodes import Layer, QParams
 
 INT32 = Accumulator(bits=32)
+# Time of a layer by route, as a multiple of WHOLE: medians over the convolutions of MobileNets and ResNets that
+# `scripts/benchmark.py kernels` times (AVX2). Only their order and rough size matter.
+STEP_COST = {
+    WHOLE: 1.0, folded(16): 1.06, folded(8): 1.09, folded(4): 1.15, folded(2): 1.29, folded(1): 1.5, EXACT: 1.97,
+}  # fmt: skip
 SHIFT = 128  # taken off every code where an instruction set multiplies signed codes
 
 
@@ -76,13 +81,13 @@ def demand(layer: Layer, q: QParams, permits: Permits) -> Demand | None:
 
 
 class Obstacle(IntFlag):
-    """What keeps a sum from 16 bits throughout."""
+    """What keeps a sum from 16 bits throughout, and pairs that have to be taken apart for it."""
 
     MODE = auto()  # it asks for 32 bits
     WIDTH = auto()  # no register has the accumulator's bits
     REACH = auto()  # an input could overflow it
     BIAS = auto()  # larger than kernels of 16 bits add
-    PAIRS = auto()  # two products could leave the range to which the instruction saturates them
+    PAIRS = auto()  # two products could leave the range to which the instruction saturates them: no obstacle alone
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,59 +95,53 @@ class ChannelFolds:
     """What every output channel alone allows: int64 [O] each.
 
     longest: the longest fold that no input can overflow, 0 where there is none. obstacles: flags of `Obstacle`; with
-    none, sums may stay in 16 bits.
+    none but pairs, sums may stay in 16 bits. apart: bool [O, steps], where these pairs are, to be taken apart then.
     """
 
     longest: Array
     obstacles: Array
+    apart: Array
 
     def permuted(self, order: Array) -> "ChannelFolds":
         """Of the channels in that order."""
-        return ChannelFolds(self.longest[order], self.obstacles[order])
+        return ChannelFolds(self.longest[order], self.obstacles[order], self.apart[order])
 
-    def panels(self) -> tuple[Route, ...]:
-        """The route of every panel, which is that of its unluckiest channel."""
-        firsts = np.arange(0, len(self.longest), _kernels.PANEL)
-        longest = np.minimum.reduceat(self.longest, firsts)
-        return _routes(longest, np.bitwise_or.reduceat(self.obstacles, firsts))
+    def panels(self, width: int = _kernels.PANEL) -> tuple[Route, ...]:
+        """The route of every panel of so many channels, which is that of its unluckiest one."""
+        firsts = np.arange(0, len(self.longest), width)
+        longest = np.minimum.reduceat(self.longest, firsts).tolist()
+        obstacles = (np.bitwise_or.reduceat(self.obstacles, firsts) & ~Obstacle.PAIRS).tolist()
+        return tuple(
+            WHOLE if not found else folded(fold) if fold else EXACT
+            for fold, found in zip(longest, obstacles, strict=True)
+        )
 
-    def alone(self) -> tuple[Route, ...]:
-        """The route of every channel as if it had a panel for itself."""
-        return _routes(self.longest, self.obstacles)
-
-
-def _routes(longest: Array, obstacles: Array) -> tuple[Route, ...]:
-    return tuple(
-        WHOLE if not found else folded(fold) if fold else EXACT
-        for fold, found in zip(longest.tolist(), obstacles.tolist(), strict=True)
-    )
+    def costs(self, width: int = _kernels.PANEL) -> Array:
+        """Time of every panel as a multiple of WHOLE, where each step with pairs to be taken apart counts twice."""
+        routes = self.panels(width)
+        twice = np.logical_or.reduceat(self.apart, np.arange(0, len(self.apart), width)).mean(1)
+        return np.array([STEP_COST[route] for route in routes]) + twice * [route == WHOLE for route in routes]
 
 
 def channel_folds(
     packed: Dense, bias: Array, q: QParams, demanded: Demand, permits: Permits, kernels: InstructionSet
 ) -> ChannelFolds:
     """Of a dense layer's (or group's) channels."""
-    longest = np.zeros((len(packed.weights), _kernels.PANEL), np.int64)
-    obstacles = np.zeros(longest.shape, np.int64)
-    if permits.longest_fold != 0:
-        offset = kernels.code_offset(q)
-        folds = tuple(fold for fold in kernels.folds if fold <= (permits.longest_fold or fold))
-        safe = packed.safe_folds(-offset, q.q_max - offset, folds)
-        for fold, fits in safe.items():
-            longest[fits] = np.maximum(longest[fits], fold)
+    offset = kernels.code_offset(q)
+    folds = [fold for fold in kernels.folds if permits.longest_fold is None or fold <= permits.longest_fold]
+    bounds = packed.bounds(-offset, q.q_max - offset, folds)
+    apart = bounds.apart if permits.whole and kernels.saturates else np.zeros_like(bounds.apart)
+    obstacles = np.zeros(len(bias), np.int64)
     if not permits.whole:
         obstacles |= Obstacle.MODE
     else:
         if demanded.bits == 32:
-            obstacles[~packed.whole_fits(q)] |= Obstacle.REACH
+            obstacles[~bounds.whole_fits(q)] |= Obstacle.REACH
         elif demanded.bits != 16:
             obstacles |= Obstacle.WIDTH
-        if kernels.saturates:
-            obstacles[~safe[1]] |= Obstacle.PAIRS
-    found = ChannelFolds(longest.ravel()[: len(bias)], obstacles.ravel()[: len(bias)])
-    if permits.whole:
-        found.obstacles[~_small(bias)] |= Obstacle.BIAS
-    return found
+        obstacles[apart.any(1)] |= Obstacle.PAIRS
+        obstacles[~_small(bias)] |= Obstacle.BIAS
+    return ChannelFolds(bounds.longest, obstacles, apart)
 
 
 def depthwise_codes(q: QParams, permits: Permits, kernels: InstructionSet) -> tuple[int, int] | None:
