@@ -3,7 +3,6 @@
 
 #include <immintrin.h>
 
-#include <cstring>
 #include <type_traits>
 #include <utility>
 
@@ -51,9 +50,15 @@ OAQ_INLINE void store(std::uint8_t* out, __m128i codes, int channels) {
         _mm_storeu_si128(reinterpret_cast<__m128i*>(out), codes);
         return;
     }
-    alignas(16) std::uint8_t buffer[16];
-    _mm_store_si128(reinterpret_cast<__m128i*>(buffer), codes);
-    std::memcpy(out, buffer, static_cast<std::size_t>(channels));
+    if (channels & 8) {
+        _mm_storel_epi64(reinterpret_cast<__m128i*>(out), codes);
+        codes = _mm_srli_si128(codes, 8);
+        out += 8;
+    }
+    if ((channels & 7) != 0) {
+        std::uint64_t left = static_cast<std::uint64_t>(_mm_cvtsi128_si64(codes));
+        for (int c = 0; c < (channels & 7); ++c, left >>= 8) out[c] = static_cast<std::uint8_t>(left);
+    }
 }
 
 // Requantization of 32 channels, in the order that interleaving within 128-bit lanes asks for: two vectors of 16-bit sums

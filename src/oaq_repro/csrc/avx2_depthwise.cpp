@@ -86,6 +86,24 @@ void depthwise_any(const DepthwiseBlock& block) {
     });
 }
 
+// 6 to 9 pairs of taps, those of a 3x3 window of which some stand alone: all wrapping in 16 bits.
+template <int PAIRS>
+void depthwise_many(const DepthwiseBlock& block) {
+    const Epilogue32 epilogue(block.constants);
+    const int channels = block.channels;
+    std::ptrdiff_t a[PAIRS], b[PAIRS];
+    each<PAIRS>([&](auto t) OAQ_LAMBDA {
+        a[t] = block.taps[t].a;
+        b[t] = block.taps[t].b;
+    });
+    const auto* weights = reinterpret_cast<const __m256i_u*>(block.weights);
+    each_pixel(block, [&](const std::uint8_t* in, std::uint8_t* out) OAQ_LAMBDA {
+        __m256i sum[2] = {epilogue.start16[0], epilogue.start16[1]};
+        each<PAIRS>([&](auto t) OAQ_LAMBDA { add_pair(sum, in + a[t], in + b[t], weights[2 * t], weights[2 * t + 1]); });
+        epilogue.write(out, channels, sum);
+    });
+}
+
 // 5 pairs of taps, those of a 3x3 window: weights stay in registers. FOLD pairs to a 16-bit sum; 0: all, wrapping.
 template <int FOLD>
 void depthwise_five(const DepthwiseBlock& block) {
@@ -122,8 +140,11 @@ void depthwise_five(const DepthwiseBlock& block) {
 void depthwise(const DepthwiseBlock& block) {
     static constexpr DepthwiseKernel kernels[] = {depthwise_five<0>, depthwise_five<1>, depthwise_five<2>,
                                                   depthwise_five<3>, depthwise_five<4>, depthwise_five<5>};
+    static constexpr DepthwiseKernel many[] = {depthwise_many<6>, depthwise_many<7>, depthwise_many<8>, depthwise_many<9>};
     if (block.tap_count == 5)
         kernels[block.route.fold < 5 ? block.route.fold : 5](block);  // whole sums have the fold 0
+    else if (block.route.wraps() && block.tap_count > 5 && block.tap_count <= 9)
+        many[block.tap_count - 6](block);
     else
         depthwise_any(block);
 }
