@@ -148,7 +148,7 @@ void test_layer(Random& random, const KernelSet& set, bool depthwise, const Rout
     const Window window{g.kernel_h, g.kernel_w, g.stride_h, g.stride_w, g.padding_h, g.padding_w,
                         g.padding_bottom, g.padding_right, g.dilation_h, g.dilation_w};
     std::vector<LayerConstants> constants;
-    DenseLayer packed{window, {}};
+    DenseLayer packed{window, {}, {}};
     for (int i = 0; i < groups; ++i) {
         constants.push_back(layer_constants(random, layer, i * outputs, outputs, depthwise ? kChannelBlock : kWidePanel));
         if (!depthwise) packed.groups.push_back(pack_group(layer, setting.in, i, constants.back()));

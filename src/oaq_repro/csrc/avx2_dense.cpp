@@ -262,6 +262,8 @@ const KernelSet kAvx2 = {
     },
     avx2::depthwise,
     avx2::add,
+    avx2::multiply,
+    avx2::lookup,
 };
 
 }  // namespace oaq

@@ -68,10 +68,10 @@ using Taps = nb::ndarray<const std::int32_t, nb::shape<-1, 2>, nb::c_contig, nb:
 
 oaq::DepthwiseLayer depthwise_layer(const oaq::Window& window, const std::vector<Taps>& taps,
                                     const std::vector<Panel>& weights, const std::vector<NamedRoute>& routes,
-                                    oaq::LayerConstants constants) {
+                                    oaq::LayerConstants constants, const Flat<std::uint8_t>& table) {
     if (weights.size() != taps.size() || routes.size() != taps.size())
         throw nb::value_error("taps, weights, routes: expected one of each per block of channels");
-    oaq::DepthwiseLayer layer{window, {}, std::move(constants)};
+    oaq::DepthwiseLayer layer{window, {}, std::move(constants), copy(table)};
     for (std::size_t i = 0; i < taps.size(); ++i) {
         const Panel& part = weights[i];
         layer.panels.push_back({{}, oaq::Vector<std::int8_t>(part.data(), part.data() + part.size()), route_of(routes[i])});
@@ -164,23 +164,27 @@ void bind_program(nb::module_& module) {
         .def_prop_ro("isa", [](const Program& self) { return self.kernels().name; })
         .def("quantize", &Program::quantize)
         .def("dense", [](Program& self, const Value& in, const Value& out, const Window& window,
-                         std::vector<oaq::DenseGroup> groups) { self.dense(in, out, {window, std::move(groups)}); })
+                         std::vector<oaq::DenseGroup> groups, const Flat<std::uint8_t>& table) {
+            self.dense(in, out, {window, std::move(groups), copy(table)});
+        })
         .def("depthwise", [](Program& self, const Value& in, const Value& out, const Window& window,
                              const std::vector<Taps>& taps, const std::vector<Panel>& weights,
-                             const std::vector<NamedRoute>& routes, const oaq::LayerConstants& constants) {
-            self.depthwise(in, out, depthwise_layer(window, taps, weights, routes, constants));
+                             const std::vector<NamedRoute>& routes, const oaq::LayerConstants& constants,
+                             const Flat<std::uint8_t>& table) {
+            self.depthwise(in, out, depthwise_layer(window, taps, weights, routes, constants, table));
         })
         .def("emulate", [](Program& self, const Value& in, const Value& out, const std::vector<std::int64_t>& shape,
                              const Window& w, std::int64_t groups, int bits, bool saturate, std::int64_t lanes,
                              std::int64_t block, int source_zero_point, const Flat<std::int8_t>& weight,
-                             const oaq::LayerConstants& constants) {
+                             const oaq::LayerConstants& constants, const Flat<std::uint8_t>& table) {
             if (shape.size() != 4) throw nb::value_error("shape: expected that of the weights, [O, kh, kw, I]");
             if (static_cast<std::int64_t>(weight.size()) != shape[0] * shape[1] * shape[2] * shape[3])
                 throw nb::value_error("weight: expected as many values as its shape says");
             const oaq::Geometry geometry{1, in.height, in.width, in.channels, shape[0], shape[1], shape[2], shape[3],
                                          w.stride_h, w.stride_w, w.padding_h, w.padding_w, w.padding_bottom, w.padding_right,
                                          w.dilation_h, w.dilation_w, groups};
-            self.emulate(in, out, geometry, {bits, saturate, lanes, block}, source_zero_point, copy(weight), constants);
+            self.emulate(in, out, geometry, {bits, saturate, lanes, block}, source_zero_point, copy(weight), constants,
+                         copy(table));
         })
         .def("add", &Program::add)
         .def("multiply", &Program::multiply)
@@ -207,6 +211,7 @@ void bind_program(nb::module_& module) {
             self.select(in, out, copy(channels));
         })
         .def("flatten", &Program::flatten)
+        .def("done", &Program::done)
         .def("dequantize", &Program::dequantize)
         .def("run", [](Program& self, const Image<const float>& input, const std::vector<Image<float>>& outputs) {
             const std::vector<float*> results = pointers(outputs);

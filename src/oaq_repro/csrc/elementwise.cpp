@@ -16,23 +16,31 @@
 namespace oaq::elementwise {
 namespace {
 
-// clamp(rint(value) + zero_point, 0, q_max), written so that it vectorizes: the clamp comes first, at whole numbers.
-inline std::int32_t to_whole(float value, float lowest, float highest, int zero_point) {
-    value = value < highest ? value : highest;
-    value = value > lowest ? value : lowest;
-    return static_cast<std::int32_t>(std::nearbyintf(value)) + zero_point;
-}
+// Codes of a quantization: clamp(rint(value) + zero_point, 0, q_max), written so that it vectorizes: the clamp comes
+// first, at whole numbers.
+struct Codes {
+    float lowest, highest;
+    int zero_point;
 
-inline std::uint8_t to_code(float value, float lowest, float highest, int zero_point) {
-    return static_cast<std::uint8_t>(to_whole(value, lowest, highest, zero_point));
-}
+    Codes(int zero, int q_max)
+        : lowest(static_cast<float>(-zero)), highest(static_cast<float>(q_max - zero)), zero_point(zero) {}
+
+    std::int32_t whole(float value) const {
+        value = value < highest ? value : highest;
+        value = value > lowest ? value : lowest;
+        return static_cast<std::int32_t>(std::nearbyintf(value)) + zero_point;
+    }
+    std::uint8_t operator()(float value) const { return static_cast<std::uint8_t>(whole(value)); }
+};
+
+constexpr int kCodes = 256;
 
 }  // namespace
 
 OAQ_CLONES void quantize(const float* in, std::int64_t plane, std::uint8_t* out, std::int64_t width,
                          std::int64_t channels, float scale, int zero_point, int q_max) {
-    const float lowest = static_cast<float>(-zero_point), highest = static_cast<float>(q_max - zero_point);
-    const auto code = [=](float value) { return to_whole(value / scale, lowest, highest, zero_point); };
+    const Codes codes(zero_point, q_max);
+    const auto code = [=](float value) { return codes.whole(value / scale); };
     if (channels != 3) {
         for (std::int64_t c = 0; c < channels; ++c)
             for (std::int64_t x = 0; x < width; ++x)
@@ -63,23 +71,36 @@ OAQ_CLONES void dequantize(const std::uint8_t* in, std::int64_t width, std::int6
 OAQ_CLONES void add(const std::uint8_t* a, const std::uint8_t* b, std::uint8_t* out, std::int64_t count,
                     const AddConstants& k) {
     const AddConstants constants = k;  // `out` may not alias it
-    const float lowest = static_cast<float>(-constants.zero_point);
-    const float highest = static_cast<float>(constants.q_max - constants.zero_point);
+    const Codes code(k.zero_point, k.q_max);
     for (std::int64_t i = 0; i < count; ++i) {
         const float sum = static_cast<float>(a[i] - constants.zero_a) * constants.scale_a +
                           static_cast<float>(b[i] - constants.zero_b) * constants.scale_b;
-        out[i] = to_code(sum / constants.scale, lowest, highest, constants.zero_point);
+        out[i] = code(sum / constants.scale);
     }
+}
+
+OAQ_CLONES AddConstants with_reciprocal(AddConstants k) {
+    const float reciprocal = 1.0f / k.scale;
+    const Codes code(k.zero_point, k.q_max);
+    std::int32_t different = 0;
+    for (int a = 0; a < kCodes; ++a) {
+        const float first = static_cast<float>(a - k.zero_a) * k.scale_a;
+        for (int b = 0; b < kCodes; ++b) {
+            const float sum = first + static_cast<float>(b - k.zero_b) * k.scale_b;
+            different |= code.whole(sum / k.scale) ^ code.whole(sum * reciprocal);
+        }
+    }
+    k.reciprocal = different == 0 ? reciprocal : 0.0f;
+    return k;
 }
 
 OAQ_CLONES void multiply(const std::uint8_t* a, const std::uint8_t* b, std::uint8_t* out, std::int64_t count,
                          const MultiplyConstants& k) {
     const MultiplyConstants constants = k;  // `out` may not alias it
-    const float lowest = static_cast<float>(-constants.zero_point);
-    const float highest = static_cast<float>(constants.q_max - constants.zero_point);
+    const Codes code(k.zero_point, k.q_max);
     for (std::int64_t i = 0; i < count; ++i) {
         const std::int32_t product = (a[i] - constants.zero_a) * (b[i] - constants.zero_b);
-        out[i] = to_code(static_cast<float>(product) * constants.multiplier, lowest, highest, constants.zero_point);
+        out[i] = code(static_cast<float>(product) * constants.multiplier);
     }
 }
 
@@ -89,10 +110,8 @@ OAQ_CLONES bool all_finite(const float* values, std::int64_t count) {
     return other == 0;
 }
 
-void lookup(const std::uint8_t* in, std::int64_t in_step, std::uint8_t* out, std::int64_t out_step, std::int64_t width,
-            const std::uint8_t* table) {
-    for (std::int64_t x = 0; x < width; ++x)
-        for (std::int64_t c = 0; c < in_step; ++c) out[x * out_step + c] = table[in[x * in_step + c]];
+void lookup(const std::uint8_t* in, std::uint8_t* out, std::int64_t count, const std::uint8_t* table) {
+    for (std::int64_t i = 0; i < count; ++i) out[i] = table[in[i]];
 }
 
 void select(const std::uint8_t* in, std::int64_t in_step, std::uint8_t* out, std::int64_t width,
@@ -109,8 +128,22 @@ OAQ_CLONES void maximum(const std::uint8_t* in, std::uint8_t* out, std::int64_t 
     for (std::int64_t i = 0; i < count; ++i) out[i] = std::max(in[i], out[i]);
 }
 
-OAQ_CLONES void accumulate(const std::uint8_t* in, std::int32_t* out, std::int64_t count) {
-    for (std::int64_t i = 0; i < count; ++i) out[i] += in[i];
+OAQ_CLONES void accumulate(const std::uint8_t* in, std::int64_t step, std::int64_t pixels, std::int32_t* out,
+                           std::int64_t channels) {
+    constexpr std::int64_t kBlock = 32, kMost = 257;  // channels; pixels that 16 unsigned bits hold
+    for (std::int64_t first = 0; first < pixels; first += kMost) {
+        const std::int64_t count = std::min(kMost, pixels - first);
+        std::int64_t c = 0;
+        for (; c + kBlock <= channels; c += kBlock) {
+            std::uint16_t sums[kBlock] = {};
+            const std::uint8_t* codes = in + first * step + c;
+            for (std::int64_t p = 0; p < count; ++p, codes += step)
+                for (std::int64_t i = 0; i < kBlock; ++i) sums[i] = static_cast<std::uint16_t>(sums[i] + codes[i]);
+            for (std::int64_t i = 0; i < kBlock; ++i) out[c + i] += sums[i];
+        }
+        for (std::int64_t p = first; p < first + count; ++p)
+            for (std::int64_t i = c; i < channels; ++i) out[i] += in[p * step + i];
+    }
 }
 
 OAQ_CLONES void blend(const std::uint8_t* a, const std::uint8_t* b, float t, float* out, std::int64_t count) {
@@ -119,8 +152,9 @@ OAQ_CLONES void blend(const std::uint8_t* a, const std::uint8_t* b, float t, flo
 }
 
 OAQ_CLONES void blend(const float* a, const float* b, float t, std::uint8_t* out, std::int64_t count, int q_max) {
-    const float rest = 1.0f - t, highest = static_cast<float>(q_max);
-    for (std::int64_t i = 0; i < count; ++i) out[i] = to_code(a[i] * rest + b[i] * t, 0.0f, highest, 0);
+    const float rest = 1.0f - t;
+    const Codes code(0, q_max);
+    for (std::int64_t i = 0; i < count; ++i) out[i] = code(a[i] * rest + b[i] * t);
 }
 
 }  // namespace oaq::elementwise

@@ -16,18 +16,14 @@ void dequantize(const std::uint8_t* in, std::int64_t width, std::int64_t channel
 
 void add(const std::uint8_t* a, const std::uint8_t* b, std::uint8_t* out, std::int64_t count, const AddConstants& constants);
 
-// (a[i] - zero_a) * (b[i] - zero_b) in int32, then as a layer's sum to a code.
-struct MultiplyConstants {
-    float multiplier;
-    int zero_a, zero_b, zero_point, q_max;
-};
+// The constants with the reciprocal that kernels may use.
+AddConstants with_reciprocal(AddConstants constants);
 void multiply(const std::uint8_t* a, const std::uint8_t* b, std::uint8_t* out, std::int64_t count,
               const MultiplyConstants& constants);
 
 bool all_finite(const float* values, std::int64_t count);
 
-void lookup(const std::uint8_t* in, std::int64_t in_step, std::uint8_t* out, std::int64_t out_step, std::int64_t width,
-            const std::uint8_t* table);
+void lookup(const std::uint8_t* in, std::uint8_t* out, std::int64_t count, const std::uint8_t* table);
 
 // Bytes of `in` at these places, for each of `width` pixels of `in_step` and `count` bytes.
 void select(const std::uint8_t* in, std::int64_t in_step, std::uint8_t* out, std::int64_t width,
@@ -35,9 +31,10 @@ void select(const std::uint8_t* in, std::int64_t in_step, std::uint8_t* out, std
 
 void widen(const std::uint8_t* in, std::int16_t* out, std::int64_t count);
 
-// out = max(in, out); out += in.
+// out = max(in, out).
 void maximum(const std::uint8_t* in, std::uint8_t* out, std::int64_t count);
-void accumulate(const std::uint8_t* in, std::int32_t* out, std::int64_t count);
+// out += the codes of `pixels` pixels, `step` bytes apart.
+void accumulate(const std::uint8_t* in, std::int64_t step, std::int64_t pixels, std::int32_t* out, std::int64_t channels);
 
 // a * (1 - t) + b * t: of codes to float32; of float32, rounded and clamped, to codes.
 void blend(const std::uint8_t* a, const std::uint8_t* b, float t, float* out, std::int64_t count);

@@ -105,13 +105,26 @@ struct DepthwiseBlock {
 };
 using DepthwiseKernel = void (*)(const DepthwiseBlock&);
 
-// (a - zero_a) * scale_a + (b - zero_b) * scale_b, divided by scale, rounded and clamped as above.
+// (a - zero_a) * scale_a + (b - zero_b) * scale_b, divided by scale, rounded and clamped as above. reciprocal: of the
+// scale, where multiplying by it gives the same codes for all there are; else 0.
 struct AddConstants {
     float scale_a, scale_b, scale;
     int zero_a, zero_b, zero_point, q_max;
+    float reciprocal = 0.0f;
 };
 using AddKernel = void (*)(const std::uint8_t* a, const std::uint8_t* b, std::uint8_t* out, std::int64_t count,
                            const AddConstants& constants);
+
+// (a - zero_a) * (b - zero_b) in int32, then as a layer's sum to a code.
+struct MultiplyConstants {
+    float multiplier;
+    int zero_a, zero_b, zero_point, q_max;
+};
+using MultiplyKernel = void (*)(const std::uint8_t* a, const std::uint8_t* b, std::uint8_t* out, std::int64_t count,
+                                const MultiplyConstants& constants);
+
+// table[code] of every code; `out` may be `in`.
+using LookupKernel = void (*)(const std::uint8_t* in, std::uint8_t* out, std::int64_t count, const std::uint8_t* table);
 
 struct DenseRoute {
     Route route;
@@ -130,6 +143,8 @@ struct KernelSet {
     DenseRoute dense[kMostRoutes];  // without a kernel where there are fewer
     DepthwiseKernel depthwise;
     AddKernel add;
+    MultiplyKernel multiply;
+    LookupKernel lookup;
 };
 
 // All sets compiled in, best first; portable is last and always available.

@@ -130,6 +130,8 @@ const KernelSet kPortable = {
      route<Sums::kFolded, 2>(), route<Sums::kFolded, 4>(), route<Sums::kFolded, 8>(), route<Sums::kFolded, 16>()},
     depthwise,
     elementwise::add,
+    elementwise::multiply,
+    elementwise::lookup,
 };
 
 }  // namespace oaq

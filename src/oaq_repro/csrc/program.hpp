@@ -81,9 +81,12 @@ struct DenseGroup {
     LayerConstants constants;
 };
 
+using Table = std::vector<std::uint8_t>;  // a code for every code
+
 struct DenseLayer {
     Window window;                   // stride and padding are read
     std::vector<DenseGroup> groups;  // of as many output channels each
+    Table table;                     // for the codes before they leave the cache; empty: as they are
 };
 
 // Of kChannelBlock channels.
@@ -97,12 +100,13 @@ struct DepthwiseLayer {
     Window window;
     std::vector<DepthwisePanel> panels;
     LayerConstants constants;
+    Table table;
 };
 
 // A value whose codes go through a table of 256.
 struct LookupPart {
     Value in;
-    std::vector<std::uint8_t> table;
+    Table table;
 };
 
 // Every operator is one step. One caller at a time: threads that share a program need a lock (engine.py).
@@ -117,7 +121,7 @@ public:
     void depthwise(const Value& in, const Value& out, DepthwiseLayer layer);
     // For accumulators that no kernel has.
     void emulate(const Value& in, const Value& out, Geometry geometry, Policy policy, int source_zero_point,
-                   std::vector<std::int8_t> weight, LayerConstants constants);
+                   std::vector<std::int8_t> weight, LayerConstants constants, Table table);
     void add(const Value& a, const Value& b, const Value& out, Quantization qa, Quantization qb, Quantization q);
     // b: of the size of a, or one pixel that multiplies every pixel of a.
     void multiply(const Value& a, const Value& b, const Value& out, float multiplier, int zero_a, int zero_b,
@@ -136,6 +140,8 @@ public:
     void select(const Value& in, const Value& out, std::vector<std::int32_t> channels);
     // To [C * H * W] in the order of NCHW.
     void flatten(const Value& in, const Value& out);
+    // What another step has done.
+    void done();
     // To the outputs of these indices.
     void dequantize(const Value& in, Quantization q, std::vector<int> outputs);
 

@@ -34,16 +34,32 @@ struct DenseWork {
     std::vector<PanelWork> panels;                               // of all groups
 
     // One of plan.tasks().
-    void run(const DensePlan& plan, int task) const {
+    void run(const DensePlan& plan, int task, LookupKernel lookup) const {
         const std::int64_t first = task / plan.parts * plan.block, part = task % plan.parts;
         const auto count = static_cast<std::int64_t>(panels.size()), pixels = static_cast<std::int64_t>(targets.size());
-        for (std::int64_t p = count * part / plan.parts; p < count * (part + 1) / plan.parts; ++p) {
+        const std::int64_t begin = count * part / plan.parts, end = count * (part + 1) / plan.parts;
+        const std::int64_t taken = std::min(plan.block, pixels - first);
+        for (std::int64_t p = begin; p < end; ++p) {
             const PanelWork& panel = panels[static_cast<std::size_t>(p)];
             DenseBlock block = panel.block;
-            block.pixels = static_cast<int>(std::min(plan.block, pixels - first));
+            block.pixels = static_cast<int>(taken);
             block.in += first;
             block.out += first;
             panel.kernel(block);
+        }
+        if (layer.table.empty()) return;
+        const DenseBlock &head = panels[static_cast<std::size_t>(begin)].block, &tail = panels[static_cast<std::size_t>(end - 1)].block;
+        look_up(first, first + taken, head.out_offset, tail.out_offset + tail.channels - head.out_offset, lookup);
+    }
+
+    // The table's codes for `channels` codes from `offset` on of these pixels, side by side where they are.
+    void look_up(std::int64_t first, std::int64_t last, std::int64_t offset, std::int64_t channels, LookupKernel lookup) const {
+        const auto target = [&](std::int64_t pixel) { return targets[static_cast<std::size_t>(pixel)]; };
+        while (first < last) {
+            std::int64_t next = first + 1;
+            while (next < last && target(next) == target(next - 1) + channels) ++next;
+            lookup(target(first) + offset, target(first) + offset, (next - first) * channels, layer.table.data());
+            first = next;
         }
     }
 };
@@ -130,6 +146,7 @@ void append_panels(const DenseGroup& group, std::int64_t first_channel, std::int
 void Program::dense(const Value& in, const Value& out, DenseLayer layer) {
     check(in);
     check(out);
+    require(layer.table.empty() || layer.table.size() == 256, "table");
     const Demands demands = checked(layer, out.height * out.width, out.channels, kernels_);
     const DensePlan plan = plan_dense(demands.sizes, pool_.threads());
 
@@ -157,7 +174,7 @@ void Program::dense(const Value& in, const Value& out, DenseLayer layer) {
 
     step(&out, [this, in, wide = demands.wide, plan, work] {
         if (wide) widen(in);
-        pool_.run(static_cast<int>(plan.tasks()), [&](int task) { work->run(plan, task); });
+        pool_.run(static_cast<int>(plan.tasks()), [&](int task) { work->run(plan, task, kernels_.lookup); });
     });
 }
 

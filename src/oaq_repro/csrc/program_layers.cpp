@@ -13,6 +13,7 @@ void Program::depthwise(const Value& in, const Value& out, DepthwiseLayer layer)
     const auto blocks = static_cast<std::int64_t>(layer.panels.size());
     require(in.channels == out.channels && blocks == (out.channels + kChannelBlock - 1) / kChannelBlock, "blocks");
     require(static_cast<std::int64_t>(layer.constants.bias.size()) >= blocks * kChannelBlock, "constants");
+    require(layer.table.empty() || layer.table.size() == 256, "table");
     const Window& w = layer.window;
     std::int64_t products = 0;  // of a pixel's channels, two by two
     for (std::int64_t b = 0; b < blocks; ++b) {
@@ -54,12 +55,16 @@ void Program::depthwise(const Value& in, const Value& out, DepthwiseLayer layer)
                 kernels_.depthwise(part);
                 channel += kChannelBlock;
             }
+            if (layer.table.empty()) return;
+            for (std::int64_t y = first; y < last; ++y)
+                kernels_.lookup(at(out, y), at(out, y), out.width * out.channels, layer.table.data());
         });
     });
 }
 
 void Program::emulate(const Value& in, const Value& out, Geometry geometry, Policy policy, int source_zero_point,
-                        std::vector<std::int8_t> weight, LayerConstants constants) {
+                        std::vector<std::int8_t> weight, LayerConstants constants, Table table) {
+    require(table.empty() || table.size() == 256, "table");
     check(in);
     check(out);
     validate(geometry, source_zero_point, policy);
@@ -69,7 +74,7 @@ void Program::emulate(const Value& in, const Value& out, Geometry geometry, Poli
     const auto inputs = static_cast<std::size_t>(in.height * in.width * in.channels);
     const auto results = static_cast<std::size_t>(out.height * out.width * out.channels);
     step(&out, [this, in, out, geometry, policy, source_zero_point, weight = std::move(weight),
-                constants = std::move(constants), codes = std::vector<std::uint8_t>(inputs),
+                constants = std::move(constants), table = std::move(table), codes = std::vector<std::uint8_t>(inputs),
                 acc = std::vector<std::int32_t>(results), events = std::vector<std::uint8_t>(results)]() mutable {
         read(in, codes.data());
         oaq::emulate(codes.data(), weight.data(), geometry, source_zero_point, policy, acc.data(), events.data());
@@ -80,6 +85,7 @@ void Program::emulate(const Value& in, const Value& out, Geometry geometry, Poli
             for (std::int64_t x = 0; x < out.width; ++x)
                 for (std::int64_t c = 0; c < out.channels; ++c)
                     *row++ = requantize(*sums++, all, static_cast<int>(c));
+            if (!table.empty()) kernels_.lookup(at(out, y), at(out, y), out.width * out.channels, table.data());
         }
     });
 }

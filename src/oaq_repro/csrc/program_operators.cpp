@@ -36,8 +36,9 @@ void Program::dequantize(const Value& in, Quantization q, std::vector<int> outpu
 
 void Program::add(const Value& a, const Value& b, const Value& out, Quantization qa, Quantization qb, Quantization q) {
     for (const Value& value : {a, b, out}) check(value);
-    step(&out, [this, a, b, out, qa, qb, q] {
-        const AddConstants constants{qa.scale, qb.scale, q.scale, qa.zero_point, qb.zero_point, q.zero_point, q.q_max};
+    const AddConstants constants = elementwise::with_reciprocal(
+        {qa.scale, qb.scale, q.scale, qa.zero_point, qb.zero_point, q.zero_point, q.q_max});
+    step(&out, [this, a, b, out, constants] {
         split(out.height, out.width * out.channels / 2, [&](std::int64_t first, std::int64_t last) {
             for (std::int64_t y = first; y < last; ++y)
                 kernels_.add(at(a, y), at(b, y), at(out, y), out.width * out.channels, constants);
@@ -51,16 +52,16 @@ void Program::multiply(const Value& a, const Value& b, const Value& out, float m
     const bool pixel = b.height == 1 && b.width == 1;
     require(a.height == out.height && a.width == out.width && a.channels == out.channels && b.channels == a.channels &&
                 (pixel || (b.height == a.height && b.width == a.width)), "factors");
-    const elementwise::MultiplyConstants constants{multiplier, zero_a, zero_b, zero_point, q_max};
+    const MultiplyConstants constants{multiplier, zero_a, zero_b, zero_point, q_max};
     step(&out, [this, a, b, out, pixel, constants] {
         split(out.height, out.width * out.channels / 2, [&](std::int64_t first, std::int64_t last) {
             for (std::int64_t y = first; y < last; ++y) {
                 if (!pixel) {
-                    elementwise::multiply(at(a, y), at(b, y), at(out, y), out.width * out.channels, constants);
+                    kernels_.multiply(at(a, y), at(b, y), at(out, y), out.width * out.channels, constants);
                     continue;
                 }
                 for (std::int64_t x = 0; x < out.width; ++x)
-                    elementwise::multiply(at(a, y, x), at(b), at(out, y, x), out.channels, constants);
+                    kernels_.multiply(at(a, y, x), at(b), at(out, y, x), out.channels, constants);
             }
         });
     });
@@ -81,8 +82,10 @@ void Program::lookup(std::vector<LookupPart> parts, const Value& out) {
             for (std::int64_t y = first; y < last; ++y) {
                 std::uint8_t* result = at(out, y);
                 for (const LookupPart& part : parts) {
-                    elementwise::lookup(at(part.in, y), part.in.channels, result, out.channels, out.width, part.table.data());
-                    result += part.in.channels;
+                    const std::int64_t codes = part.in.channels, count = parts.size() == 1 ? out.width : 1;  // pixels at once
+                    for (std::int64_t x = 0; x < out.width; x += count)
+                        kernels_.lookup(at(part.in, y, x), result + x * out.channels, count * codes, part.table.data());
+                    result += codes;
                 }
             }
         });
@@ -134,9 +137,8 @@ void Program::average_pool(const Value& in, const Value& out, Window w, int sour
                 for (std::int64_t x = 0; x < out.width; ++x) {
                     std::fill(acc, acc + out.channels, start);
                     for (std::int64_t i = 0; i < w.kernel_h; ++i)
-                        for (std::int64_t j = 0; j < w.kernel_w; ++j)
-                            elementwise::accumulate(at(in, y * w.stride_h - w.padding_h + i, x * w.stride_w - w.padding_w + j),
-                                                    acc, out.channels);
+                        elementwise::accumulate(at(in, y * w.stride_h - w.padding_h + i, x * w.stride_w - w.padding_w),
+                                                in.channels, w.kernel_w, acc, out.channels);
                     std::uint8_t* result = at(out, y, x);
                     const float multiplier = multipliers[static_cast<std::size_t>(y * out.width + x)];
                     for (std::int64_t c = 0; c < out.channels; ++c)
@@ -216,6 +218,10 @@ void Program::select(const Value& in, const Value& out, std::vector<std::int32_t
             }
         });
     });
+}
+
+void Program::done() {
+    step(nullptr, [] {});
 }
 
 void Program::flatten(const Value& in, const Value& out) {

@@ -11,7 +11,7 @@ from oaq_repro.integer.engine.plan import Placement
 from oaq_repro.integer.engine.reorder import Ordered
 from oaq_repro.integer.engine.routes import InstructionSet
 from oaq_repro.integer.engine.sums import Permits
-from oaq_repro.integer.graph.nodes import CodeNode, QParams
+from oaq_repro.integer.graph.nodes import CodeNode, Layer, Lookup, QParams
 from oaq_repro.integer.graph.windows import Window
 
 Array = np.ndarray[Any, Any]
@@ -21,7 +21,8 @@ Array = np.ndarray[Any, Any]
 class Compilation:
     """program: of the compiled module; steps are appended to it. placed: of every value of codes, by name.
 
-    values, qparams: the same values as the program and as the graph know them. routes: of the layers appended so far.
+    values, qparams: the same values as the program and as the graph know them. lookups: of layers whose codes have no
+    place (plan.py). routes: of the layers appended so far.
     """
 
     program: Any
@@ -32,10 +33,13 @@ class Compilation:
     routes: list[LayerRoute] = field(default_factory=list)
     qparams: dict[str, QParams] = field(init=False)
     values: dict[str, Any] = field(init=False)
+    lookups: dict[str, Lookup] = field(init=False)
 
     def __post_init__(self) -> None:
         """Name the values."""
         self.qparams = {node.name: node.output for node in self.ordered.graph.nodes if isinstance(node, CodeNode)}
+        lookups = [node for node in self.ordered.graph.nodes if isinstance(node, Lookup)]
+        self.lookups = {node.inputs[0]: node for node in lookups if node.inputs[0] not in self.placed}
         self.values = {
             name: _kernels.Value(
                 place.inside, place.height, place.width, place.channels, *place.border, self.qparams[name].zero_point
@@ -46,6 +50,21 @@ class Compilation:
     def source(self, node: Any, at: int = 0) -> QParams:
         """QParams of an input of a node."""
         return self.qparams[node.inputs[at]]
+
+    def target(self, layer: Layer) -> Any:
+        """The program's value that a layer writes."""
+        return self.values[self.lookups[layer.name].name if layer.name in self.lookups else layer.name]
+
+    def table(self, layer: Layer) -> Array:
+        """What the layer's codes become as they are written: uint8 [256], or empty."""
+        lookup = self.lookups.get(layer.name)
+        return np.zeros(0, np.uint8) if lookup is None else self.codes(lookup)
+
+    def codes(self, lookup: Lookup) -> Array:
+        """Its table, uint8 [256]; codes that the source does not have are as its last one, the fewest to tell apart."""
+        source = self.source(lookup)
+        table = lookup.codes(source)
+        return np.concatenate([table[: source.q_max + 1], np.repeat(table[source.q_max], 255 - source.q_max)])
 
     def x(self, node: Any, at: int = 0) -> Any:
         """The program's value that is an input of a node."""

@@ -49,7 +49,7 @@ class _LayerStep:
         layer, to = self.layer, self.to
         self.source, self.weight = to.source(layer), layer.kernel_weight
         self.place = to.placed[layer.inputs[0]]
-        self.operands = to.x(layer), to.values[layer.name]
+        self.operands, self.table = (to.x(layer), to.target(layer)), to.table(layer)
         self.window = kernel_window(layer.window)
 
     def dense(self, demanded: Demand) -> None:
@@ -71,7 +71,7 @@ class _LayerStep:
             parts.append(_kernels.DenseGroup(panels, constants))
             sums += chosen
             obstacles |= Obstacle(int(np.bitwise_or.reduce(channels.obstacles)))
-        to.program.dense(*self.operands, self.window, parts)
+        to.program.dense(*self.operands, self.window, parts, self.table)
         self._note("dense", tuple(sums), demanded, obstacles)
 
     def depthwise(self, demanded: Demand) -> None:
@@ -81,7 +81,7 @@ class _LayerStep:
         sums, obstacles = depthwise_routes(blocks, layer.bias, self.source, demanded, to.permits, to.kernels)
         constants = self._constants(slice(None), sums, _kernels.CHANNEL_BLOCK, demanded.bits)
         taps, weights = [block.taps for block in blocks], [block.weights for block in blocks]
-        to.program.depthwise(*self.operands, self.window, taps, weights, list(sums), constants)
+        to.program.depthwise(*self.operands, self.window, taps, weights, list(sums), constants, self.table)
         self._note("depthwise", sums, demanded, obstacles)
 
     def emulated(self, policy: Accumulator, reason: str) -> None:
@@ -91,7 +91,7 @@ class _LayerStep:
         self.to.program.emulate(
             *self.operands, list(self.weight.shape), self.window, layer.channel_groups, policy.bits,
             policy.overflow == "saturate", policy.lanes, policy.block or 0, self.source.zero_point,
-            self.weight.ravel(), constants,
+            self.weight.ravel(), constants, self.table,
         )  # fmt: skip
         self.to.routes.append(
             LayerRoute(layer.name, "reference", layer.depth, self.source.q_max, (), "emulated", reason)

@@ -1,10 +1,11 @@
 """Where every value of a graph lies in the engine's arena: borders for padding, memory shared over time. Our choice."""
 
+from collections import Counter
 from dataclasses import dataclass
 
 from oaq_repro import _kernels
 from oaq_repro.integer.graph import Graph
-from oaq_repro.integer.graph.nodes import CodeNode, Shape
+from oaq_repro.integer.graph.nodes import CodeNode, Layer, Lookup, Shape
 
 ALIGNMENT = 64
 
@@ -39,20 +40,23 @@ class Placement:
 def place(graph: Graph, shapes: dict[str, Shape], share: bool) -> tuple[dict[str, Placement], int]:
     """Placement of every value of codes, and the arena's bytes.
 
-    `share`: values that are never needed at the same time may lie in the same memory.
+    `share`: values that are never needed at the same time may lie in the same memory. A layer's codes that a lookup
+    alone reads then have no place at all: the layer writes what the lookup makes of them.
     """
+    looked_up = _looked_up(graph) if share else {}
     last = {name: index for index, node in enumerate(graph.nodes) for name in node.inputs}
     borders = _borders(graph)
     placed: dict[str, Placement] = {}
     lives: dict[str, tuple[int, int]] = {}
     unplaced = []
     for index, node in enumerate(graph.nodes):
-        if isinstance(node, CodeNode):
+        if isinstance(node, CodeNode) and node.name not in looked_up:
             shape = shapes[node.name]
             channels, height, width = (*shape, 1, 1)[:3]
             border = borders.get(node.name, (0, 0))
             placed[node.name] = Placement(0, height, width, channels, border)
-            lives[node.name] = (index, last.get(node.name, index) if share else len(graph.nodes))
+            born = looked_up.get(node.inputs[0], index)
+            lives[node.name] = (born, last.get(node.name, index) if share else len(graph.nodes))
             unplaced.append(node.name)
     # Largest first, each at the lowest place that no value of an overlapping life holds.
     done: list[str] = []
@@ -71,6 +75,15 @@ def place(graph: Graph, shapes: dict[str, Shape], share: bool) -> tuple[dict[str
         placed[name] = Placement(offset, value.height, value.width, value.channels, value.border)
         done.append(name)
     return placed, max(value.offset + value.size for value in placed.values())
+
+
+def _looked_up(graph: Graph) -> dict[str, int]:
+    """Layers whose codes a lookup alone reads, and their places among the nodes."""
+    readers = Counter(name for node in graph.nodes for name in node.inputs)
+    alone = {node.inputs[0] for node in graph.nodes if isinstance(node, Lookup) and readers[node.inputs[0]] == 1}
+    return {
+        node.name: index for index, node in enumerate(graph.nodes) if isinstance(node, Layer) and node.name in alone
+    }
 
 
 def _borders(graph: Graph) -> dict[str, tuple[int, int]]:

@@ -67,7 +67,10 @@ def _multiply(node: Multiply, to: Compilation) -> None:
 
 @append.register
 def _lookup(node: Lookup, to: Compilation) -> None:
-    to.program.lookup([(to.x(node), node.codes(to.source(node)))], to.values[node.name])
+    if node.inputs[0] in to.lookups:
+        to.program.done()  # by the layer's step
+    else:
+        to.program.lookup([(to.x(node), to.codes(node))], to.values[node.name])
 
 
 @append.register
