@@ -319,6 +319,47 @@ void test_add(Random& random, const KernelSet& set) {
     }
 }
 
+void test_multiply(Random& random, const KernelSet& set) {
+    MultiplyConstants k;
+    k.multiplier = std::ldexp(static_cast<float>(random.between(1, 1 << 20)), -random.between(0, random.one_in(9) ? 60 : 30));
+    k.zero_a = random.between(0, 255);
+    k.zero_b = random.between(0, 255);
+    k.q_max = random.between(1, 255);
+    k.zero_point = random.between(0, k.q_max);
+    const auto count = static_cast<std::size_t>(random.between(1, 200));
+    const Buffer a(count, kBeyond), b(count, kBeyond), out(count, kGuard);
+    for (std::size_t i = 0; i < count; ++i) {
+        a.begin()[i] = static_cast<std::uint8_t>(random.between(0, 255));
+        b.begin()[i] = static_cast<std::uint8_t>(random.between(0, 255));
+    }
+    set.multiply(a.begin(), b.begin(), out.begin(), static_cast<std::int64_t>(count), k);
+    for (std::size_t i = 0; i < count; ++i) {
+        const int product = (a.begin()[i] - k.zero_a) * (b.begin()[i] - k.zero_b);
+        const volatile float value = static_cast<float>(product) * k.multiplier;
+        expect_same(out.begin()[i], rounded_code(value, k.zero_point, k.q_max), "%s, product: code %d of %d", set.name,
+                    static_cast<int>(i), static_cast<int>(count));
+    }
+}
+
+// In another place and in place. Tables that are random, constant in parts, or rise.
+void test_lookup(Random& random, const KernelSet& set) {
+    std::uint8_t table[256];
+    const int kind = random.between(0, 2), part = random.of({1, 5, 16, 256});
+    for (int code = 0; code < 256; ++code)
+        table[code] = static_cast<std::uint8_t>(kind == 0 ? random.between(0, 255)
+                                                          : kind == 1 && code % part != 0 ? table[code - 1] : code);
+    const auto count = static_cast<std::size_t>(random.between(1, 600));
+    const Buffer in(count, kBeyond), out(count, kGuard);
+    for (std::size_t i = 0; i < count; ++i) in.begin()[i] = static_cast<std::uint8_t>(random.between(0, 255));
+    set.lookup(in.begin(), out.begin(), static_cast<std::int64_t>(count), table);
+    const std::vector<std::uint8_t> codes(in.begin(), in.begin() + count);
+    set.lookup(in.begin(), in.begin(), static_cast<std::int64_t>(count), table);
+    for (std::size_t i = 0; i < count; ++i)
+        for (const Buffer* found : {&in, &out})
+            expect_same(found->begin()[i], table[codes[i]], "%s, lookup of %d: code %d of %d", set.name, codes[i],
+                        static_cast<int>(i), static_cast<int>(count));
+}
+
 }  // namespace
 }  // namespace oaq::test
 
@@ -339,9 +380,13 @@ int main() {
             ++routes;
             for (int n = 0; n < test::kTiles; ++n) test::test_dense(random, set, route);
         }
-        for (int n = 0; n < test::kTiles; ++n) test::test_add(random, set);
+        for (int n = 0; n < test::kTiles; ++n) {
+            test::test_add(random, set);
+            test::test_multiply(random, set);
+            test::test_lookup(random, set);
+        }
         for (int n = 0; n < 7 * test::kTiles; ++n) test::test_depthwise(random, set);
-        std::printf("%s: %d dense tiles of %d routes, %d depthwise tiles, %d sums", set.name, routes * test::kTiles, routes,
+        std::printf("%s: %d dense tiles of %d routes, %d depthwise tiles, %d sums, products and lookups", set.name, routes * test::kTiles, routes,
                     7 * test::kTiles, test::kTiles);
         std::fflush(stdout);
         test::test_layers(random, set);

@@ -148,15 +148,20 @@ void test_layer(Random& random, const KernelSet& set, bool depthwise, const Rout
     const Window window{g.kernel_h, g.kernel_w, g.stride_h, g.stride_w, g.padding_h, g.padding_w,
                         g.padding_bottom, g.padding_right, g.dilation_h, g.dilation_w};
     std::vector<LayerConstants> constants;
-    DenseLayer packed{window, {}, {}};
+    Table table(random.one_in(2) ? 256 : 0);
+    for (std::uint8_t& code : table) code = static_cast<std::uint8_t>(random.between(0, 255));
+    DenseLayer packed{window, {}, table};
     for (int i = 0; i < groups; ++i) {
         constants.push_back(layer_constants(random, layer, i * outputs, outputs, depthwise ? kChannelBlock : kWidePanel));
         if (!depthwise) packed.groups.push_back(pack_group(layer, setting.in, i, constants.back()));
     }
-    if (depthwise)
-        setting.program.depthwise(setting.in, setting.out, pack_depthwise(random, layer, window, setting.in, constants[0]));
-    else
+    if (depthwise) {
+        DepthwiseLayer blocks = pack_depthwise(random, layer, window, setting.in, constants[0]);
+        blocks.table = table;
+        setting.program.depthwise(setting.in, setting.out, std::move(blocks));
+    } else {
         setting.program.dense(setting.in, setting.out, std::move(packed));
+    }
 
     std::vector<float> image(static_cast<std::size_t>(g.channels * g.height * g.width));
     std::vector<std::uint8_t> codes(image.size());
@@ -176,7 +181,8 @@ void test_layer(Random& random, const KernelSet& set, bool depthwise, const Rout
         for (std::size_t i = 0; i < results; ++i) {
             const int channel = static_cast<int>(i) % static_cast<int>(g.outputs);
             const OutputConstants output = constants[static_cast<std::size_t>(channel / outputs)].at(0);
-            expect_same(found[i], code_of(acc[i], true, output, channel % outputs),
+            const int code = code_of(acc[i], true, output, channel % outputs);
+            expect_same(found[i], table.empty() ? code : table[static_cast<std::size_t>(code)],
                         "%s, %s layer, %s %d, %d channels, %d outputs, q_max %d: code %d", set.name,
                         depthwise ? "depthwise" : "dense", route.name(), route.fold, static_cast<int>(g.channels), static_cast<int>(g.outputs),
                         layer.q_max, static_cast<int>(i));

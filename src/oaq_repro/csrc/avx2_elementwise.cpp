@@ -1,6 +1,4 @@
 // Operators without products of weights for x86-64 with AVX2, where what the compiler makes of elementwise.cpp takes longer.
-#include <algorithm>
-
 #include "avx2.hpp"
 #include "elementwise.hpp"
 
@@ -38,16 +36,22 @@ private:
     __m256 highest_;
 };
 
-// out = codes(value(i), value(i + 8), ...) for i from 0 in steps of 32; what is left over is for the caller.
+// out = codes(value(i)) for 8 of them at a time, at i and so on; returns how many: fewer than 8 are left over.
 template <typename Value>
 OAQ_INLINE std::int64_t each_vector(std::uint8_t* out, std::int64_t count, const ToCodes& codes, const Value& value) {
     std::int64_t i = 0;
+    __m256 values[4];
     for (; i + 32 <= count; i += 32) {
-        __m256 values[4];
         each<4>([&](auto v) OAQ_LAMBDA { values[v] = value(i + 8 * v); });
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + i), codes(values));
     }
-    return i;
+    if (i + 8 > count) return i;
+    const auto left = static_cast<int>(count - i) / 8;
+    each<4>([&](auto v) OAQ_LAMBDA { values[v] = value(i + 8 * (v < left ? v : 0)); });
+    const __m256i last = codes(values);
+    store(out + i, _mm256_castsi256_si128(last), 8 * left);
+    if (left == 3) store(out + i + 16, _mm256_extracti128_si256(last, 1), 8);
+    return i + 8 * left;
 }
 
 // Rows of 16 codes of a table, each as what differs from the row before: a code of row r is all differences of rows 0 to r.
@@ -98,15 +102,10 @@ OAQ_INLINE void look_up(const Rows& low, const Rows& high, const std::uint8_t* i
 void add(const std::uint8_t* a, const std::uint8_t* b, std::uint8_t* out, std::int64_t count, const AddConstants& k) {
     const __m256i zero_a = _mm256_set1_epi32(k.zero_a), zero_b = _mm256_set1_epi32(k.zero_b);
     const __m256 scale_a = _mm256_set1_ps(k.scale_a), scale_b = _mm256_set1_ps(k.scale_b), scale = _mm256_set1_ps(k.scale);
-    const __m256 reciprocal = _mm256_set1_ps(k.reciprocal);
-    const ToCodes codes(k.zero_point, k.q_max);
-    const auto sum = [&](std::int64_t i) OAQ_LAMBDA {
-        return _mm256_add_ps(_mm256_mul_ps(centred(a + i, zero_a), scale_a), _mm256_mul_ps(centred(b + i, zero_b), scale_b));
-    };
-    const std::int64_t done =
-        k.reciprocal != 0.0f
-            ? each_vector(out, count, codes, [&](std::int64_t i) OAQ_LAMBDA { return _mm256_mul_ps(sum(i), reciprocal); })
-            : each_vector(out, count, codes, [&](std::int64_t i) OAQ_LAMBDA { return _mm256_div_ps(sum(i), scale); });
+    const std::int64_t done = each_vector(out, count, ToCodes(k.zero_point, k.q_max), [&](std::int64_t i) OAQ_LAMBDA {
+        const __m256 first = _mm256_mul_ps(centred(a + i, zero_a), scale_a);
+        return _mm256_div_ps(_mm256_add_ps(first, _mm256_mul_ps(centred(b + i, zero_b), scale_b)), scale);
+    });
     elementwise::add(a + done, b + done, out + done, count - done, k);
 }
 

@@ -33,8 +33,6 @@ struct Codes {
     std::uint8_t operator()(float value) const { return static_cast<std::uint8_t>(whole(value)); }
 };
 
-constexpr int kCodes = 256;
-
 }  // namespace
 
 OAQ_CLONES void quantize(const float* in, std::int64_t plane, std::uint8_t* out, std::int64_t width,
@@ -77,21 +75,6 @@ OAQ_CLONES void add(const std::uint8_t* a, const std::uint8_t* b, std::uint8_t* 
                           static_cast<float>(b[i] - constants.zero_b) * constants.scale_b;
         out[i] = code(sum / constants.scale);
     }
-}
-
-OAQ_CLONES AddConstants with_reciprocal(AddConstants k) {
-    const float reciprocal = 1.0f / k.scale;
-    const Codes code(k.zero_point, k.q_max);
-    std::int32_t different = 0;
-    for (int a = 0; a < kCodes; ++a) {
-        const float first = static_cast<float>(a - k.zero_a) * k.scale_a;
-        for (int b = 0; b < kCodes; ++b) {
-            const float sum = first + static_cast<float>(b - k.zero_b) * k.scale_b;
-            different |= code.whole(sum / k.scale) ^ code.whole(sum * reciprocal);
-        }
-    }
-    k.reciprocal = different == 0 ? reciprocal : 0.0f;
-    return k;
 }
 
 OAQ_CLONES void multiply(const std::uint8_t* a, const std::uint8_t* b, std::uint8_t* out, std::int64_t count,

@@ -105,12 +105,10 @@ struct DepthwiseBlock {
 };
 using DepthwiseKernel = void (*)(const DepthwiseBlock&);
 
-// (a - zero_a) * scale_a + (b - zero_b) * scale_b, divided by scale, rounded and clamped as above. reciprocal: of the
-// scale, where multiplying by it gives the same codes for all there are; else 0.
+// (a - zero_a) * scale_a + (b - zero_b) * scale_b, divided by scale, rounded and clamped as above.
 struct AddConstants {
     float scale_a, scale_b, scale;
     int zero_a, zero_b, zero_point, q_max;
-    float reciprocal = 0.0f;
 };
 using AddKernel = void (*)(const std::uint8_t* a, const std::uint8_t* b, std::uint8_t* out, std::int64_t count,
                            const AddConstants& constants);

@@ -36,8 +36,7 @@ void Program::dequantize(const Value& in, Quantization q, std::vector<int> outpu
 
 void Program::add(const Value& a, const Value& b, const Value& out, Quantization qa, Quantization qb, Quantization q) {
     for (const Value& value : {a, b, out}) check(value);
-    const AddConstants constants = elementwise::with_reciprocal(
-        {qa.scale, qb.scale, q.scale, qa.zero_point, qb.zero_point, q.zero_point, q.q_max});
+    const AddConstants constants{qa.scale, qb.scale, q.scale, qa.zero_point, qb.zero_point, q.zero_point, q.q_max};
     step(&out, [this, a, b, out, constants] {
         split(out.height, out.width * out.channels / 2, [&](std::int64_t first, std::int64_t last) {
             for (std::int64_t y = first; y < last; ++y)

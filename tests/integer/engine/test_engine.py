@@ -17,7 +17,7 @@ from oaq_repro.integer.engine.plan import place
 from oaq_repro.integer.engine.reorder import Ordered
 from oaq_repro.integer.engine.routes import InstructionSet
 from oaq_repro.integer.engine.sums import EXACT, MODES, WHOLE, Permits, folded
-from oaq_repro.integer.graph import CodeNode, Conv, Dequantize, Graph, QParams, Quantize
+from oaq_repro.integer.graph import CodeNode, Conv, Dequantize, Elementwise, Graph, QParams, Quantize
 from oaq_repro.integer.reference import Reference
 
 ISAS = [row["isa"] for row in _kernels.table() if row["available"]]
@@ -335,3 +335,27 @@ def test_panels_side_by_side_and_large_biases(isa, outputs, groups, bias):
     images = codes_to_images(rng.choice([0, 150, 150, 75], (1, channels, 5, 5)), graph)
     engine = check(graph, images, "fast", isa)
     assert (WHOLE in engine.routes[0].sums) == (abs(bias) <= LARGEST_BIAS)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("groups", [1, 40])
+def test_a_function_after_a_layer_takes_no_pass_of_its_own(isa, mode, groups):
+    rng = np.random.default_rng(groups)
+    graph = single(rng.integers(-60, 61, (40, 40 // groups, 3, 3)), groups=groups, padding=(1, 1))
+    q = replace(graph.qparams("layer"), q_max=200)
+    layer = replace(graph.nodes[1], output=q)
+    table = rng.integers(0, 201, 256).astype(np.uint8)
+    after = Elementwise("after", ("layer",), q, table)
+    again = replace(layer, name="again", inputs=("after",))  # reads it with a border
+    alone = (graph.nodes[0], layer, after, again, Dequantize("y", ("again",)))
+    both = (*alone[:-1], Dequantize("y", ("again",)), Dequantize("z", ("layer",)))  # here others read the layer too
+    images = rng.normal(scale=200, size=(2, 40, 9, 7)).astype(np.float32)
+    for nodes, outputs in ((alone, ("y",)), (both, ("y", "z"))):
+        fused = Graph("image", nodes, outputs)
+        shapes = fused.shapes((40, 9, 7))
+        assert ("layer" in place(fused, shapes, share=True)[0]) == (len(outputs) == 2)
+        assert "layer" in place(fused, shapes, share=False)[0]
+        for threads in (1, 2):
+            engine = check(fused, images, mode, isa, threads=threads)
+            assert list(engine.profile(images[0])) == [node.name for node in nodes]
