@@ -4,6 +4,7 @@
 #include <limits>
 #include <numeric>
 
+#include "clones.hpp"
 #include "kernels.hpp"
 
 namespace oaq {
@@ -56,16 +57,23 @@ std::vector<std::vector<std::int64_t>> places_of(std::vector<std::int64_t> ranks
 }
 
 // The largest of a[i] + b[i], or something of at least `enough` where it is no less than that.
-float largest_sum(const float* a, const float* b, std::int64_t count, float enough) {
-    constexpr std::int64_t kPart = 32;
-    float most = 0.0f, lanes[kPart] = {};
+OAQ_CLONES float largest_sum(const float* a, const float* b, std::int64_t count, float enough) {
+    constexpr std::int64_t kLanes = 32, kPart = 4 * kLanes;  // looked at before it is seen whether that is enough
+    float most = 0.0f, lanes[kLanes] = {};
     for (std::int64_t first = 0; first < count && most < enough; first += kPart) {
-        const std::int64_t part = std::min(kPart, count - first);
-        for (std::int64_t i = 0; i < part; ++i) {
-            const float sum = a[first + i] + b[first + i];
-            lanes[i] = sum > lanes[i] ? sum : lanes[i];
-        }
-        most = *std::max_element(lanes, lanes + kPart);
+        const std::int64_t end = std::min(first + kPart, count);
+        std::int64_t i = first;
+        for (; i + kLanes <= end; i += kLanes)
+            for (std::int64_t lane = 0; lane < kLanes; ++lane) {
+                const float sum = a[i + lane] + b[i + lane];
+                lanes[lane] = sum > lanes[lane] ? sum : lanes[lane];
+            }
+        for (; i < end; ++i) lanes[0] = std::max(lanes[0], a[i] + b[i]);
+        float left[kLanes];
+        std::copy(lanes, lanes + kLanes, left);
+        for (std::int64_t half = kLanes / 2; half > 0; half /= 2)
+            for (std::int64_t lane = 0; lane < half; ++lane) left[lane] = std::max(left[lane], left[lane + half]);
+        most = left[0];
     }
     return most;
 }

@@ -93,6 +93,8 @@ def product_range(matrix: np.ndarray, q: QParams, accumulator: Accumulator) -> t
 
 def partial_sums(products: np.ndarray, accumulator: Accumulator) -> np.ndarray:
     """Partial sums int64 [O, parts] of products [O, K], as the accumulator splits them."""
+    if not accumulator.splits:
+        return products.sum(1, keepdims=True)
     part = accumulator.part(np.arange(products.shape[1]))
     order = np.argsort(part, kind="stable")
     firsts = np.unique(part[order], return_index=True)[1]

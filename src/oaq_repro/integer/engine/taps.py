@@ -16,6 +16,7 @@ from oaq_repro.accumulator import NAMED
 
 Array = np.ndarray[Any, Any]
 Pair = tuple[int, int]
+Group = tuple[int, ...]
 MINIMUM, MAXIMUM = NAMED["int16"].minimum, NAMED["int16"].maximum
 MOST_TAPS = 9  # of which all groups are tried; of more only those that are next to one another
 
@@ -26,21 +27,23 @@ def pair_taps(low: Array, high: Array) -> list[Pair]:
     low, high: smallest and largest product of every tap and channel, int32 [taps, channels].
     """
     taps = len(low)
+    lowest, highest = (part.astype(np.float32) for part in (low, high))  # sums stay below 2^24: exact
     for fold in range(-(-taps // 2), 1, -1):
-        groups, members = _groupings(taps, fold)
-        largest, smallest = ((members @ part.astype(np.float32)) for part in (high, low))  # below 2^24: exact
-        fits = (largest.max((1, 2)) <= MAXIMUM) & (smallest.min((1, 2)) >= MINIMUM)
-        if fits.any():
-            return [pair for group in groups[int(fits.argmax())] for pair in _in_a_row(group)]
+        ways, members, places = _groupings(taps, fold)
+        fits = ((members @ highest).max(1) <= MAXIMUM) & ((members @ lowest).min(1) >= MINIMUM)
+        found = fits[places].all(1)
+        if found.any():
+            return [pair for group in ways[int(found.argmax())] for pair in _in_a_row(group)]
     can_join = ((low[:, None] + low >= MINIMUM) & (high[:, None] + high <= MAXIMUM)).all(-1)
     return _partners(can_join & ~np.eye(taps, dtype=bool))
 
 
 @cache
-def _groupings(taps: int, fold: int) -> tuple[list[tuple[tuple[int, ...], ...]], Array]:
-    """Ways to divide the taps into groups of `fold` pairs and a shorter last one, and which taps each group has.
+def _groupings(taps: int, fold: int) -> tuple[list[tuple[Group, ...]], Array, Array]:
+    """Ways to divide the taps into groups of `fold` pairs and a shorter last one.
 
-    The latter as float32 [ways, groups, taps]. Of an odd number of taps one stands alone, in the last group or another.
+    And all different groups, float32 [different, taps] of 0 and 1, with the places there of every way's, int64
+    [ways, groups]. Of an odd number of taps one stands alone, in the last group or another.
     """
     sizes = [min(2 * fold, 2 * (-(-taps // 2)) - first) for first in range(0, taps, 2 * fold)]
     shorter = {len(sizes) - 1, 0} if taps % 2 else {None}
@@ -48,14 +51,14 @@ def _groupings(taps: int, fold: int) -> tuple[list[tuple[tuple[int, ...], ...]],
     for alone in shorter:
         wanted = tuple(size - (index == alone) for index, size in enumerate(sizes))
         ways += list(_divide(tuple(range(taps)), wanted))
-    members = np.zeros((len(ways), len(sizes), taps), np.float32)
-    for way, groups in enumerate(ways):
-        for index, group in enumerate(groups):
-            members[way, index, list(group)] = 1
-    return ways, members
+    different = {group: index for index, group in enumerate(dict.fromkeys(group for way in ways for group in way))}
+    members = np.zeros((len(different), taps), np.float32)
+    for group, index in different.items():
+        members[index, list(group)] = 1
+    return ways, members, np.array([[different[group] for group in way] for way in ways])
 
 
-def _divide(taps: tuple[int, ...], sizes: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], ...]]:
+def _divide(taps: Group, sizes: tuple[int, ...]) -> Iterator[tuple[Group, ...]]:
     """Into groups of these sizes, in all ways if there are few taps."""
     if not sizes:
         yield ()
@@ -66,7 +69,7 @@ def _divide(taps: tuple[int, ...], sizes: tuple[int, ...]) -> Iterator[tuple[tup
             yield (group, *others)
 
 
-def _in_a_row(group: tuple[int, ...]) -> list[Pair]:
+def _in_a_row(group: Group) -> list[Pair]:
     return [(group[i], group[min(i + 1, len(group) - 1)]) for i in range(0, len(group), 2)]
 
 
