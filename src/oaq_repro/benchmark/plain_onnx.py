@@ -7,6 +7,7 @@ peers have kernels for, which take a layer's float32 result where nothing else r
 """
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import onnx
@@ -35,10 +36,12 @@ def build_plain_model(graph: Graph, input_shape: tuple[int, int, int]) -> onnx.M
     model = build_model(graph, input_shape)
     shapes = graph.shapes(input_shape)
     slash = separator([graph.input_name, *(node.name for node in graph.nodes)])
-    rewritten = {node.name: node for node in graph.nodes if isinstance(node, REWRITTEN)}
-    for node in list(rewritten.values()):
-        if isinstance(node, ir.Elementwise) and function_of(node, graph.qparams(node.inputs[0])) is None:
-            del rewritten[node.name]
+    rewritten = {
+        node.name: node
+        for node in graph.nodes
+        if isinstance(node, REWRITTEN)
+        and not (isinstance(node, ir.Elementwise) and function_of(node, graph.qparams(node.inputs[0])) is None)
+    }
     nodes: list[NodeProto] = []
     written: set[str] = set()
     for proto in model.graph.node:
@@ -132,7 +135,7 @@ class _Plain:
             yield helper.make_node("Sigmoid", [real], [gate], name=gate)
             yield helper.make_node("Mul", [real, gate], [result], name=result)
         else:
-            attributes = {"alpha": 1 / 6, "beta": 0.5} if function == "HardSigmoid" else {}
+            attributes: dict[str, Any] = {"alpha": 1 / 6, "beta": 0.5} if function == "HardSigmoid" else {}
             yield helper.make_node(function, [real], [result], name=result, **attributes)
 
     def _operator(self, node: ir.Node, reals: list[str], result: str) -> NodeProto:

@@ -1,4 +1,4 @@
-// Operators without products of weights for x86-64 with AVX2, where what the compiler makes of elementwise.cpp takes longer.
+// Operators without weights for x86-64 with AVX2, where what the compiler makes of elementwise.cpp takes longer.
 #include "avx2.hpp"
 #include "elementwise.hpp"
 
@@ -110,7 +110,8 @@ void add(const std::uint8_t* a, const std::uint8_t* b, std::uint8_t* out, std::i
 }
 
 // The product is below 2^24 and so exact in float32.
-void multiply(const std::uint8_t* a, const std::uint8_t* b, std::uint8_t* out, std::int64_t count, const MultiplyConstants& k) {
+void multiply(const std::uint8_t* a, const std::uint8_t* b, std::uint8_t* out, std::int64_t count,
+              const MultiplyConstants& k) {
     const __m256i zero_a = _mm256_set1_epi32(k.zero_a), zero_b = _mm256_set1_epi32(k.zero_b);
     const __m256 multiplier = _mm256_set1_ps(k.multiplier);
     const std::int64_t done = each_vector(out, count, ToCodes(k.zero_point, k.q_max), [&](std::int64_t i) OAQ_LAMBDA {

@@ -45,6 +45,17 @@ OAQ_INLINE __m256i load_weights(const std::int8_t* w) {
 
 static_assert(offsetof(Run, steps) == 4 && offsetof(Run, pairs) == 8 && sizeof(Run) == 12);
 
+// Registers of OAQ_SUM_RUNS: a vector has the halves of 8 channels (16-bit sums), their sums (32 bits), or 16 sums (pairs).
+//
+//                             weights  ymm12    ymm13     of channels 0-7 and 8-15 (pairs: 0-15 and 16-31)
+//   codes of a step, broadcast       \     |        |
+//   r8 + rax    pixel 0    ymm15            l0       h0    first product in ymm14, second in ymm15
+//   r9 + rax    pixel 1    ymm15            l1       h1
+//   r10 + rax   pixel 2    ymm15            l2       h2
+//   r11 + rax   pixel 3    ymm15            l3       h3
+//   r12 + rax   pixel 4    ymm15            l4       h4
+//   r13 + rax   pixel 5    ymm15            l5       h5    l0 to h5: twelve of ymm0 to ymm11
+//
 // The loops along all runs for 6 pixels and two vectors, as one piece that takes all registers: given the loops, GCC spills
 // some of them. `ends` makes of a run, whose offset is in rax, the bytes from rax to rcx of every pixel. rax goes on by
 // `codes` bytes; weights are loaded from twice `bytes`.
@@ -114,6 +125,14 @@ OAQ_INLINE void sum_run(__m256i (&acc)[R][2], const std::uint8_t* const* in, std
     } while ((k += S == Loop::kPairs ? 2 : 4) < end);
 }
 
+// Registers of OAQ_FOLD_RUNS:
+//
+//                          weights  ymm12         ymm13
+//   codes of a step, broadcast        |             |
+//   r8 + rax    pixel 0    ymm15     ymm6  -> l0   ymm7  -> h0    halves of 16 bits go to sums of 32, l0 to h2: six of
+//   r9 + rax    pixel 1    ymm15     ymm8  -> l1   ymm9  -> h1    ymm0 to ymm5
+//   r10 + rax   pixel 2    ymm15     ymm10 -> l2   ymm11 -> h2
+//
 // The same loops for 3 pixels, whose sums wrap in 16 bits (halves, ymm6 to ymm11) for S steps and then go to 32: blocks of S
 // steps up to rdx, then what is left of the run up to rcx.
 #define OAQ_FIRST(in, low, high)                                                                                        \

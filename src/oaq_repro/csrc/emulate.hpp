@@ -19,6 +19,9 @@
 
 namespace oaq {
 
+// Output channels that are computed together: the inner loops run over them, so that compilers can vectorize.
+constexpr std::int64_t kEmulatedTile = 16;
+
 struct Policy {
     int bits;            // 8 to 32
     bool saturate;       // false: wrap

@@ -2,7 +2,7 @@
 option(OAQ_SANITIZE "find bad addresses and undefined behaviour (slow)" OFF)
 
 # Only the files of an instruction set get its flags: dispatch runs first.
-set(OAQ_SOURCES emulate.cpp dense_plan.cpp dispatch.cpp elementwise.cpp pool.cpp portable.cpp
+set(OAQ_SOURCES emulate.cpp emulate_checks.cpp dense_plan.cpp dispatch.cpp elementwise.cpp pool.cpp portable.cpp
   program.cpp program_dense.cpp program_layers.cpp program_operators.cpp search.cpp)
 # OAQ_FEATURES: what sets of kernels ask the processor for; OAQ_KERNEL_SETS: the sets, best first (dispatch.cpp).
 set(OAQ_FEATURES)
@@ -16,7 +16,7 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
   set_source_files_properties(${OAQ_AVX2_SOURCES} PROPERTIES COMPILE_OPTIONS -mavx2)
 elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "aarch64|arm64")
   string(PREPEND OAQ_KERNEL_SETS "OAQ_SET(kNeon) ")
-  list(APPEND OAQ_SOURCES neon.cpp)
+  list(APPEND OAQ_SOURCES neon_dense.cpp neon_depthwise.cpp neon_lookup.cpp)
 endif()
 list(TRANSFORM OAQ_SOURCES PREPEND ${CMAKE_CURRENT_LIST_DIR}/)
 set_source_files_properties(${CMAKE_CURRENT_LIST_DIR}/dispatch.cpp PROPERTIES

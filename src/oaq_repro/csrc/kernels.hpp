@@ -1,5 +1,18 @@
 // The kernels that accumulate products, and the one table of them that dispatch, tests and benchmarks read.
 //
+//   a pixel's codes, side by side    a0   a1   a2   a3 | a4 ...   a step of 4, the same for all channels
+//                                    x    x    x    x
+//   weights of a panel, channel 0    w0   w1   w2   w3 |          int8 [steps][16][4]
+//                       channel 1    w0   w1   w2   w3 |
+//                       ...           \   /      \   /
+//                                    + pair    + pair             one instruction each; saturates to 16 bits
+//                                       |         |
+//   two halves per channel, 16 bits     + ...     + ...           wrap over the steps of the route's fold, or over all
+//                                        \       /
+//   one sum per channel                      +                    of 32 bits, or modulo 2^16
+//                                            |
+//   a code                           + bias, * multiplier, rint, + zero_point, clamp
+//
 // Dense layers. A pixel's operands are `runs` of consecutive codes, cut into steps of 4 codes; weights are packed in
 // panels of 16 output channels: for every step int8 [16][4]. A kernel computes pixels by one panel, several at a
 // time. Within a step the products of codes 0, 1 and those of codes 2, 3 are summed by one instruction each, which

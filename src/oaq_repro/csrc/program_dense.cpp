@@ -48,12 +48,14 @@ struct DenseWork {
             panel.kernel(block);
         }
         if (layer.table.empty()) return;
-        const DenseBlock &head = panels[static_cast<std::size_t>(begin)].block, &tail = panels[static_cast<std::size_t>(end - 1)].block;
+        const DenseBlock& head = panels[static_cast<std::size_t>(begin)].block;
+        const DenseBlock& tail = panels[static_cast<std::size_t>(end - 1)].block;
         look_up(first, first + taken, head.out_offset, tail.out_offset + tail.channels - head.out_offset, lookup);
     }
 
     // The table's codes for `channels` codes from `offset` on of these pixels, side by side where they are.
-    void look_up(std::int64_t first, std::int64_t last, std::int64_t offset, std::int64_t channels, LookupKernel lookup) const {
+    void look_up(std::int64_t first, std::int64_t last, std::int64_t offset, std::int64_t channels,
+                 LookupKernel lookup) const {
         const auto target = [&](std::int64_t pixel) { return targets[static_cast<std::size_t>(pixel)]; };
         while (first < last) {
             std::int64_t next = first + 1;

@@ -81,7 +81,8 @@ void Program::lookup(std::vector<LookupPart> parts, const Value& out) {
             for (std::int64_t y = first; y < last; ++y) {
                 std::uint8_t* result = at(out, y);
                 for (const LookupPart& part : parts) {
-                    const std::int64_t codes = part.in.channels, count = parts.size() == 1 ? out.width : 1;  // pixels at once
+                    const std::int64_t codes = part.in.channels;
+                    const std::int64_t count = parts.size() == 1 ? out.width : 1;  // pixels at once
                     for (std::int64_t x = 0; x < out.width; x += count)
                         kernels_.lookup(at(part.in, y, x), result + x * out.channels, count * codes, part.table.data());
                     result += codes;

@@ -11,7 +11,8 @@ namespace oaq {
 namespace {
 
 constexpr int kHalves = 2 * kPanel;  // half sums of a panel, two per channel
-constexpr std::int32_t kLowest = std::numeric_limits<std::int16_t>::min(), kHighest = std::numeric_limits<std::int16_t>::max();
+constexpr std::int32_t kLowest = std::numeric_limits<std::int16_t>::min();
+constexpr std::int32_t kHighest = std::numeric_limits<std::int16_t>::max();
 
 // Weights of either sign that a half sum adds up.
 struct Signs {
@@ -80,8 +81,8 @@ OAQ_CLONES float largest_sum(const float* a, const float* b, std::int64_t count,
 
 }  // namespace
 
-SumBounds bound_sums(const std::int8_t* weights, std::int64_t panels, const std::vector<std::int32_t>& run_steps, int lowest,
-                     int highest, const std::vector<int>& folds) {
+SumBounds bound_sums(const std::int8_t* weights, std::int64_t panels, const std::vector<std::int32_t>& run_steps,
+                     int lowest, int highest, const std::vector<int>& folds) {
     const std::int64_t steps = std::accumulate(run_steps.begin(), run_steps.end(), std::int64_t{0});
     const std::int32_t longest_run = *std::max_element(run_steps.begin(), run_steps.end());
     SumBounds found;
@@ -127,7 +128,8 @@ std::vector<std::int64_t> deal(const float* reach, std::int64_t channels, std::i
     for (std::size_t c = 0; c < count; ++c) largest[c] = *std::max_element(reach + c * sums, reach + (c + 1) * sums);
     std::vector<std::size_t> sequence(count);
     std::iota(sequence.begin(), sequence.end(), std::size_t{0});
-    std::stable_sort(sequence.begin(), sequence.end(), [&](std::size_t a, std::size_t b) { return largest[a] > largest[b]; });
+    std::stable_sort(sequence.begin(), sequence.end(),
+                     [&](std::size_t a, std::size_t b) { return largest[a] > largest[b]; });
     std::vector<std::int64_t> order(count);
     for (const std::size_t channel : sequence) {
         const float* added = reach + channel * sums;

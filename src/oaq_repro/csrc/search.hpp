@@ -15,8 +15,8 @@ struct SumBounds {
 };
 
 // For codes from `lowest`, at most 0, to `highest`, at least 0; folds that are as good as a shorter one are left out.
-SumBounds bound_sums(const std::int8_t* weights, std::int64_t panels, const std::vector<std::int32_t>& run_steps, int lowest,
-                     int highest, const std::vector<int>& folds);
+SumBounds bound_sums(const std::int8_t* weights, std::int64_t panels, const std::vector<std::int32_t>& run_steps,
+                     int lowest, int highest, const std::vector<int>& folds);
 
 // Channels dealt to the halves of blocks of `block` steps: the largest first, each to the half whose worst sum stays
 // smallest. reach: float32 [channels][sums], what a channel adds to every sum, none below 0. A channel of a lower rank

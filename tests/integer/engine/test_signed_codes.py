@@ -1,4 +1,4 @@
-"""Routes for kernels that multiply signed codes (csrc/neon.cpp): what is planned, computed by such kernels in NumPy."""
+"""Routes for kernels that multiply signed codes (csrc/neon.hpp): what is planned, computed by such kernels in NumPy."""
 
 from collections import namedtuple
 from functools import partial

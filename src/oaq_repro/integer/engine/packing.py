@@ -53,7 +53,7 @@ class Dense:
             part = replace(self, weights=self.weights[index : index + width])
             if routes[index] == WHOLE:
                 channels = slice(index * _kernels.PANEL, (index + width) * _kernels.PANEL)
-                part = part._taken_apart(apart[channels].any(0))
+                part = part._taken_apart(np.any(apart[channels], axis=0))
             packed.append((part.runs, part._laid_out(route), route))
             index += width
         return packed
