@@ -1,37 +1,30 @@
 // Depthwise kernels for x86-64 with AVX2.
 // 32 channels a vector: two taps' codes, interleaved, give 16-bit sums in the order of Epilogue32.
+#include <algorithm>
+#include <array>
+
 #include "avx2.hpp"
 
 namespace oaq::avx2 {
 namespace {
 
-// sum += the products of two taps. As assembly, because GCC (12, 13) otherwise loads all taps ahead and spills them.
-OAQ_INLINE void add_pair(__m256i (&sum)[2], const std::uint8_t* a, const std::uint8_t* b, __m256i w0, __m256i w1) {
-    __m256i low, high, other;
-    asm("vmovdqu %[in], %[high]\n\t"
+// sum = the products of two taps. As assembly, because GCC (12, 13) otherwise loads all taps ahead and spills them.
+OAQ_INLINE void set_pair(__m256i (&sum)[2], const std::uint8_t* a, const std::uint8_t* b, __m256i w0, __m256i w1) {
+    __m256i other;
+    asm("vmovdqu %[in], %[s1]\n\t"
         "vmovdqu %[next], %[other]\n\t"
-        "vpunpcklbw %[other], %[high], %[low]\n\t"
-        "vpunpckhbw %[other], %[high], %[high]\n\t"
-        "vpmaddubsw %[w0], %[low], %[low]\n\t"
-        "vpmaddubsw %[w1], %[high], %[high]\n\t"
-        "vpaddw %[low], %[s0], %[s0]\n\t"
-        "vpaddw %[high], %[s1], %[s1]"
-        : [s0] "+x"(sum[0]), [s1] "+x"(sum[1]), [low] "=&x"(low), [high] "=&x"(high), [other] "=&x"(other)
+        "vpunpcklbw %[other], %[s1], %[s0]\n\t"
+        "vpunpckhbw %[other], %[s1], %[s1]\n\t"
+        "vpmaddubsw %[w0], %[s0], %[s0]\n\t"
+        "vpmaddubsw %[w1], %[s1], %[s1]"
+        : [s0] "=&x"(sum[0]), [s1] "=&x"(sum[1]), [other] "=&x"(other)
         : [in] "m"(at<kChannelBlock>(a)), [next] "m"(at<kChannelBlock>(b)), [w0] "xm"(w0), [w1] "xm"(w1));
 }
 
-// Sums of 16 bits, sign-extended.
-OAQ_INLINE void widen(const __m256i (&sum)[2], __m256i (&acc)[4]) {
-    each<2>([&](auto h) OAQ_LAMBDA {
-        acc[2 * h] = _mm256_srai_epi32(_mm256_unpacklo_epi16(sum[h], sum[h]), 16);
-        acc[2 * h + 1] = _mm256_srai_epi32(_mm256_unpackhi_epi16(sum[h], sum[h]), 16);
-    });
-}
-
-OAQ_INLINE void add_wide(const __m256i (&sum)[2], __m256i (&acc)[4]) {
-    __m256i part[4];
-    widen(sum, part);
-    each<4>([&](auto v) OAQ_LAMBDA { acc[v] = _mm256_add_epi32(acc[v], part[v]); });
+OAQ_INLINE void add_pair(__m256i (&sum)[2], const std::uint8_t* a, const std::uint8_t* b, __m256i w0, __m256i w1) {
+    __m256i products[2];
+    set_pair(products, a, b, w0, w1);
+    each<2>([&](auto h) OAQ_LAMBDA { asm("vpaddw %[p], %[s], %[s]" : [s] "+x"(sum[h]) : [p] "x"(products[h])); });
 }
 
 // acc += a + b in 32 bits.
@@ -49,6 +42,8 @@ OAQ_INLINE void begin(const Epilogue32& epilogue, __m256i (&acc)[4]) {
     each<4>([&](auto v) OAQ_LAMBDA { acc[v] = epilogue.start[v]; });
 }
 
+OAQ_INLINE void begin(__m256i (&sum)[2]) { sum[0] = sum[1] = _mm256_setzero_si256(); }
+
 // Calls pixel(in, out) for all.
 template <typename Pixel>
 OAQ_INLINE void each_pixel(const DepthwiseBlock& block, const Pixel& pixel) {
@@ -59,92 +54,96 @@ OAQ_INLINE void each_pixel(const DepthwiseBlock& block, const Pixel& pixel) {
     }
 }
 
+// Any number of pairs of taps.
 void depthwise_any(const DepthwiseBlock& block) {
     const Epilogue32 epilogue(block.constants);
-    const __m256i zero = _mm256_setzero_si256();
-    const bool whole = block.route.wraps();
-    const __m256i start[2] = {whole ? epilogue.start16[0] : zero, whole ? epilogue.start16[1] : zero};
-    each_pixel(block, [&](const std::uint8_t* in, std::uint8_t* out) OAQ_LAMBDA {
-        __m256i sum[2] = {start[0], start[1]}, acc[4];
-        begin(epilogue, acc);
-        int left = block.route.fold;
-        for (int t = 0; t < block.tap_count; ++t) {
+    const auto add = [&](__m256i (&sum)[2], const std::uint8_t* in, int first, int last) OAQ_LAMBDA {
+        for (int t = first; t < last; ++t) {
             const std::int8_t* w = block.weights + t * kChannelBlock * 2;
             add_pair(sum, in + block.taps[t].a, in + block.taps[t].b, load(w), load(w + 32));
-            if (--left == 0) {
-                add_wide(sum, acc);
-                sum[0] = sum[1] = zero;
-                left = block.route.fold;
-            }
         }
-        if (whole) {
+    };
+    const int count = block.tap_count, fold = block.route.fold;
+    each_pixel(block, [&](const std::uint8_t* in, std::uint8_t* out) OAQ_LAMBDA {
+        if (block.route.wraps()) {
+            __m256i sum[2] = {epilogue.start16[0], epilogue.start16[1]};
+            add(sum, in, 0, count);
             epilogue.write(out, block.channels, sum);
-        } else {
-            add_wide(sum, acc);
-            epilogue.write(out, block.channels, acc);
+            return;
         }
+        __m256i acc[4];
+        begin(epilogue, acc);
+        for (int t = 0; t < count; t += 2 * fold) {
+            __m256i first[2], second[2];
+            begin(first);
+            begin(second);
+            add(first, in, t, std::min(t + fold, count));
+            add(second, in, t + fold, std::min(t + 2 * fold, count));
+            add_both(first, second, acc);
+        }
+        epilogue.write(out, block.channels, acc);
     });
 }
 
-// 6 to 9 pairs of taps, those of a 3x3 window of which some stand alone: all wrapping in 16 bits.
-template <int PAIRS>
-void depthwise_many(const DepthwiseBlock& block) {
+// PAIRS pairs of taps, as few as those of a 3x3 window: 5, more where some stand alone; FOLD of them to a 16-bit sum, 0:
+// all, wrapping. The weights of 5 stay in registers.
+template <int PAIRS, int FOLD>
+void depthwise_few(const DepthwiseBlock& block) {
     const Epilogue32 epilogue(block.constants);
     const int channels = block.channels;
     std::ptrdiff_t a[PAIRS], b[PAIRS];
+    __m256i w[PAIRS][2];
     each<PAIRS>([&](auto t) OAQ_LAMBDA {
-        a[t] = block.taps[t].a;
-        b[t] = block.taps[t].b;
-    });
-    const auto* weights = reinterpret_cast<const __m256i_u*>(block.weights);
-    each_pixel(block, [&](const std::uint8_t* in, std::uint8_t* out) OAQ_LAMBDA {
-        __m256i sum[2] = {epilogue.start16[0], epilogue.start16[1]};
-        each<PAIRS>([&](auto t) OAQ_LAMBDA { add_pair(sum, in + a[t], in + b[t], weights[2 * t], weights[2 * t + 1]); });
-        epilogue.write(out, channels, sum);
-    });
-}
-
-// 5 pairs of taps, those of a 3x3 window: weights stay in registers. FOLD pairs to a 16-bit sum; 0: all, wrapping.
-template <int FOLD>
-void depthwise_five(const DepthwiseBlock& block) {
-    constexpr int kLength = FOLD == 0 ? 5 : FOLD, kSums = (5 + kLength - 1) / kLength;
-    const Epilogue32 epilogue(block.constants);
-    const int channels = block.channels;
-    std::ptrdiff_t a[5], b[5];
-    __m256i w[5][2];
-    each<5>([&](auto t) OAQ_LAMBDA {
         a[t] = block.taps[t].a;
         b[t] = block.taps[t].b;
         each<2>([&](auto h) OAQ_LAMBDA { w[t][h] = load(block.weights + t * kChannelBlock * 2 + 32 * h); });
     });
     each_pixel(block, [&](const std::uint8_t* in, std::uint8_t* out) OAQ_LAMBDA {
-        __m256i sum[kSums][2];
-        each<kSums>([&](auto s) OAQ_LAMBDA {
-            each<2>([&](auto h) OAQ_LAMBDA { sum[s][h] = FOLD == 0 ? epilogue.start16[h] : _mm256_setzero_si256(); });
-        });
-        each<5>([&](auto t) OAQ_LAMBDA { add_pair(sum[t / kLength], in + a[t], in + b[t], w[t][0], w[t][1]); });
-        if (FOLD == 0) {
-            epilogue.write(out, channels, sum[0]);
+        const auto add = [&](__m256i (&sum)[2], auto t) OAQ_LAMBDA {
+            add_pair(sum, in + a[t], in + b[t], w[t][0], w[t][1]);
+        };
+        if constexpr (FOLD == 0) {
+            __m256i sum[2] = {epilogue.start16[0], epilogue.start16[1]};
+            each<PAIRS>([&](auto t) OAQ_LAMBDA { add(sum, t); });
+            epilogue.write(out, channels, sum);
         } else {
             __m256i acc[4];
             begin(epilogue, acc);
-            each<kSums / 2>([&](auto s) OAQ_LAMBDA { add_both(sum[2 * s], sum[2 * s + 1], acc); });
-            if (kSums % 2 == 1) add_wide(sum[kSums - 1], acc);
+            each<(PAIRS + 2 * FOLD - 1) / (2 * FOLD)>([&](auto part) OAQ_LAMBDA {
+                __m256i sums[2][2];
+                each<2>([&](auto half) OAQ_LAMBDA {
+                    constexpr int first = (2 * part + half) * FOLD, count = std::min(FOLD, PAIRS - first);
+                    if constexpr (count <= 0) {
+                        begin(sums[half]);
+                    } else {
+                        set_pair(sums[half], in + a[first], in + b[first], w[first][0], w[first][1]);
+                        each<count - 1>(
+                            [&](auto t) OAQ_LAMBDA { add(sums[half], std::integral_constant<int, first + 1 + t>()); });
+                    }
+                });
+                add_both(sums[0], sums[1], acc);
+            });
             epilogue.write(out, channels, acc);
         }
     });
 }
 
+constexpr int kFewest = 5, kMost = 9, kLongestFold = 5;  // of depthwise_few
+
+template <int... N>
+constexpr auto few_kernels(std::integer_sequence<int, N...>) {
+    constexpr int kFolds = kLongestFold + 1;
+    return std::array<DepthwiseKernel, sizeof...(N)>{depthwise_few<kFewest + N / kFolds, N % kFolds>...};
+}
+
 }  // namespace
 
 void depthwise(const DepthwiseBlock& block) {
-    static constexpr DepthwiseKernel kernels[] = {depthwise_five<0>, depthwise_five<1>, depthwise_five<2>,
-                                                  depthwise_five<3>, depthwise_five<4>, depthwise_five<5>};
-    static constexpr DepthwiseKernel many[] = {depthwise_many<6>, depthwise_many<7>, depthwise_many<8>, depthwise_many<9>};
-    if (block.tap_count == 5)
-        kernels[block.route.fold < 5 ? block.route.fold : 5](block);  // whole sums have the fold 0
-    else if (block.route.wraps() && block.tap_count > 5 && block.tap_count <= 9)
-        many[block.tap_count - 6](block);
+    static constexpr auto few =
+        few_kernels(std::make_integer_sequence<int, (kMost - kFewest + 1) * (kLongestFold + 1)>());
+    const int fold = std::min(block.route.fold, block.tap_count);  // whole sums have the fold 0
+    if (kFewest <= block.tap_count && block.tap_count <= kMost && fold <= kLongestFold)
+        few[static_cast<std::size_t>((block.tap_count - kFewest) * (kLongestFold + 1) + fold)](block);
     else
         depthwise_any(block);
 }
