@@ -192,7 +192,7 @@ def make_task(settings: Mapping[str, Any], network: Network, data: DataModule, s
     """The LightningModule of one stage (`float` or `finetune`)."""
     section = settings["schedule"].get(stage)
     schedule = None if section is None else build_part(Schedule, section, f"schedule.{stage}")
-    return build("task", settings["task"], network=network, schedule=schedule, classes=data.classes)
+    return build("task", settings["task"], network=network, schedule=schedule, **data.for_task())
 
 
 def settle_or_count(
