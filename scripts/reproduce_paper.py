@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seeds", default="0", type=_seeds, help="0,1,2: three runs for each row (default: 0)")
     parser.add_argument("--results", help="folder of the records (default: results in the working folder)")
     parser.add_argument("override", nargs="*", help="of all runs, as for python -m oaq_repro")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     quiet()
     try:
         request = Request(options.table, dict(options.root), options.seeds, options.override, options.results)
