@@ -14,10 +14,10 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
 
 from oaq_repro.data.base import DataModule
-from oaq_repro.deploy.checked_engine import CheckedEngine
+from oaq_repro.deploy.checked_engine import CheckedEngine, Simulation
 from oaq_repro.deploy.lower import lower
 from oaq_repro.deploy.record_sections import layer_rows, overflow_section
 from oaq_repro.errors import InputError
@@ -162,18 +162,24 @@ def _stages(settings: dict[str, Any], data: DataModule, fingerprint: str, folder
     outcome.checkpoint_hash = content_hash(state)
     cpu = {**settings["trainer"], "accelerator": "cpu", "devices": 1, "strategy": "auto", "num_nodes": 1}
 
-    outcome.metrics["simulated"] = evaluate(task, data.val_dataloader(), cpu, "simulated on held-out data")
+    def held_out(network: nn.Module, description: str) -> dict[str, float]:
+        task.dense = network
+        return evaluate(task, data.val_dataloader(), cpu, f"{description} on held-out data")
+
+    simulation = Simulation(quantized)
+    outcome.metrics["simulated"] = held_out(simulation, "simulated")
     if quantized.left_float:
         return
     graph = lower(quantized)
     graph.save(folder / GRAPH_NAME)
     threads = settings["threads"] or torch.get_num_threads()
-    certified = CheckedEngine(graph, quantized, "certified", threads)
-    fast = CheckedEngine(graph, quantized, "fast", threads)
+    certified = CheckedEngine(graph, simulation, "certified", threads)
+    fast = CheckedEngine(graph, simulation, "fast", threads)
     outcome.kernels = fast.engine(data.input_shape).isa
     for stage, integer in (("integer_int32", certified), ("integer", fast)):
-        outcome.metrics[stage] = evaluate_integer(integer, quantized, task, data, cpu)
-    outcome.sections["overflow"] = overflow_section(settled, fast.report)
+        outcome.metrics[stage] = held_out(integer, f"integer, {integer.mode},")
+        integer.check()
+    outcome.sections["overflow"] = overflow_section(settled, simulation)
     outcome.sections["layers"] = layer_rows(fast, certified, data.input_shape)
     if settings["latency"]:
         outcome.sections["latency_ms"] = latencies(graph, data.input_shape)
@@ -217,20 +223,3 @@ def keep_curves(source: Path, folder: Path) -> None:
     """Copy the training curves of a shared fine-tuning into the folder of a run."""
     for metrics in source.glob("finetune*/metrics.csv"):
         write_atomic(folder / metrics.relative_to(source), metrics.read_bytes())
-
-
-def evaluate_integer(
-    integer: CheckedEngine,
-    quantized: QuantizedNetwork,
-    task: Task,
-    data: DataModule,
-    trainer_config: Mapping[str, Any],
-) -> dict[str, float]:
-    """Held-out metrics of the integer engine, every image compared with the simulation bit for bit."""
-    task.dense = integer
-    try:
-        metrics = evaluate(task, data.val_dataloader(), trainer_config, f"integer, {integer.mode}, on held-out data")
-    finally:
-        task.dense = quantized
-    integer.check()
-    return metrics
