@@ -52,7 +52,9 @@ def _run_or_show(config: DictConfig) -> float | None:
     if earlier is None:
         from oaq_repro.experiment import run
 
-        record = run(config, wait=not sweeping)
+        record = run(settings, wait=not sweeping)
+        if record is None:
+            sys.exit(0)  # a worker, here and in a sweep: the first process starts others for its next run
     else:
         record = earlier
     folder = run_folder(settings["results"], record.hash, record.seed)

@@ -48,9 +48,9 @@ class LSQ(Method):
 
 
 def scale_gradient(value: Tensor, factor: float | Tensor) -> Tensor:
-    """The same value; its gradient is multiplied by `factor`."""
+    """The same value, to the last bit whatever the factor; its gradient is multiplied by `factor`."""
     scaled = value * factor
-    return scaled + (value - scaled).detach()
+    return value.detach() + (scaled - scaled.detach())
 
 
 def range_gradient(count: float | Tensor, largest: int) -> float | Tensor:

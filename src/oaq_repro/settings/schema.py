@@ -45,13 +45,15 @@ def read(settings: Mapping[str, Any]) -> RunSettings:
 def build(section: str, settings: Any, **given: Any) -> Any:
     """Make what a section with a kind describes; `given` are the arguments that no configuration knows.
 
-    InputError, one line per bad field; what the object itself says about files and other parts passes through.
+    settings: of the section, read (`RunSettings`), or plain, which are read here. InputError, one line per bad field;
+    what the object itself says about files and other parts passes through.
     """
-    if problem := about_kind(section, settings):
-        raise InputError(problem)
-    made = build_part(form_of(section, settings["kind"]), settings, section)
-    arguments = {name: getattr(made, name) for name in made.model_fields_set if name != "kind"}
-    return locate(KINDS[section][settings["kind"]].target)(**arguments, **given)
+    if not isinstance(settings, BaseModel):
+        if problem := about_kind(section, settings):
+            raise InputError(problem)
+        settings = build_part(form_of(section, settings["kind"]), settings, section)
+    arguments = {name: getattr(settings, name) for name in settings.model_fields_set if name != "kind"}
+    return locate(KINDS[section][settings.kind].target)(**arguments, **given)
 
 
 def build_part(form: Any, settings: Any, where: str) -> Any:
