@@ -4,9 +4,12 @@ import os
 import sys
 
 from oaq_repro import signals
+from oaq_repro.extras import require
 
 # before the imports below and theirs, which take a while; of the processes of a training the first one speaks
 signals.install(quiet=os.environ.get("LOCAL_RANK", "0") != "0")
+
+require("train")
 
 import hydra  # noqa: E402
 from omegaconf import DictConfig  # noqa: E402

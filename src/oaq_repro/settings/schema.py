@@ -32,14 +32,13 @@ def read(settings: Mapping[str, Any]) -> RunSettings:
     """The settings of a whole run in one object; InputError as `check`."""
     if problems := [problem for section in KINDS if (problem := about_kind(section, settings.get(section)))]:
         raise InputError("\n".join(problems))
-    run = _read(form_of_run(settings), settings)
     task = settings["task"]["kind"]
     for section in ("data", "model"):
         name = settings[section]["kind"]
         own = KINDS[section][name].task
         if own != task:
             raise InputError(f"{section}: found {name}, which is for {own}, with task={task}; expected task={own}")
-    return run
+    return _read(form_of_run(settings), settings)
 
 
 def build(section: str, settings: Any, **given: Any) -> Any:
