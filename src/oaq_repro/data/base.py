@@ -81,6 +81,10 @@ class DataModule(pl.LightningDataModule, ABC):
         """Class names; of the foreground only for detection (label 1 is the first), of all indices otherwise."""
         return self.splits[0].classes
 
+    def for_task(self) -> dict[str, Any]:
+        """What a task has to know of its data, as arguments of its class."""
+        return {"classes": self.classes}
+
     @property
     def input_shape(self) -> tuple[int, int, int]:
         """Channels, height, width of a training sample as the network sees it."""
