@@ -14,7 +14,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, distributed
 
-from oaq_repro.deploy.checked_engine import CheckedEngine
+from oaq_repro.deploy.checked_engine import CheckedEngine, Simulation
 from oaq_repro.deploy.lower import lower
 from oaq_repro.deploy.record_sections import layer_rows, overflow_section
 from oaq_repro.errors import InputError
@@ -151,22 +151,25 @@ def stages(run: Run, outcome: Outcome) -> None:
     state = task.state_dict()
     write_atomic(run.folder / CHECKPOINT_NAME, torch_bytes({"state_dict": state}))
     outcome.checkpoint_hash = content_hash(state)
+    task.dense = simulation = Simulation(quantized)
     outcome.metrics["simulated"] = evaluate(run, task, "simulated on held-out data", on_cpu=True)
     if not quantized.left_float:
-        deploy(run, quantized, task, settled, outcome)
+        deploy(run, simulation, task, settled, outcome)
 
 
-def deploy(run: Run, quantized: QuantizedNetwork, task: Task, settled: SettleReport, outcome: Outcome) -> None:
+def deploy(run: Run, simulation: Simulation, task: Task, settled: SettleReport, outcome: Outcome) -> None:
     """Lower to an integer graph, run it on the held-out data in both modes, and say what was seen."""
-    graph = lower(quantized)
+    graph = lower(simulation.network)
     graph.save(run.folder / GRAPH_NAME)
     threads = run.settings.threads or torch.get_num_threads()
-    certified = CheckedEngine(graph, quantized, "certified", threads)
-    fast = CheckedEngine(graph, quantized, "fast", threads)
+    certified = CheckedEngine(graph, simulation, "certified", threads)
+    fast = CheckedEngine(graph, simulation, "fast", threads)
     outcome.kernels = fast.engine(run.data.input_shape).isa
     for stage, integer in (("integer_int32", certified), ("integer", fast)):
-        outcome.metrics[stage] = evaluate_integer(run, integer, quantized, task)
-    outcome.sections["overflow"] = overflow_section(settled, fast.report)
+        task.dense = integer
+        outcome.metrics[stage] = evaluate(run, task, f"integer, {integer.mode}, on held-out data", on_cpu=True)
+        integer.check()
+    outcome.sections["overflow"] = overflow_section(settled, simulation)
     outcome.sections["layers"] = layer_rows(fast, certified, run.data.input_shape)
     if run.settings.latency:
         outcome.sections["latency_ms"] = latencies(graph, run.data.input_shape)
@@ -205,14 +208,3 @@ def keep_curves(source: Path, folder: Path) -> None:
     """Copy the training curves of a shared fine-tuning into the folder of a run."""
     for metrics in source.glob("finetune*/metrics.csv"):
         write_atomic(folder / metrics.relative_to(source), metrics.read_bytes())
-
-
-def evaluate_integer(run: Run, integer: CheckedEngine, quantized: QuantizedNetwork, task: Task) -> dict[str, float]:
-    """Held-out metrics of the integer engine, every image compared with the simulation bit for bit."""
-    task.dense = integer
-    try:
-        metrics = evaluate(run, task, f"integer, {integer.mode}, on held-out data", on_cpu=True)
-    finally:
-        task.dense = quantized
-    integer.check()
-    return metrics
