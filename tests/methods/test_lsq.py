@@ -10,12 +10,12 @@ from torch import nn
 from oaq_repro.accumulator import NAMED
 from oaq_repro.methods.lsq import LSQ, LSQActivation, scale_gradient
 from oaq_repro.quant.network import layers
-from oaq_repro.quant.numerics import QTensor
+from oaq_repro.quant.numerics import QParams
 from oaq_repro.quant.quantizers import ActivationQuantizer, ObserverConfig
 from oaq_repro.quant.settle import SettleConfig, settle
 
 ONE = torch.ones(())
-X = QTensor(ONE, ONE, 0 * ONE, 255 * ONE)
+X = QParams(ONE, 0 * ONE, 255 * ONE)
 
 
 def equation_3(ratio, lowest, highest):
