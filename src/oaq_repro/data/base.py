@@ -127,9 +127,8 @@ class DataModule(pl.LightningDataModule, ABC):
     def train_dataloader(self) -> DataLoader:
         """Augmented training samples in a seeded random order; the last incomplete batch is dropped."""
         if not self.trains:
-            raise unexpected(
-                self.root, "no images to train on", "some, or schedule.float=null and no fine-tuning (method=ptq_int8)"
-            )
+            found = "no folder train, so no images to train on"
+            raise unexpected(self.root, found, "some, or schedule.float=null and no fine-tuning (method=ptq_int8)")
         view = View(self.splits[0], self.transform(train=True), self.seed)
         return self._loader(view, sampler=Shuffle(len(view), self.seed), drop_last=True)
 
