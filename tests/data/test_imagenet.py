@@ -121,10 +121,23 @@ def test_val_with_a_list_and_no_train(tmp_path: Path, common: dict[str, Any]) ->
     ):
         data.train_dataloader()
     other = ImageNet(root=root, calibration_images=9, **common)
-    assert other.fingerprint() != data.fingerprint()
+    assert other.fingerprint() == data.fingerprint()  # calibration_images is in the settings
     assert {Path(path).name for path, _ in other.splits[0].files} > set(calibration)
     with pytest.raises(InputError, match=r"data\.calibration_images: found 20; expected fewer than the 20 images"):
         ImageNet(root=root, calibration_images=20, **common).setup()
+
+
+def test_seeds_are_random_splits_of_the_same_data(tmp_path: Path, common: dict[str, Any]) -> None:
+    root = flat(tmp_path, *range(1, 21))
+    labels = {number: number * 40 for number in range(1, 21)}
+    write_list(root, labels)
+    write_words(root)
+    first, second = (ImageNet(root=root, calibration_images=8, **common | {"seed": seed}) for seed in (0, 1))
+    held_out = [{path for path, _ in data.splits[1].files} for data in (first, second)]
+    assert held_out[0] != held_out[1] and len(held_out[0]) == len(held_out[1]) == 12
+    assert first.fingerprint() == second.fingerprint()
+    write_list(root, labels | {3: 5})
+    assert ImageNet(root=root, calibration_images=8, **common).fingerprint() != first.fingerprint()
 
 
 def test_the_split_does_not_depend_on_the_layout(tmp_path: Path, common: dict[str, Any]) -> None:

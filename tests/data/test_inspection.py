@@ -175,12 +175,15 @@ def test_real_data_are_complete(shared_data: Path, common: dict[str, Any]) -> No
 
 @pytest.mark.parametrize("name", DATA)
 def test_configs_build_their_data_module(name: str) -> None:
-    """Composes the whole config (so that model and schedule exist, too) and makes the module; nothing is read."""
-    task = TASK.get(name, "classification")
+    """Composes the whole config (so that task, model and schedule exist, too) and makes the module; nothing is read."""
     with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
-        config = compose("config", [f"data={name}", f"task={task}"])
+        config = compose("config", [f"data={name}"])
     data = build("data", resolve(config)["data"])
-    assert isinstance(data, DataModule) and data.task == task and len(data.input_shape) == 3
+    assert (
+        isinstance(data, DataModule)
+        and data.task == config.task.kind == TASK.get(name, "classification")
+        and len(data.input_shape) == 3
+    )
 
 
 @pytest.mark.parametrize(
@@ -207,9 +210,9 @@ def test_choices_compose_and_the_command_line_wins(overrides: list[str], model: 
 def test_script(voc: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main = runpy.run_path(str(REPOSITORY / "scripts" / "check_data.py"))["main"]
     how = ["data.batch_size=1", "data.num_workers=0"]
-    assert main(["task=detection", "data=voc_detection", f"data.root={voc}", *how]) == 0
+    assert main(["data=voc_detection", f"data.root={voc}", *how]) == 0
     assert "2 samples to train on, 1 held out; all load" in capsys.readouterr().out
-    assert main(["task=detection", "data=voc_detection", f"data.root={voc}"]) == 1
+    assert main(["data=voc_detection", f"data.root={voc}"]) == 1
     assert "data.batch_size: found 32; expected at most the 2 training samples" in capsys.readouterr().out
     (voc / "Annotations" / "c.xml").unlink()
     assert main(["data=voc_detection", f"data.root={voc}", *how]) == 1

@@ -114,12 +114,15 @@ class DataModule(pl.LightningDataModule, ABC):
     def fingerprint(self) -> str:
         """Return the SHA-256 (hex) of task, classes, and names and annotations of all samples; no paths, no pixels."""
         digest = hashlib.sha256(json.dumps([self.task, self.classes]).encode())
-        for samples in self.splits:
+        for split in self.identities():
             digest.update(b"split")
-            for index in samples.indices:
-                identity = samples.identity(int(index))
+            for identity in split:
                 digest.update(len(identity).to_bytes(8, "little") + identity)
         return digest.hexdigest()
+
+    def identities(self) -> tuple[list[bytes], ...]:
+        """Names and annotations of all samples, split by split: what the fingerprint is made of."""
+        return tuple([samples.identity(int(index)) for index in samples.indices] for samples in self.splits)
 
     def train_dataloader(self) -> DataLoader:
         """Augmented training samples in a seeded random order; the last incomplete batch is dropped."""

@@ -19,8 +19,8 @@ from torch import Tensor
 from oaq_repro.methods.base import Method
 from oaq_repro.quant.bounds import worst_case
 from oaq_repro.quant.layers import QuantLayer
-from oaq_repro.quant.network import QuantizedNetwork, input_constants, layers
-from oaq_repro.quant.numerics import QTensor
+from oaq_repro.quant.network import QuantizedNetwork, input_qparams, layers
+from oaq_repro.quant.numerics import QParams
 
 BISECTIONS = 20  # the factor is found to 2^(bits - 20), that is 0.00024 at 8 bits
 
@@ -34,14 +34,14 @@ class CertifiedScale(Method):
     def finish(self, model: QuantizedNetwork) -> None:
         """Certify every layer."""
         for name, layer in layers(model).items():
-            certify_channels(layer, input_constants(model, name))
+            certify_channels(layer, input_qparams(model, name))
 
 
 @torch.no_grad()
-def certify_channels(layer: QuantLayer, x: QTensor) -> None:
+def certify_channels(layer: QuantLayer, x: QParams) -> None:
     """Raise the weights' alphas until no input can overflow the layer's accumulator; channels that fit are left alone.
 
-    x: the constants of the layer's input, final.
+    x: of the layer's input, final.
     """
     quantizer = layer.weight_quantizer
 
