@@ -8,9 +8,11 @@ stopped. Overrides hold for all runs, for example trainer.devices=4 trainer.stra
 import sys
 
 from oaq_repro import signals
+from oaq_repro.extras import require
 
 if __name__ == "__main__":
     signals.install(quiet=True)  # before the imports below, which take a while; the run that is stopped says so
+require("train")
 
 import argparse
 import shlex

@@ -1,7 +1,7 @@
 """Every preset of the paper, from the real layout of its data to its record: two steps of each training, all stages."""
 
 import pytest
-from composing import SMALL_IMAGES, TWO_STEPS, composed
+from composing import SMALL_IMAGES, TWO_STEPS, settings_of
 from layouts import flatten_val, write_benchmarks, write_imagenet
 
 from oaq_repro.experiment import run
@@ -29,7 +29,7 @@ def roots(tmp_path_factory):
 
 def short(preset, root):
     where = [f"data.root={root}", f"results={root / 'results'}"]
-    return composed(f"+experiment=paper/{preset}", *where, *TWO_STEPS, *SMALL_IMAGES[CELLS[preset][0].data])
+    return settings_of(f"+experiment=paper/{preset}", *where, *TWO_STEPS, *SMALL_IMAGES[CELLS[preset][0].data])
 
 
 @pytest.mark.parametrize("preset", sorted(CELLS))

@@ -1,6 +1,5 @@
 """What it takes to reproduce the paper: for every row of its tables the command, the data, and what is done already."""
 
-import json
 import shlex
 import subprocess
 import sys
@@ -8,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from hydra import compose, initialize_config_dir
 from tqdm import tqdm
@@ -24,7 +22,8 @@ from oaq_repro.results.store import find_record, list_records
 from oaq_repro.results.summary import experiments, percent
 from oaq_repro.settings.composing import config_folder, resolve
 from oaq_repro.settings.identity import run_hash
-from oaq_repro.settings.schema import build, check
+from oaq_repro.settings.run import RunSettings, Section
+from oaq_repro.settings.schema import build, read
 
 
 @dataclass(frozen=True)
@@ -104,22 +103,22 @@ def _row(
     table: PaperTable,
     cell: Cell,
     request: Request,
-    data_of: Callable[[str, bool], PaperData],
+    data_of: Callable[[Section, bool], PaperData],
     runs_of: Callable[[str], list[list[Record]]],
 ) -> PaperRow:
     given = [f"data.root={request.roots[table.data]}"] if table.data in request.roots else []  # type: ignore[index]
     given += [f"results={request.results}"] if request.results is not None else []
     overrides = (f"+experiment=paper/{cell.preset}", *given, *request.overrides)
-    settings = check(resolve(compose("config", list(overrides))))
-    data = data_of(json.dumps(settings["data"]), any(settings["schedule"][stage] for stage in ("float", "finetune")))
+    settings = read(resolve(compose("config", list(overrides))))
+    data = data_of(settings.data, settings.schedule.float is not None or settings.schedule.finetune is not None)
     finished = tuple(seed for seed in request.seeds if _finished(settings, seed, data))
-    values = [percent(row.stages["integer"]) for row in ours(table, cell, runs_of(settings["results"])) if row]
+    values = [percent(row.stages["integer"]) for row in ours(table, cell, runs_of(settings.results)) if row]
     return PaperRow(cell, overrides, tuple(request.seeds), finished, ", ".join(values) or "-", data)
 
 
-def _data(settings: str, trained: bool) -> PaperData:
-    """What there is of the data that these settings (as JSON) name; whether they are to be trained on."""
-    data: DataModule = build("data", json.loads(settings))
+def _data(settings: Section, trained: bool) -> PaperData:
+    """What there is of the data that these settings name. trained: whether they are to be trained on."""
+    data: DataModule = build("data", settings)
     findings = [finding for finding in inspect_data(data, load=False).findings if finding.state != "ok"]
     if trained and not data.trains:
         text = f"{data.root}: found no folder train, expected one with the images to train on"
@@ -133,10 +132,10 @@ def _runs(results: str) -> list[list[Record]]:
     return experiments(list_records(results).records) if Path(results).is_dir() else []
 
 
-def _finished(settings: Mapping[str, Any], seed: int, data: PaperData) -> bool:
+def _finished(settings: RunSettings, seed: int, data: PaperData) -> bool:
     if data.fingerprint is None:
         return False
-    record = find_record(settings["results"], run_hash({**settings, "seed": seed}, data.fingerprint), seed)
+    record = find_record(settings.results, run_hash(settings, data.fingerprint), seed)
     return record is not None and record.status == "finished"
 
 
