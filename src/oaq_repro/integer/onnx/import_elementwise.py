@@ -7,8 +7,7 @@ tie may get a neighbouring code.
 
 import numpy as np
 
-from oaq_repro.integer.graph.arithmetic import dequantize
-from oaq_repro.integer.onnx.constants import Array
+from oaq_repro.integer.graph.arithmetic import Array, dequantize
 from oaq_repro.integer.onnx.folding import evaluate
 from oaq_repro.integer.onnx.reader import OnnxNode
 from oaq_repro.integer.onnx.values import Function, Real, Values, expect_quantized

@@ -14,7 +14,8 @@ import numpy as np
 
 from oaq_repro.errors import InputError
 from oaq_repro.integer.graph import nodes as ir
-from oaq_repro.integer.onnx.constants import Array, Dequantized
+from oaq_repro.integer.graph.arithmetic import Array
+from oaq_repro.integer.onnx.constants import Dequantized
 from oaq_repro.integer.onnx.reader import OnnxModel, OnnxNode
 from oaq_repro.integer.onnx.tensors import array
 
