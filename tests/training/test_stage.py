@@ -6,8 +6,8 @@ from composing import changed, read_of, settings_of
 
 from oaq_repro.errors import InputError
 from oaq_repro.run import Run
-from oaq_repro.settings.run import TrainerSettings
 from oaq_repro.settings.schema import check
+from oaq_repro.settings.sections import TrainerSettings
 from oaq_repro.training.checkpoints import AtomicCheckpointIO
 from oaq_repro.training.stage import OMP_THREADS, _trainer, check_devices, check_length, torch_threads
 

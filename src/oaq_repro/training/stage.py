@@ -18,7 +18,7 @@ from oaq_repro import signals
 from oaq_repro.errors import InputError
 from oaq_repro.hints import quiet
 from oaq_repro.run import Run
-from oaq_repro.settings.run import TrainerSettings
+from oaq_repro.settings.sections import TrainerSettings
 from oaq_repro.tasks.base import Task
 from oaq_repro.tasks.schedule import Schedule
 from oaq_repro.training.checkpoints import LAST, plugins
