@@ -185,7 +185,7 @@ def end_of_training() -> None:
 def make_task(run: Run, network: Network, stage: str) -> Task:
     """The LightningModule of one stage (`float` or `finetune`)."""
     schedule = getattr(run.settings.schedule, stage)
-    return build("task", run.settings.task, network=network, schedule=schedule, classes=run.data.classes)
+    return build("task", run.settings.task, network=network, schedule=schedule, **run.data.for_task())
 
 
 def settle_or_count(run: Run, quantized: QuantizedNetwork, method: Method) -> SettleReport:

@@ -116,7 +116,9 @@ def test_val_with_a_list_and_no_train(tmp_path: Path, common: dict[str, Any]) ->
     assert len(calibration) == 8 and len(held_out) == 12 and not set(calibration) & set(held_out)
     assert all(label == 40 * int(name[15:23]) for name, label in (calibration | held_out).items())
     assert sum(len(labels) for _, labels in data.calibration_dataloader()) == 8
-    with pytest.raises(InputError, match=r"found no images to train on; expected .*schedule\.float=null"):
+    with pytest.raises(
+        InputError, match=r"found no folder train, so no images to train on; expected .*schedule\.float=null"
+    ):
         data.train_dataloader()
     other = ImageNet(root=root, calibration_images=9, **common)
     assert other.fingerprint() == data.fingerprint()  # calibration_images is in the settings

@@ -81,6 +81,10 @@ class DataModule(pl.LightningDataModule, ABC):
         """Class names; of the foreground only for detection (label 1 is the first), of all indices otherwise."""
         return self.splits[0].classes
 
+    def for_task(self) -> dict[str, Any]:
+        """What a task has to know of its data, as arguments of its class."""
+        return {"classes": self.classes}
+
     @property
     def input_shape(self) -> tuple[int, int, int]:
         """Channels, height, width of a training sample as the network sees it."""
@@ -123,9 +127,8 @@ class DataModule(pl.LightningDataModule, ABC):
     def train_dataloader(self) -> DataLoader:
         """Augmented training samples in a seeded random order; the last incomplete batch is dropped."""
         if not self.trains:
-            raise unexpected(
-                self.root, "no images to train on", "some, or schedule.float=null and no fine-tuning (method=ptq_int8)"
-            )
+            found = "no folder train, so no images to train on"
+            raise unexpected(self.root, found, "some, or schedule.float=null and no fine-tuning (method=ptq_int8)")
         view = View(self.splits[0], self.transform(train=True), self.seed)
         return self._loader(view, sampler=Shuffle(len(view), self.seed), drop_last=True)
 
