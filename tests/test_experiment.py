@@ -89,6 +89,15 @@ def test_int8_overflows_and_pays_for_it_and_shares_the_parent(results, oaq, monk
     assert {layer.alpha_weight for layer in record.layers} == {1.0}
 
 
+def test_a_teacher_takes_the_place_of_labels(results, oaq, monkeypatch):
+    """On every method that trains: see tests/tasks for the loss."""
+    monkeypatch.setattr(parent, "fit", no_training)
+    record = run(tiny(results, "method=oaq", "task.teacher=float", "schedule.finetune.epochs=1"))
+    assert record.provenance.parent_hash == oaq.provenance.parent_hash and record.hash != oaq.hash
+    assert record.science["task"] == {"kind": "classification", "teacher": "float"}
+    assert record.metrics["integer_int32"] == record.metrics["simulated"]
+
+
 def test_the_float_parent_alone(results, oaq):
     record = run(tiny(results, "method=float32"))
     assert record.metrics == {"float": oaq.metrics["float"]}

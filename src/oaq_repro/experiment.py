@@ -14,7 +14,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
 
 from oaq_repro.data.base import DataModule
 from oaq_repro.deploy.checked_engine import CheckedEngine
@@ -150,7 +150,7 @@ def _stages(settings: dict[str, Any], data: DataModule, fingerprint: str, folder
     outcome.sections["swapped"] = [f"{name}: {old} -> {new}" for name, old, new in quantized.swapped]
     outcome.sections["left_float"] = list(quantized.left_float)
 
-    task = make_task(settings, Network(quantized, network.codec), data, "finetune")
+    task = make_task(settings, Network(quantized, network.codec), data, "finetune", float_task.dense)
     trained = fine_tune(settings, data, task, method, quantization.calibration_batches, fingerprint)
     part_from_workers()
     keep_curves(trained.folder, folder)
@@ -188,11 +188,14 @@ def part_from_workers() -> None:
         sys.exit(0)
 
 
-def make_task(settings: Mapping[str, Any], network: Network, data: DataModule, stage: str) -> Task:
-    """The LightningModule of one stage (`float` or `finetune`)."""
+def make_task(
+    settings: Mapping[str, Any], network: Network, data: DataModule, stage: str, parent: nn.Module | None = None
+) -> Task:
+    """The LightningModule of one stage (`float` or `finetune`); `parent`: the float network, which may teach it."""
     section = settings["schedule"].get(stage)
     schedule = None if section is None else build_part(Schedule, section, f"schedule.{stage}")
-    return build("task", settings["task"], network=network, schedule=schedule, classes=data.classes)
+    given = {"network": network, "schedule": schedule, "classes": data.classes, "parent": parent}
+    return build("task", settings["task"], **given)
 
 
 def settle_or_count(

@@ -118,11 +118,25 @@ def test_val_with_a_list_and_no_train(tmp_path: Path, common: dict[str, Any]) ->
     assert sum(len(labels) for _, labels in data.calibration_dataloader()) == 8
     with pytest.raises(InputError, match=r"found no images to train on; expected .*schedule\.float=null"):
         data.train_dataloader()
+    with pytest.raises(InputError, match="data.batch_size: found 16; expected at most the 8 calibration images"):
+        data.unlabelled_dataloader()
     other = ImageNet(root=root, calibration_images=9, **common)
     assert other.fingerprint() != data.fingerprint()
     assert {Path(path).name for path, _ in other.splits[0].files} > set(calibration)
     with pytest.raises(InputError, match=r"data\.calibration_images: found 20; expected fewer than the 20 images"):
         ImageNet(root=root, calibration_images=20, **common).setup()
+
+
+def test_calibration_images_teach_where_there_is_no_train(tmp_path: Path, common: dict[str, Any]) -> None:
+    root = flat(tmp_path, *range(1, 21))
+    write_list(root, {number: number for number in range(1, 21)})
+    write_words(root)
+    data = ImageNet(root=root, calibration_images=9, **(common | {"batch_size": 2}))
+    (known,) = torch.cat([images for images, _ in data.calibration_dataloader()]).mean((2, 3))[None]
+    loader = data.unlabelled_dataloader()
+    epochs = [torch.cat([images for images, _ in loader]).mean((2, 3)) for _ in range(2)]
+    assert len(loader) == 4 and not torch.equal(*epochs)
+    assert all((known == image).all(1).any() for epoch in epochs for image in epoch)
 
 
 def test_the_split_does_not_depend_on_the_layout(tmp_path: Path, common: dict[str, Any]) -> None:

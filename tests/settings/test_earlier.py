@@ -111,7 +111,9 @@ def test_settings_of_version_1() -> None:
         "warmup_steps": 0, "decrease_until": 0.8, "split": "even",
     }  # fmt: skip
     assert settings["method"]["settle"]["split"] == "even" and settings["quantization"]["granularity"] == "tensor"
-    assert settings["task"] == {"kind": "classification", "label_smoothing": 0.0}
+    assert settings["task"] == {
+            "kind": "classification", "label_smoothing": 0.0, "teacher": None, "temperature": 1.0,
+        }  # fmt: skip
     assert settings["quantization"]["overrides"]["first"]["accumulator"]["bits"] == 32
     assert settings["schedule"]["float"]["epochs"] == 12 and settings["choices"] == OLD["choices"]
     overrides = ("data=digits_sweep", "accumulator.bits=14", "~quantization.overrides.last", "trainer.devices=2",

@@ -103,6 +103,16 @@ def test_hash_follows_the_science(where: str, value: Any) -> None:
     assert hash_with(where, value) != run_hash(BASE, FINGERPRINT)
 
 
+def test_a_teacher_is_of_fine_tuning_alone() -> None:
+    taught = with_value("task.teacher", "float")
+    hot = with_value("task.temperature", 4.0, taught)
+    hashes = [[run_hash(s, FINGERPRINT), tuned(s)] for s in (BASE, taught, hot)]
+    assert len({name for names in hashes for name in names}) == 6
+    assert parent_hash(BASE, FINGERPRINT) == parent_hash(hot, FINGERPRINT)
+    post_training = [fine_tuned_hash(s, FINGERPRINT, False, True) for s in (BASE, hot)]
+    assert post_training[0] == post_training[1]
+
+
 def test_hash_follows_the_data() -> None:
     assert run_hash(BASE, FINGERPRINT) != run_hash(BASE, "e" * 64)
 

@@ -120,10 +120,24 @@ class DataModule(pl.LightningDataModule, ABC):
     def train_dataloader(self) -> DataLoader:
         """Augmented training samples in a seeded random order; the last incomplete batch is dropped."""
         if not self.trains:
-            raise unexpected(
-                self.root, "no images to train on", "some, or schedule.float=null and no fine-tuning (method=ptq_int8)"
-            )
+            remedy = "some, or schedule.float=null and no fine-tuning (method=ptq_int8) or task.teacher=float"
+            raise unexpected(self.root, "no images to train on", remedy)
         view = View(self.splits[0], self.transform(train=True), self.seed)
+        return self._loader(view, sampler=Shuffle(len(view), self.seed), drop_last=True)
+
+    def unlabelled_dataloader(self) -> DataLoader:
+        """What a network learns from a teacher on: training samples, of which the targets are not to be read.
+
+        Where the first split is for calibration alone, its samples in a seeded random order under the evaluation
+        transform; the last incomplete batch is dropped.
+        """
+        if self.trains:
+            return self.train_dataloader()
+        if len(self.splits[0]) < self.batch_size:
+            raise unexpected(
+                "data.batch_size", self.batch_size, f"at most the {len(self.splits[0])} calibration images"
+            )
+        view = View(self.splits[0], self.transform(train=False), self.seed)
         return self._loader(view, sampler=Shuffle(len(view), self.seed), drop_last=True)
 
     def calibration_dataloader(self) -> DataLoader:

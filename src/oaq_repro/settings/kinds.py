@@ -69,6 +69,6 @@ KINDS: dict[str, dict[str, Kind]] = {
 
 GIVEN: dict[str, frozenset[str]] = {
     "model": frozenset({"num_classes", "input_shape"}),
-    "task": frozenset({"network", "schedule", "classes"}),
+    "task": frozenset({"network", "schedule", "classes", "parent"}),
 }
 """Arguments that the run knows and no configuration does."""

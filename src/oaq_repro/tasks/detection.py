@@ -26,8 +26,8 @@ class DetectionTask(Task):
     METRIC = "map50"
     codec: SsdCodec
 
-    def __init__(self, network: Network, schedule: Schedule | None, classes: tuple[str, ...]) -> None:
-        super().__init__(network, schedule, classes)
+    def __init__(self, network: Network, schedule: Schedule | None, classes: tuple[str, ...], **common: Any) -> None:
+        super().__init__(network, schedule, classes, **common)
         if network.codec is None:
             raise InputError("model: found a network without boxes for task detection, expected an SSD (model=ssd...)")
         self.map = MeanAveragePrecision(box_format="xyxy", iou_type="bbox", backend="pycocotools")

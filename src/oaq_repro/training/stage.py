@@ -129,7 +129,8 @@ def fit(
     """
     task.train()  # folding left the modules in evaluation mode
     last = folder / LAST
-    batches = len(data.train_dataloader())
+    images = data.train_dataloader if task.teacher is None else data.unlabelled_dataloader
+    batches = len(images())
     accumulated = trainer_config.get("accumulate_grad_batches", 1)
     if accumulated > batches:
         raise InputError(
@@ -152,7 +153,7 @@ def fit(
     )
     trainer.fit(
         task,
-        train_dataloaders=data.train_dataloader(),
+        train_dataloaders=images(),
         val_dataloaders=data.val_dataloader(),
         ckpt_path=str(last) if last.exists() else None,
     )
