@@ -111,6 +111,15 @@ def test_clamps_are_whole_numbers(results, oaq):
     assert min(clamps) < 127
 
 
+def test_biases_are_corrected_and_settled_again(results, oaq):
+    fields = ("method=int8_settle", "method.fine_tune=false", "accumulator.bits=14")
+    plain, corrected = (run(tiny(results, *fields, f"method.bias_correction={on}")) for on in ("false", "true"))
+    assert corrected.hash != plain.hash and corrected.overflow.settle_events == 0
+    assert all(layer.bias_shift is None for layer in plain.layers)
+    assert all(layer.bias_shift > 0 for layer in corrected.layers)
+    assert corrected.metrics["integer_int32"] == corrected.metrics["simulated"]
+
+
 def test_layers_left_in_float_have_no_integer_stage(results, oaq):
     record = run(tiny(results, "method=int8", "+quantization.overrides.mine={match: fc, skip: true}"))
     assert record.left_float == ["fc"]

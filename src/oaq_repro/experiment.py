@@ -3,9 +3,10 @@
 Every step is a function that can be called alone; `run` is the one that calls them all.
 """
 
+import copy
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
-from torch import Tensor, distributed, nn
+from torch import distributed, nn
 
 from oaq_repro.data.base import DataModule
 from oaq_repro.deploy.checked_engine import CheckedEngine
@@ -26,7 +27,8 @@ from oaq_repro.integer.engine.latency import latencies
 from oaq_repro.methods.base import Method
 from oaq_repro.models.checkpoint import content_hash
 from oaq_repro.models.network import Network
-from oaq_repro.quant.calibrate import count_overflow
+from oaq_repro.quant.bias_correction import correct_biases
+from oaq_repro.quant.calibrate import ImageBatches, count_overflow
 from oaq_repro.quant.config import QuantizationConfig
 from oaq_repro.quant.convert import quantize_network
 from oaq_repro.quant.network import QuantizedNetwork
@@ -149,14 +151,14 @@ def _stages(settings: dict[str, Any], data: DataModule, fingerprint: str, folder
     quantized = quantize_network(float_task.dense, method, quantization, data.input_shape)
     outcome.sections["swapped"] = [f"{name}: {old} -> {new}" for name, old, new in quantized.swapped]
     outcome.sections["left_float"] = list(quantized.left_float)
+    reference = copy.deepcopy(quantized) if method.bias_correction else None
 
     task = make_task(settings, Network(quantized, network.codec), data, "finetune", float_task.dense)
     trained = fine_tune(settings, data, task, method, quantization.calibration_batches, fingerprint)
     part_from_workers()
     keep_curves(trained.folder, folder)
     task.cpu().eval()  # the stages below are exact on any machine; the integer graph runs on the CPU
-    method.finish(quantized)
-    settled = settle_or_count(quantized, method, data, settings["trainer"])
+    settled, corrected = post_training(quantized, reference, method, data, settings["trainer"])
     state = task.state_dict()
     write_atomic(folder / CHECKPOINT_NAME, torch_bytes({"state_dict": state}))
     outcome.checkpoint_hash = content_hash(state)
@@ -174,7 +176,7 @@ def _stages(settings: dict[str, Any], data: DataModule, fingerprint: str, folder
     for stage, integer in (("integer_int32", certified), ("integer", fast)):
         outcome.metrics[stage] = evaluate_integer(integer, quantized, task, data, cpu)
     outcome.sections["overflow"] = overflow_section(settled, fast.report)
-    outcome.sections["layers"] = layer_rows(fast, certified, data.input_shape)
+    outcome.sections["layers"] = layer_rows(fast, certified, data.input_shape, corrected)
     if settings["latency"]:
         outcome.sections["latency_ms"] = latencies(graph, data.input_shape)
 
@@ -198,21 +200,38 @@ def make_task(
     return build("task", settings["task"], **given)
 
 
-def settle_or_count(
-    quantized: QuantizedNetwork, method: Method, data: DataModule, trainer_config: Mapping[str, Any]
-) -> SettleReport:
+def post_training(
+    quantized: QuantizedNetwork,
+    reference: QuantizedNetwork | None,
+    method: Method,
+    data: DataModule,
+    trainer_config: Mapping[str, Any],
+) -> tuple[SettleReport, dict[str, float]]:
+    """What follows training and calibration: `finish`, settling, and where there is a `reference` bias correction.
+
+    Returns the last settling's report and what `correct_biases` does. Corrected biases shift the inputs of all that
+    follows, so settling goes over the images again.
+    """
+    loader = data.calibration_dataloader()
+
+    def passing(description: str, batches: int | None = None) -> ImageBatches:
+        return lambda: images_of(loader, torch.device("cpu"), batches, trainer_config, description)
+
+    method.finish(quantized, passing("finishing"))
+    if reference is None:
+        return settle_or_count(quantized, method, passing), {}
+    if method.settle is not None:
+        settle_or_count(quantized, method, passing)
+    corrected = correct_biases(quantized, reference, passing("correcting biases"))
+    return settle_or_count(quantized, method, passing), corrected
+
+
+def settle_or_count(quantized: QuantizedNetwork, method: Method, passing: Callable[..., ImageBatches]) -> SettleReport:
     """Settle by the method's configuration, or only count overflow on the same images where it has none."""
-    loader, settling = data.calibration_dataloader(), method.settle
-    description = "counting overflow" if settling is None else "settling"
-
-    def images() -> Iterator[Tensor]:
-        batches = None if settling is None else settling.batches
-        return images_of(loader, torch.device("cpu"), batches, trainer_config, description)
-
-    if settling is not None:
-        return settle(quantized, images, settling)
+    if method.settle is not None:
+        return settle(quantized, passing("settling", method.settle.batches), method.settle)
     report = SettleReport()
-    report.see(count_overflow(quantized, images()))
+    report.see(count_overflow(quantized, passing("counting overflow")()))
     return report
 
 

@@ -35,7 +35,7 @@ def narrow(method, policy, network=Classifier, bits=14, **config):
 def test_every_layer_is_certified_at_the_end(method, policy, per_channel, granularity):
     model = narrow(method(), policy, per_channel=per_channel, granularity=granularity)
     before = [c.certified for c in certificates(model)]
-    method().finish(model)
+    method().finish(model, lambda: [images()])
     after = certificates(model)
     assert all(c.certified for c in after)
     assert policy == "int32" or not all(before)
@@ -52,7 +52,7 @@ def test_any_weights_and_widths_are_certified(seed, bits, policy):
     model = quantized(trained(Pyramid(), seed), CertifiedScale(), batches=[images(seed=seed)])
     for layer in layers(model).values():
         layer.accumulator = NAMED[policy].with_bits(bits)
-    CertifiedScale().finish(model)
+    CertifiedScale().finish(model, lambda: [images()])
     assert all(c.certified for c in certificates(model))
 
 
@@ -62,7 +62,7 @@ def test_channels_that_fit_are_left_alone_and_the_others_barely_fit():
     layer, x = layers(model)[name], input_constants(model, name)
     before = worst_case(layer.quantized_weight(x)[0], x, layer.accumulator)
     assert (before > 1).any() and (before <= 1).any()
-    CertifiedScale().finish(model)
+    CertifiedScale().finish(model, lambda: [images()])
     alpha = layer.weight_quantizer.alpha
     assert (alpha[before <= 1] == 1).all() and (alpha[before > 1] > 1).all()
     alpha[before > 1] *= 0.999
@@ -72,7 +72,7 @@ def test_channels_that_fit_are_left_alone_and_the_others_barely_fit():
 
 def test_no_input_overflows_and_simulation_is_exact():
     model = narrow(CertifiedScale(), "int16")
-    CertifiedScale().finish(model)
+    CertifiedScale().finish(model, lambda: [images()])
     x = 50 * images(6)
     run = Reference(lower(model)).run(x.numpy())
     assert not any(events.any() for events in run.events.values())

@@ -80,7 +80,7 @@ def test_two_steps_on_every_task(name, task_name):
         untouched = [k for k, p in task.named_parameters() if torch.equal(before[k], p) and p.grad is None]
         assert not untouched
     freeze(model)
-    method.finish(model)
+    method.finish(model, lambda: [batch[0]])
     model.eval()
     graph = lower(model)
     if name in CERTIFIED:
@@ -111,7 +111,7 @@ def test_factors_of_either_granularity_train_settle_and_lower(name, granularity)
             seen = {n: BatchOverflow(m.channel_events, m.peaks) for n, m in controller.unwatch(model).items()}
             controller.update(model, seen, batch_size=4, progress=0.0)
     freeze(model.eval())
-    method.finish(model)
+    method.finish(model, lambda: [images()])
     settle(model, lambda: [images()], method.settle or SettleConfig())
     run = Reference(lower(model)).run(images().numpy())
     assert not any(events.any() for events in run.events.values())
@@ -130,7 +130,7 @@ def test_integers_are_the_simulation_at_every_width(name, bits):
         model = quantized(trained(network()), method, accumulator="int32", weight_bits=bits, activation_bits=bits)
         method.start(model)
         freeze(model)
-        method.finish(model)
+        method.finish(model, lambda: [images()])
         x = 2 * images(3, 18, seed=4)  # beyond the calibrated range, so that clamps act
         run = Reference(lower(model)).run(x.numpy())
         with torch.no_grad():
@@ -151,7 +151,7 @@ def test_a_checkpoint_restores_the_quantizers(name):
             parameter.mul_(0.9)
     for layer in layers(model).values():
         layer.accumulator = NAMED["int16"].with_bits(14)
-    method.finish(model)
+    method.finish(model, lambda: [images()])
     fresh = quantized(trained(Classifier(), seed=1), method, accumulator="int16", batches=[images(seed=9)])
     fresh.load_state_dict(model.state_dict())
     x = images(2, seed=3)

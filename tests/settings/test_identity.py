@@ -40,7 +40,8 @@ def hash_with(where: str, value: Any) -> str:
 def test_hash_is_sixteen_hex_digits_and_known() -> None:
     earlier = BASE
     for path, value in identity.SILENCE.items():
-        earlier = with_value(path, value, earlier)
+        if path != "method.share":  # which this method has not
+            earlier = with_value(path, value, earlier)
     digits = run_hash(earlier, FINGERPRINT)
     assert len(digits) == 16
     assert set(digits) <= set("0123456789abcdef")

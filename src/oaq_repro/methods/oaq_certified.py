@@ -16,10 +16,11 @@ from typing import Literal
 import pytorch_lightning as pl
 import torch
 
-from oaq_repro.methods.certified_scale import certify_channels
+from oaq_repro.methods.certified_scale import certify_network
 from oaq_repro.methods.controller import BatchOverflow
 from oaq_repro.methods.oaq import OAQ, OAQController
 from oaq_repro.quant.bounds import worst_case
+from oaq_repro.quant.calibrate import ImageBatches
 from oaq_repro.quant.network import QuantizedNetwork, input_constants, layers
 
 
@@ -33,10 +34,9 @@ class OAQCertified(OAQ):
         """The controller of the alphas."""
         return [CertificateController(self)]
 
-    def finish(self, model: QuantizedNetwork) -> None:
+    def finish(self, model: QuantizedNetwork, images: ImageBatches) -> None:
         """Certify every layer."""
-        for name, layer in layers(model).items():
-            certify_channels(layer, input_constants(model, name))
+        certify_network(model, images, self.split)
 
 
 class CertificateController(OAQController):

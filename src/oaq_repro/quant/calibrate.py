@@ -3,7 +3,7 @@
 Images come as iterables of batches, so the room stays free of data sets.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -13,6 +13,22 @@ from oaq_repro.errors import InputError
 from oaq_repro.quant.network import QuantizedNetwork, layers, set_quantizing
 from oaq_repro.quant.overflow import OverflowMeter
 from oaq_repro.quant.quantizers import ActivationQuantizer
+
+ImageBatches = Callable[[], Iterable[Tensor]]
+"""Called once per pass; yields float32 [N, C, H, W] on the model's device."""
+
+IMAGES = 64
+"""How many images a choice by the layers' outputs looks at."""
+
+
+def first_images(images: ImageBatches, count: int = IMAGES) -> Iterator[Tensor]:
+    """Batches that together hold the first `count` images, or all where there are fewer."""
+    left = count
+    for batch in images():
+        yield batch[:left]
+        left -= len(batch)
+        if left <= 0:
+            return
 
 
 @torch.no_grad()

@@ -24,6 +24,7 @@ SILENCE: dict[str, Any] = {
     "quantization.granularity": "tensor",
     "method.split": "even",
     "method.settle.split": "even",
+    "method.share": 0.0,
 }
 """What was done before a field existed, where its default does something else: path of the field -> value.
 
@@ -51,6 +52,8 @@ PARENT: dict[str, Any] = {"task": True, "data": True, "model": True, "trainer": 
 FINE_TUNED = PARENT | {"schedule": True, "method": True, "quantization": True}
 TEACHING = {"teacher", "temperature"}
 """Fields of a task that are those of fine-tuning."""
+AFTER = {"settle", "bias_correction"}
+"""Fields of a method that are of what follows fine-tuning."""
 ACCUMULATORS = {"accumulator", "reason", "granularity"}
 
 
@@ -110,7 +113,8 @@ def parent_hash(settings: Mapping[str, Any], fingerprint: str) -> str:
 def fine_tuned_hash(settings: Mapping[str, Any], fingerprint: str, fine_tunes: bool, sees_accumulator: bool) -> str:
     """Name of a fine-tuning: everything before settling, without accumulators where training does not see them."""
     found = science(settings, FINE_TUNED if fine_tunes else FINE_TUNED | {"schedule": {"float"}})
-    found["method"].pop("settle", None)
+    for name in AFTER:
+        found["method"].pop(name, None)
     if not fine_tunes:
         found["task"] = _without(found["task"], TEACHING)
     if not sees_accumulator:
