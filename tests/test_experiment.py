@@ -139,7 +139,7 @@ def test_a_post_training_method_has_no_fine_tuning_whatever_the_schedule(results
     assert {layer.alpha_weight for layer in record.layers} == {1.0}
 
 
-@pytest.mark.parametrize("method", ["a2q", "a2q_plus", "certified_scale", "oaq_certified"])
+@pytest.mark.parametrize("method", ["a2q", "a2q_plus", "axe", "certified_scale", "oaq_certified"])
 def test_certified_methods_are_certified_in_the_record(results, oaq, method):
     record = run(tiny(results, f"method={method}", "accumulator.bits=15"))
     assert all(layer.certified for layer in record.layers)

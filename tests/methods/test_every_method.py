@@ -30,7 +30,7 @@ from oaq_repro.settings.schema import build
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 NAMES = sorted(path.stem for path in (config_folder() / "method").glob("*.yaml") if path.stem != "float32")
-CERTIFIED = ["a2q", "a2q_plus", "certified_scale", "oaq_certified"]
+CERTIFIED = ["a2q", "a2q_plus", "axe", "certified_scale", "oaq_certified"]
 TASKS = ["classification", "detection", "segmentation"]
 
 

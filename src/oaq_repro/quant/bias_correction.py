@@ -9,69 +9,39 @@ What the source leaves open and what is chosen here: the mean is that of the sum
 which the bias says how fine its scale may be (`numerics.smallest_scale`) is left alone, so that no code changes.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
-from oaq_repro.quant.calibrate import ImageBatches, first_images
+from oaq_repro.quant.calibrate import ImageBatches, freeze, layer_by_layer
 from oaq_repro.quant.layers import QuantLayer
+from oaq_repro.quant.modules import Value
 from oaq_repro.quant.network import QuantizedNetwork, set_quantizing
 from oaq_repro.quant.numerics import QTensor, smallest_scale
-from oaq_repro.quant.quantizers import ActivationQuantizer
 
 
 @torch.no_grad()
 def correct_biases(model: QuantizedNetwork, reference: QuantizedNetwork, images: ImageBatches) -> dict[str, float]:
     """Shift every bias by what quantization adds to the mean of its channel's sums; in place.
 
-    reference: the same network with its float weights. Returns by layer the largest shift of a channel, in codes of the
-    layer's output.
+    reference: the same network with its float weights; it is left in calibration mode. Returns by layer the largest
+    shift of a channel, in codes of the layer's output.
     """
-    batch = torch.cat(list(first_images(images)))
-    modes = model.training, reference.training
-    set_quantizing(reference.eval(), False)
-    means = _Means(reference)
-    means.run(batch)
-    corrections = _Corrections(model.eval(), means.found)
-    corrections.run(batch)
-    model.train(modes[0])
-    reference.train(modes[1])
-    return corrections.found
+    true: dict[str, Tensor] = {}
+    found: dict[str, float] = {}
 
+    def see(name: str, layer: QuantLayer, x: Value) -> None:
+        assert isinstance(x, Tensor)
+        true[name] = _mean(layer.product(x, layer.weight, layer.bias))
 
-class _Means(fx.Interpreter):
-    """Runs a network in float; `found`: every layer's mean sums before the activation, float64 [O]."""
+    def correct(name: str, layer: QuantLayer, x: Value) -> None:
+        assert isinstance(x, QTensor)
+        found[name] = float((_correct(layer, x, true[name]).abs() / layer.output.parameters_of_range()[0]).max())
 
-    def __init__(self, model: QuantizedNetwork) -> None:
-        super().__init__(model)
-        self.found: dict[str, Tensor] = {}
-        for module in model.modules():
-            if isinstance(module, ActivationQuantizer):
-                module.observing = False
-
-    def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
-        layer = self.fetch_attr(target)
-        if isinstance(layer, QuantLayer):
-            self.found[target] = _mean(layer.product(args[0], layer.weight, layer.bias))
-        return super().call_module(target, args, kwargs)
-
-
-class _Corrections(fx.Interpreter):
-    """Runs a quantized network and corrects each layer before it runs; `found`: the largest shifts."""
-
-    def __init__(self, model: QuantizedNetwork, true: Mapping[str, Tensor]) -> None:
-        super().__init__(model)
-        self.true = true
-        self.found: dict[str, float] = {}
-
-    def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
-        layer = self.fetch_attr(target)
-        if isinstance(layer, QuantLayer):
-            shift = _correct(layer, args[0], self.true[target])
-            self.found[target] = float((shift.abs() / layer.output.parameters_of_range()[0]).max())
-        return super().call_module(target, args, kwargs)
+    set_quantizing(reference, False)
+    freeze(reference)
+    layer_by_layer(reference, images, see)
+    layer_by_layer(model, images, correct)
+    return found
 
 
 def _correct(layer: QuantLayer, x: QTensor, true: Tensor) -> Tensor:
