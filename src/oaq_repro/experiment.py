@@ -6,7 +6,7 @@ Every step is a function that can be called alone; `run` is the one that calls t
 import copy
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,12 +27,9 @@ from oaq_repro.integer.engine.latency import latencies
 from oaq_repro.methods.base import Method
 from oaq_repro.models.checkpoint import content_hash
 from oaq_repro.models.network import Network
-from oaq_repro.quant.bias_correction import correct_biases
-from oaq_repro.quant.calibrate import ImageBatches, count_overflow
 from oaq_repro.quant.config import QuantizationConfig
 from oaq_repro.quant.convert import quantize_network
 from oaq_repro.quant.network import QuantizedNetwork
-from oaq_repro.quant.settle import SettleReport, settle
 from oaq_repro.results.figures import write_figures
 from oaq_repro.results.finished import remember
 from oaq_repro.results.provenance import provenance, utc_now
@@ -48,7 +45,8 @@ from oaq_repro.training.checkpoints import torch_bytes
 from oaq_repro.training.fine_tune import fine_tune
 from oaq_repro.training.loggers import log_record
 from oaq_repro.training.parent import float_parent
-from oaq_repro.training.stage import check_devices, evaluate, images_of, torch_threads
+from oaq_repro.training.post_training import post_training
+from oaq_repro.training.stage import check_devices, evaluate, torch_threads
 
 GRAPH_NAME, CHECKPOINT_NAME = "graph.npz", "quantized.ckpt"
 
@@ -198,41 +196,6 @@ def make_task(
     schedule = None if section is None else build_part(Schedule, section, f"schedule.{stage}")
     given = {"network": network, "schedule": schedule, "classes": data.classes, "parent": parent}
     return build("task", settings["task"], **given)
-
-
-def post_training(
-    quantized: QuantizedNetwork,
-    reference: QuantizedNetwork | None,
-    method: Method,
-    data: DataModule,
-    trainer_config: Mapping[str, Any],
-) -> tuple[SettleReport, dict[str, float]]:
-    """What follows training and calibration: `finish`, settling, and where there is a `reference` bias correction.
-
-    Returns the last settling's report and what `correct_biases` does. Corrected biases shift the inputs of all that
-    follows, so settling goes over the images again.
-    """
-    loader = data.calibration_dataloader()
-
-    def passing(description: str, batches: int | None = None) -> ImageBatches:
-        return lambda: images_of(loader, torch.device("cpu"), batches, trainer_config, description)
-
-    method.finish(quantized, passing("finishing"))
-    if reference is None:
-        return settle_or_count(quantized, method, passing), {}
-    if method.settle is not None:
-        settle_or_count(quantized, method, passing)
-    corrected = correct_biases(quantized, reference, passing("correcting biases"))
-    return settle_or_count(quantized, method, passing), corrected
-
-
-def settle_or_count(quantized: QuantizedNetwork, method: Method, passing: Callable[..., ImageBatches]) -> SettleReport:
-    """Settle by the method's configuration, or only count overflow on the same images where it has none."""
-    if method.settle is not None:
-        return settle(quantized, passing("settling", method.settle.batches), method.settle)
-    report = SettleReport()
-    report.see(count_overflow(quantized, passing("counting overflow")()))
-    return report
 
 
 def keep_curves(source: Path, folder: Path) -> None:
