@@ -96,5 +96,5 @@ $(BIN)/python:
 
 # The stamp is newer than what an installation depends on; Python sources are read where they lie.
 $(STAMP): $(INSTALL_INPUTS) | $(BIN)/python
-	$(BIN)/python -m pip install --disable-pip-version-check --editable ".[segmentation,dev]"
+	$(BIN)/python -m pip install --disable-pip-version-check --editable ".[train,segmentation,dev]"
 	touch $@

@@ -9,6 +9,10 @@ import argparse
 import sys
 from pathlib import Path
 
+from oaq_repro.extras import require
+
+require("train")
+
 import matplotlib
 
 matplotlib.use("Agg")

@@ -26,13 +26,18 @@ def composed(*overrides):
 
 
 def tiny(results, *overrides):
-    """A run of seconds on 64 digits."""
-    return composed(*TINY, f"results={results}", *overrides)
+    """A run of seconds on 64 digits, as `experiment.run` takes it."""
+    return settings_of(*TINY, f"results={results}", *overrides)
 
 
 def settings_of(*overrides):
     """The same as plain containers."""
     return resolve(composed(*overrides))
+
+
+def read_of(*overrides):
+    """The same, read: all settings of a run in one object."""
+    return schema.read(settings_of(*overrides))
 
 
 def built(section, *overrides, **given):

@@ -2,7 +2,7 @@ import json
 
 import pytest
 import torch
-from composing import composed, tiny
+from composing import settings_of, tiny
 
 from oaq_repro import experiment
 from oaq_repro.errors import InputError
@@ -207,7 +207,7 @@ def test_data_of_another_task(results):
         InputError,
         match="data: found voc_detection, which is for detection, with task=classification; expected task=det",
     ):
-        run(composed("data=voc_detection", f"results={results}"))
+        run(settings_of("task=classification", "data=voc_detection", f"results={results}"))
 
 
 def test_metrics_of_a_parent_that_cannot_be_read(results, oaq):

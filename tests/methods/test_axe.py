@@ -14,7 +14,7 @@ from oaq_repro.methods.axe import AXE, codes, second_moments
 from oaq_repro.methods.int8 import Int8
 from oaq_repro.quant.bounds import parts
 from oaq_repro.quant.network import layers
-from oaq_repro.quant.numerics import QTensor
+from oaq_repro.quant.numerics import QParams
 
 POLICIES = [
     Accumulator(12),
@@ -26,7 +26,7 @@ POLICIES = [
 
 
 def constants(zero_point, q_max):
-    return QTensor(torch.empty(0), torch.tensor(1.0), torch.tensor(float(zero_point)), torch.tensor(float(q_max)))
+    return QParams(torch.tensor(1.0), torch.tensor(float(zero_point)), torch.tensor(float(q_max)))
 
 
 def projected_fall(magnitudes, radius):

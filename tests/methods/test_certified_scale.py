@@ -14,7 +14,7 @@ from oaq_repro.methods.certified_scale import CertifiedScale
 from oaq_repro.methods.controller import BatchOverflow
 from oaq_repro.methods.oaq_certified import OAQCertified
 from oaq_repro.quant.bounds import worst_case
-from oaq_repro.quant.network import input_constants, input_quantizer, layers
+from oaq_repro.quant.network import input_qparams, input_quantizer, layers
 
 POLICIES = ["int16", "int16_lanes8", "int16_block", "pair_saturating", "int32"]
 
@@ -61,7 +61,7 @@ def test_any_weights_and_widths_are_certified(seed, bits, policy):
 def test_channels_that_fit_are_left_alone_and_the_others_barely_fit():
     model = narrow(CertifiedScale(), "int16", bits=17)
     name = "expand.0"
-    layer, x = layers(model)[name], input_constants(model, name)
+    layer, x = layers(model)[name], input_qparams(model, name)
     before = worst_case(layer.quantized_weight(x)[0], x, layer.accumulator)
     assert (before > 1).any() and (before <= 1).any()
     CertifiedScale().finish(model, lambda: [images()])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from composing import built, quantization_of, settings_of
+from composing import built, quantization_of, read_of, settings_of
 from quant.networks import Classifier, Gated, Pyramid, images, quantized, trained
 from tasks.suite import Once
 
@@ -24,6 +24,7 @@ from oaq_repro.quant.calibrate import calibrate, freeze
 from oaq_repro.quant.convert import quantize_network
 from oaq_repro.quant.network import layers
 from oaq_repro.quant.settle import SettleConfig, settle
+from oaq_repro.run import Run
 from oaq_repro.settings.composing import config_folder
 from oaq_repro.settings.schema import build
 
@@ -65,7 +66,7 @@ def test_two_steps_on_every_task(name, task_name):
     model = quantize_network(network.dense, method, quantization_of(*overrides))
     calibrate(model, [batch[0]])
     method.start(model)
-    task = make_task(settings_of(*overrides), Network(model, network.codec), data, "finetune")
+    task = make_task(Run(read_of(*overrides), data, fingerprint="f"), Network(model, network.codec), "finetune")
     if method.fine_tune:
         before = {key: value.clone() for key, value in task.state_dict().items() if torch.is_tensor(value)}
         task.penalty = method.penalty

@@ -74,7 +74,7 @@ def test_every_layer_is_corrected_behind_those_before(network):
     for name, layer in layers(model).items():
 
         def probe(acc, x, weight, name=name, layer=layer):
-            _, bias, scale = layer.weight_codes(x)
+            _, bias, scale = layer.weight_codes(x.qparams)
             mean = acc.mean((0, 2, 3)) if acc.dim() == 4 else acc.mean(0)
             found[name], units[name] = (mean + bias) * scale, scale
 
@@ -111,7 +111,7 @@ def test_a_channel_whose_scale_its_bias_sets_is_left_alone():
     inputs = []
     layer.probe = lambda acc, x, weight: inputs.append(x)
     model(x)
-    assert layer.weight_quantizer.scale(layer.weight)[1] < smallest_scale(layer.bias, inputs[0])[1]
+    assert layer.weight_quantizer.scale(layer.weight)[1] < smallest_scale(layer.bias, inputs[0].qparams)[1]
     correct_biases(model, reference, lambda: [x])
     assert layer.bias[0] != before[0] and layer.bias[1] == before[1]
 

@@ -23,8 +23,9 @@ DATA = [(task, data) for task, found in GROUPS.items() for data in found]
 
 
 @pytest.mark.parametrize("task, data", DATA)
-def test_every_data_set_brings_a_network_and_a_schedule(task, data):
-    settings = check(settings_of(task, data))
+def test_every_data_set_brings_its_task_a_network_and_a_schedule(task, data):
+    settings = check(settings_of(data))
+    assert settings == check(settings_of(task, data)) and settings["task"]["kind"] == task.partition("=")[2]
     assert settings["schedule"]["controller_interval"] >= 1
     assert settings["schedule"]["float"] and settings["schedule"]["finetune"]
     assert settings["model"]["kind"] and settings["data"]["kind"] == data.partition("=")[2]
@@ -77,7 +78,7 @@ def without_values(settings):
 @pytest.mark.parametrize("task, data", DATA)
 def test_every_field_is_in_the_configuration(task, data):
     """So that each can be set without a `+`."""
-    settings = settings_of(task, data)
+    settings = settings_of(data)
     settings["quantization"]["overrides"] = {}
     assert without_values(settings | {"choices": {}}) == without_values(check(settings))
 

@@ -170,8 +170,12 @@ def test_fields_that_do_not_fit_together_are_named(override, message):
     "overrides, message",
     [
         (
-            ["data=voc_detection"],
+            ["task=classification", "data=voc_detection"],
             "data: found voc_detection, which is for detection, with task=classification",
+        ),
+        (
+            ["task=detection", "data=digits"],
+            "data: found digits, which is for classification, with task=detection; exp",
         ),
         (["task=detection", "model=resnet18"], "model: found classifier, which is for classification, with task=detec"),
     ],

@@ -50,6 +50,19 @@ class TestSegmentation(TaskSuite):
             scores.append(task.compute()["miou"])
         assert scores[0] == scores[1]
 
+    def test_the_layout_of_the_logits_in_memory_changes_nothing(self):
+        """torch interpolates channels-last maps with other roundings, and 8-bit logits tie often."""
+        names = tuple(map(str, range(21)))
+        task = SegmentationTask(Network(Net(21)), None, names)
+        draw = torch.Generator().manual_seed(0)
+        logits = 0.0123 * torch.randint(0, 3, (8, 21, 9, 9), generator=draw) - 0.5
+        masks = torch.randint(0, 21, (8, 65, 65), generator=draw)
+        scores = []
+        for layout in (torch.contiguous_format, torch.channels_last):
+            task.update(logits.contiguous(memory_format=layout), masks)
+            scores.append(task.compute()["miou"])
+        assert scores[0] == scores[1]
+
     def test_a_mask_of_nothing_but_void_has_loss_zero(self):
         loss = self.task(self.network(), None).loss(torch.randn(1, 3, 4, 4), torch.full((1, 8, 8), 255))
         assert loss == 0

@@ -5,7 +5,7 @@ from copy import deepcopy
 
 import pytest
 import torch
-from composing import built, settings_of
+from composing import built, read_of
 from quant.networks import Classifier, images, quantized, trained
 
 from oaq_repro.accumulator import NAMED
@@ -23,7 +23,7 @@ BLIND = ["axe", "certified_scale", "dsq", "int8", "int8_settle", "lsq", "pact", 
 
 def training(*overrides):
     method = built("method", *overrides)
-    return fine_tuned_hash(settings_of(*overrides), "data", method.fine_tune, method.sees_accumulator)
+    return fine_tuned_hash(read_of(*overrides), "data", method.fine_tune, method.sees_accumulator)
 
 
 @pytest.mark.parametrize("name", METHODS)

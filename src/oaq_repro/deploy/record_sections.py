@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from oaq_repro.deploy.checked_engine import CheckedEngine, CheckReport
+from oaq_repro.deploy.checked_engine import CheckedEngine, Simulation
 from oaq_repro.integer.certificate import certify
 from oaq_repro.integer.graph import Conv, Layer
 from oaq_repro.quant.network import input_quantizer, layers
@@ -14,16 +14,16 @@ from oaq_repro.quant.quantizers import WeightQuantizer
 from oaq_repro.quant.settle import SettleReport
 
 
-def overflow_section(settled: SettleReport, report: CheckReport) -> dict[str, Any]:
-    """`overflow` of the record: the settle set as counted in simulation, held-out data as the integer graph ran."""
+def overflow_section(settled: SettleReport, simulation: Simulation) -> dict[str, Any]:
+    """`overflow` of the record: the settle set as counted in simulation, held-out data likewise."""
     return {
         "settle": settled.events,
         "settle_outputs": settled.outputs,
         "settle_images": settled.images,
-        "evaluation": report.totals(),
-        "outputs": report.outputs,
-        "images": report.images,
-        "images_affected": len(report.affected()),
+        "evaluation": simulation.totals(),
+        "outputs": simulation.outputs,
+        "images": len(simulation.digests),
+        "images_affected": len(simulation.affected()),
     }
 
 
@@ -32,12 +32,13 @@ def layer_rows(
 ) -> list[dict[str, Any]]:
     """`layers` of the record: alphas, effective bits, certificate, counts and the engine's routes of every layer.
 
-    fast, certified: one graph in these modes, evaluated on images of input_shape [C, H, W]. Counts are those of `fast`.
-    corrected: shifts of biases as `quant.bias_correction` returns them.
+    fast, certified: one graph in these modes, evaluated on images of input_shape [C, H, W]. corrected: shifts of biases
+    as `quant.bias_correction` returns them.
     """
-    graph, quantized, report = fast.graph, fast.simulated, fast.report
+    graph, simulation = fast.graph, fast.simulation
+    quantized = simulation.network
     modules = layers(quantized)
-    totals = report.totals()
+    totals = simulation.totals()
     routes, routes_certified = (
         {route.name: route for route in integer.engine(input_shape).routes} for integer in (fast, certified)
     )
@@ -56,7 +57,7 @@ def layer_rows(
                 **_weights(module.weight_quantizer, layer),
                 "bias_shift": corrected.get(layer.name),
                 "overflow_seen": totals[layer.name],
-                "outputs": report.outputs[layer.name],
+                "outputs": simulation.outputs[layer.name],
                 "worst_case": certificate.worst_case,
                 "certified": certificate.certified,
                 "longest_block": certificate.longest_block,

@@ -23,7 +23,7 @@ from torch import Tensor
 from oaq_repro.accumulator import Accumulator
 from oaq_repro.methods.a2q import A2Q, A2QWeight
 from oaq_repro.quant.bounds import input_range, partial_sums, parts
-from oaq_repro.quant.numerics import QTensor
+from oaq_repro.quant.numerics import QParams
 from oaq_repro.quant.quantizers import WeightQuantizer
 
 BISECTIONS = 30
@@ -62,7 +62,7 @@ def project(rows: Tensor, part: Tensor, radius: Tensor) -> Tensor:
 class A2QPlusWeight(A2QWeight):
     """Zero-centred weights and the budget that they allow."""
 
-    def budget(self, x: QTensor, accumulator: Accumulator) -> Tensor:
+    def budget(self, x: QParams, accumulator: Accumulator) -> Tensor:
         """T, float32 scalar."""
         low, high = input_range(x, accumulator)
         return 2 * accumulator.maximum / (high - low)
@@ -71,7 +71,7 @@ class A2QPlusWeight(A2QWeight):
         """Euclidean projection."""
         return project(weight.flatten(1), parts(weight, accumulator), radius).reshape(weight.shape)
 
-    def centre(self, weight: Tensor, x: QTensor, accumulator: Accumulator) -> Tensor:
+    def centre(self, weight: Tensor, x: QParams, accumulator: Accumulator) -> Tensor:
         """Mean of every partial sum's weights; zero where no sum could overflow."""
         rows, part = weight.flatten(1), parts(weight, accumulator)
         counts = torch.bincount(part)

@@ -33,7 +33,7 @@ from oaq_repro.quant.calibrate import ImageBatches, layer_by_layer
 from oaq_repro.quant.layers import QuantLayer
 from oaq_repro.quant.modules import Value
 from oaq_repro.quant.network import QuantizedNetwork
-from oaq_repro.quant.numerics import QTensor, largest_magnitude, pad, rowwise
+from oaq_repro.quant.numerics import QParams, QTensor, largest_magnitude, pad, rowwise
 from oaq_repro.quant.quantizers import WeightQuantizer
 
 
@@ -58,11 +58,11 @@ class AXE(Method):
 
         def round_layer(name: str, layer: QuantLayer, x: Value) -> None:
             assert isinstance(x, QTensor)
-            _, scale = layer.quantized_weight(x)
+            _, scale = layer.quantized_weight(x.qparams)
             steps = rowwise(scale, layer.weight)
             rows = (layer.weight / steps).flatten(1)
             part, largest = parts(layer.weight, layer.accumulator), layer.weight_quantizer.largest
-            found = codes(rows, second_moments(layer, x), part, x, layer.accumulator, largest, self)
+            found = codes(rows, second_moments(layer, x), part, x.qparams, layer.accumulator, largest, self)
             layer.weight.copy_(found.reshape(layer.weight.shape).to(steps) * steps)
 
         layer_by_layer(model, images, round_layer)
@@ -101,12 +101,12 @@ def second_moments(layer: QuantLayer, x: QTensor) -> Tensor:
 
 
 def codes(
-    rows: Tensor, moments: Tensor, part: Tensor, x: QTensor, accumulator: Accumulator, largest: int, method: AXE
+    rows: Tensor, moments: Tensor, part: Tensor, x: QParams, accumulator: Accumulator, largest: int, method: AXE
 ) -> Tensor:
     """Weight codes, integer-valued float64 [O, K], of weights `rows` [O, K] in steps of the grid.
 
-    moments: [groups, K, K]; part: the partial sum of each of the K (`bounds.parts`); x: the layer's input, of which the
-    constants are read; largest: the largest code.
+    moments: [groups, K, K]; part: the partial sum of each of the K (`bounds.parts`); x: of the layer's input; largest:
+    the largest code.
     """
     groups, depth, _ = moments.shape
     low, high = (bound.double() for bound in input_range(x, accumulator))

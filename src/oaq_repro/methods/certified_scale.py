@@ -21,8 +21,8 @@ from oaq_repro.methods.base import Method
 from oaq_repro.quant.bounds import worst_case
 from oaq_repro.quant.calibrate import ImageBatches
 from oaq_repro.quant.layers import QuantLayer
-from oaq_repro.quant.network import QuantizedNetwork, input_constants, input_quantizer, layers
-from oaq_repro.quant.numerics import QTensor
+from oaq_repro.quant.network import QuantizedNetwork, input_qparams, input_quantizer, layers
+from oaq_repro.quant.numerics import QParams
 from oaq_repro.quant.split import ALPHA_CAP, EVEN, Split, choose_shares
 
 BISECTIONS = 20  # the factor is found to 2^(bits - 20), that is 0.00024 at 8 bits
@@ -48,7 +48,7 @@ def certify_network(model: QuantizedNetwork, images: ImageBatches, share: Split)
     """Raise range mapping factors until no input can overflow any layer's accumulator; ranges are final."""
     needs = {}
     for name, layer in layers(model).items():
-        x, quantizer = input_constants(model, name), layer.weight_quantizer
+        x, quantizer = input_qparams(model, name), layer.weight_quantizer
         ratios = worst_case(layer.quantized_weight(x)[0], x, layer.accumulator)
         needs[name] = quantizer.per_factor(ratios).clamp(min=1.0)
     taken: dict[str, float] = {}
@@ -61,11 +61,11 @@ def certify_network(model: QuantizedNetwork, images: ImageBatches, share: Split)
         alpha = input_quantizer(model, name).alpha
         alpha.copy_((alpha * taken.pop(model.sources[name], 1.0)).clamp(max=max(ALPHA_CAP, float(alpha))))
     for name, layer in layers(model).items():
-        certify_channels(layer, input_constants(model, name))
+        certify_channels(layer, input_qparams(model, name))
 
 
 @torch.no_grad()
-def certify_channels(layer: QuantLayer, x: QTensor) -> None:
+def certify_channels(layer: QuantLayer, x: QParams) -> None:
     """Raise the weights' alphas until no input can overflow the layer's accumulator; channels that fit are left alone.
 
     x: the constants of the layer's input, final.

@@ -22,7 +22,7 @@ from oaq_repro.methods.controller import BatchOverflow
 from oaq_repro.methods.oaq import OAQ, OAQController
 from oaq_repro.quant.bounds import worst_case
 from oaq_repro.quant.calibrate import ImageBatches
-from oaq_repro.quant.network import QuantizedNetwork, input_constants, layers
+from oaq_repro.quant.network import QuantizedNetwork, input_qparams, layers
 
 
 @dataclass
@@ -50,7 +50,7 @@ class CertificateController(OAQController):
         """Move the alphas by each layer's bound."""
         bounds = {}
         for name, layer in layers(model).items():
-            x = input_constants(model, name)
+            x = input_qparams(model, name)
             ratios = worst_case(layer.quantized_weight(x)[0], x, layer.accumulator).cpu()
             bounds[name] = BatchOverflow((ratios > 1.0).double(), ratios)
         super().update(model, bounds, batch_size, progress)

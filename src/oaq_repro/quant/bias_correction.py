@@ -35,7 +35,7 @@ def correct_biases(model: QuantizedNetwork, reference: QuantizedNetwork, images:
 
     def correct(name: str, layer: QuantLayer, x: Value) -> None:
         assert isinstance(x, QTensor)
-        found[name] = float((_correct(layer, x, true[name]).abs() / layer.output.parameters_of_range()[0]).max())
+        found[name] = float((_correct(layer, x, true[name]).abs() / layer.output.parameters_of_range().scale).max())
 
     set_quantizing(reference, False)
     freeze(reference)
@@ -46,10 +46,10 @@ def correct_biases(model: QuantizedNetwork, reference: QuantizedNetwork, images:
 
 def _correct(layer: QuantLayer, x: QTensor, true: Tensor) -> Tensor:
     """Give the bias with which the mean sums for the input x are `true` [O]; returns its change, float32 [O]."""
-    codes, _, scale = layer.weight_codes(x)
+    codes, _, scale = layer.weight_codes(x.qparams)
     before, quantizer = layer.bias, layer.weight_quantizer
     bias = (true - _mean(layer.product(x.centred(), codes, None)) * scale).to(before)
-    floor = torch.maximum(smallest_scale(before, x), smallest_scale(bias, x))
+    floor = torch.maximum(smallest_scale(before, x.qparams), smallest_scale(bias, x.qparams))
     free = quantizer.scale(layer.weight) > (floor if quantizer.per_channel else floor.max())
     layer.bias = nn.Parameter(torch.where(free, bias, before))  # its own, also where layers have had one together
     return layer.bias - before

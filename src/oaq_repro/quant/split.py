@@ -122,9 +122,9 @@ def output_errors(layer: QuantLayer, source: ActivationQuantizer, x: QTensor, ne
             if not possible:
                 found.append(torch.full((), torch.inf, dtype=torch.float64, device=real.device))
                 continue
-            constants = source.parameters_of_range()
-            coarse = source.encode(real / constants[0], *constants)
-            codes, bias, unit = layer.weight_codes(coarse)
+            qparams = source.parameters_of_range()
+            coarse = source.encode(real / qparams.scale, *qparams)
+            codes, bias, unit = layer.weight_codes(qparams)
             sums = layer.product(coarse.centred(), codes, None)
             output = ((sums + channelwise(bias, sums)) * channelwise(unit, sums)).clamp(low, high)
         found.append((output - exact).double().square().sum())

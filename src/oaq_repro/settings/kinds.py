@@ -70,6 +70,6 @@ KINDS: dict[str, dict[str, Kind]] = {
 
 GIVEN: dict[str, frozenset[str]] = {
     "model": frozenset({"num_classes", "input_shape"}),
-    "task": frozenset({"network", "schedule", "classes", "parent"}),
+    "task": frozenset({"network", "schedule", "classes", "voc", "parent"}),
 }
 """Arguments that the run knows and no configuration does."""

@@ -33,8 +33,12 @@ class SegmentationTask(Task):
         return total / (target != IGNORED).sum().clamp(min=1)
 
     def update(self, outputs: Tensor, target: Tensor) -> None:
-        """Add the confusions of one batch."""
-        self.miou.update(self.resize(outputs, target).argmax(dim=1), target)
+        """Add the confusions of one batch.
+
+        The logits in one layout: torch rounds channels-last ones otherwise, so that the integer engine's, which have
+        the simulation's values, would break ties in other ways.
+        """
+        self.miou.update(self.resize(outputs.contiguous(), target).argmax(dim=1), target)
 
     def compute(self) -> dict[str, Tensor]:
         """`miou`."""

@@ -1,49 +1,51 @@
 """What follows training and calibration: the method's guarantee, settling, bias correction."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 
-from oaq_repro.data.base import DataModule
 from oaq_repro.methods.base import Method
 from oaq_repro.quant.bias_correction import correct_biases
-from oaq_repro.quant.calibrate import ImageBatches, count_overflow
+from oaq_repro.quant.calibrate import count_overflow
 from oaq_repro.quant.network import QuantizedNetwork
 from oaq_repro.quant.settle import SettleReport, settle
-from oaq_repro.training.stage import images_of
+from oaq_repro.run import Run
+from oaq_repro.training.stage import calibration_images
+
+CPU = torch.device("cpu")
+
+
+@dataclass
+class PostTraining:
+    """What was seen: in the last pass over the settle set; by layer the largest shift of a bias, in output codes."""
+
+    settled: SettleReport
+    bias_shifts: dict[str, float] = field(default_factory=dict)
 
 
 def post_training(
-    quantized: QuantizedNetwork,
-    reference: QuantizedNetwork | None,
-    method: Method,
-    data: DataModule,
-    trainer_config: Mapping[str, Any],
-) -> tuple[SettleReport, dict[str, float]]:
+    run: Run, quantized: QuantizedNetwork, method: Method, reference: QuantizedNetwork | None
+) -> PostTraining:
     """`finish`, settling, and where there is a `reference`, the network before calibration, bias correction.
 
-    Returns the last settling's report and what `correct_biases` does. Corrected biases shift the inputs of all that
-    follows, so settling goes over the images again.
+    Corrected biases shift the inputs of all that follows, so settling goes over the images again.
     """
-    loader = data.calibration_dataloader()
-
-    def passing(description: str, batches: int | None = None) -> ImageBatches:
-        return lambda: images_of(loader, torch.device("cpu"), batches, trainer_config, description)
-
-    method.finish(quantized, passing("finishing"))
+    method.finish(quantized, partial(calibration_images, run, CPU, None, "finishing"))
     if reference is None:
-        return settle_or_count(quantized, method, passing), {}
+        return PostTraining(settle_or_count(run, quantized, method))
     if method.settle is not None:
-        settle_or_count(quantized, method, passing)
-    corrected = correct_biases(quantized, reference, passing("correcting biases"))
-    return settle_or_count(quantized, method, passing), corrected
+        settle_or_count(run, quantized, method)
+    shifts = correct_biases(quantized, reference, partial(calibration_images, run, CPU, None, "correcting biases"))
+    return PostTraining(settle_or_count(run, quantized, method), shifts)
 
 
-def settle_or_count(quantized: QuantizedNetwork, method: Method, passing: Callable[..., ImageBatches]) -> SettleReport:
+def settle_or_count(run: Run, quantized: QuantizedNetwork, method: Method) -> SettleReport:
     """Settle by the method's configuration, or only count overflow on the same images where it has none."""
     if method.settle is not None:
-        return settle(quantized, passing("settling", method.settle.batches), method.settle)
+        return settle(
+            quantized, partial(calibration_images, run, CPU, method.settle.batches, "settling"), method.settle
+        )
     report = SettleReport()
-    report.see(count_overflow(quantized, passing("counting overflow")()))
+    report.see(count_overflow(quantized, calibration_images(run, CPU, None, "counting overflow")))
     return report

@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save
@@ -29,9 +28,9 @@ class Trained:
     metrics: dict[str, float]
 
 
-def training_folder(kind: str, settings: Mapping[str, Any], name: str) -> Path:
+def training_folder(results: Path | str, kind: str, name: str, seed: int) -> Path:
     """`<results>/<kind>/<name>/<seed>`; `name`: the hash of what the training depends on (`settings.identity`)."""
-    return Path(settings["results"]) / kind / name / str(settings["seed"])
+    return Path(results) / kind / name / str(seed)
 
 
 def train_or_load(folder: Path, network: nn.Module, train: Callable[[], dict[str, float]]) -> Trained:
