@@ -171,6 +171,8 @@ def test_labels_say_what_takes_the_place_of_labels_and_of_training() -> None:
     method = {"kind": "int8", "fine_tune": True, "bias_correction": False}
     taught = {"task": {"teacher": "float"}, "method": method}
     assert label(taught, "method") == "int8 (teacher)"
+    assert label(taught | {"method": {"kind": "float32", "fine_tune": True}}, "method") == "float32"
+    assert label(taught | {"method": {"kind": "axe"}}, "method") == "axe"
     assert label(taught | {"method": method | {"fine_tune": False, "bias_correction": True}}, "method") == (
         "int8 (bias correction)"
     )

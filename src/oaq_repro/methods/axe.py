@@ -22,7 +22,7 @@ from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from oaq_repro.accumulator import Accumulator
 from oaq_repro.fields import Positive
@@ -35,6 +35,8 @@ from oaq_repro.quant.modules import Value
 from oaq_repro.quant.network import QuantizedNetwork
 from oaq_repro.quant.numerics import QParams, QTensor, largest_magnitude, pad, rowwise
 from oaq_repro.quant.quantizers import WeightQuantizer
+
+SMALLEST_FACTOR = 1e-9  # instead of an input that is never on this side of zero, which leaves room for any code
 
 
 @dataclass
@@ -63,7 +65,8 @@ class AXE(Method):
             rows = (layer.weight / steps).flatten(1)
             part, largest = parts(layer.weight, layer.accumulator), layer.weight_quantizer.largest
             found = codes(rows, second_moments(layer, x), part, x.qparams, layer.accumulator, largest, self)
-            layer.weight.copy_(found.reshape(layer.weight.shape).to(steps) * steps)
+            # its own from now on, also where layers have had one together
+            layer.weight = nn.Parameter(found.reshape(layer.weight.shape).to(steps) * steps)
 
         layer_by_layer(model, images, round_layer)
 
@@ -143,9 +146,6 @@ def rooms(positive: Tensor, negative: Tensor, low: Tensor, high: Tensor, limit: 
     above, below = limit - (high * positive + low * negative), limit + (low * positive + high * negative)
     up, down = high.clamp(min=SMALLEST_FACTOR), (-low).clamp(min=SMALLEST_FACTOR)
     return torch.minimum(below / up, above / down).floor(), torch.minimum(above / up, below / down).floor()
-
-
-SMALLEST_FACTOR = 1e-9  # a factor of zero leaves room for any code
 
 
 def inverse_root(moments: Tensor, damping: float) -> Tensor:

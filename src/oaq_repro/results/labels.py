@@ -38,7 +38,8 @@ def _marks(config: Mapping[str, Any]) -> str:
     own = [
         str(value) for value, usual in ((granularity, "channel"), (split, "output_error")) if value not in (None, usual)
     ]
-    if at(config, "task", "teacher") is not None and at(config, "method", "fine_tune") is not False:
+    tuned = at(config, "method", "fine_tune") is True and at(config, "method", "kind") != "float32"
+    if tuned and at(config, "task", "teacher") is not None:
         own.append("teacher")
     if at(config, "method", "bias_correction"):
         own.append("bias correction")
