@@ -1,5 +1,6 @@
 """What holds for every method of conf/method: it trains on every task, and its integers are its simulation."""
 
+import copy
 from functools import cache
 
 import numpy as np
@@ -52,21 +53,25 @@ def parent_and_batch(task):
 
 
 @pytest.mark.parametrize(
-    "name, task_name",
+    "name, task_name, teacher",
     [
-        pytest.param(n, t, marks=pytest.mark.slow if n == "rq" and t != "classification" else ())  # draws every code
+        pytest.param(n, t, s, marks=pytest.mark.slow if n == "rq" and t != "classification" else ())  # draws every code
         for n in NAMES
-        for t in TASKS
+        for t, s in [*((task, "null") for task in TASKS), ("classification", "float")]
     ],
 )
-def test_two_steps_on_every_task(name, task_name):
+def test_two_steps_on_every_task(name, task_name, teacher):
     overrides = (f"task={task_name}", f"method={name}", "schedule.controller_interval=1", "accumulator.bits=14")
+    overrides = (*overrides, f"task.teacher={teacher}")
     data, network, batch = parent_and_batch(task_name)
+    if teacher != "null":
+        batch = batch[0], None  # no labels
     method = built("method", *overrides)
     model = quantize_network(network.dense, method, quantization_of(*overrides))
     calibrate(model, [batch[0]])
     method.start(model)
-    task = make_task(Run(read_of(*overrides), data, fingerprint="f"), Network(model, network.codec), "finetune")
+    run, taught = Run(read_of(*overrides), data, fingerprint="f"), Network(model, network.codec)
+    task = make_task(run, taught, "finetune", copy.deepcopy(network.dense))
     if method.fine_tune:
         before = {key: value.clone() for key, value in task.state_dict().items() if torch.is_tensor(value)}
         task.penalty = method.penalty

@@ -173,6 +173,7 @@ def test_labels_say_what_takes_the_place_of_labels_and_of_training() -> None:
     assert label(taught, "method") == "int8 (teacher)"
     assert label(taught | {"method": {"kind": "float32", "fine_tune": True}}, "method") == "float32"
     assert label(taught | {"method": {"kind": "axe"}}, "method") == "axe"
+    assert label({"method": {"kind": "certified_scale", "share": 0.0}}, "method") == "certified_scale (0.0)"
     assert label(taught | {"method": method | {"fine_tune": False, "bias_correction": True}}, "method") == (
         "int8 (bias correction)"
     )

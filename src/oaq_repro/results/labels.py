@@ -34,10 +34,12 @@ def name(config: Mapping[str, Any], section: str) -> str:
 
 
 def _marks(config: Mapping[str, Any]) -> str:
-    granularity, split = at(config, "quantization", "granularity"), at(config, "method", "settle", "split")
-    own = [
-        str(value) for value, usual in ((granularity, "channel"), (split, "output_error")) if value not in (None, usual)
-    ]
+    factors = (
+        (at(config, "quantization", "granularity"), "channel"),
+        (at(config, "method", "settle", "split"), "output_error"),
+        (at(config, "method", "share"), "output_error"),
+    )
+    own = [str(value) for value, usual in factors if value not in (None, usual)]
     tuned = at(config, "method", "fine_tune") is True and at(config, "method", "kind") != "float32"
     if tuned and at(config, "task", "teacher") is not None:
         own.append("teacher")
