@@ -93,6 +93,17 @@ def test_training_data_are_not_looked_at_where_there_is_no_training(monkeypatch)
     check_length(run, "float")
 
 
+def test_images_without_labels_are_for_a_teacher_alone():
+    """Data that are for calibration alone can be looked at, and learned from with a teacher; else that is an error."""
+    pretrained = [*TWO_BATCHES, "schedule.float=null", "schedule.finetune.warmup_steps=0"]
+    run, taught = (Run.prepared(read_of(*pretrained, *more)) for more in ([], ["task.teacher=float"]))
+    run.data.trains = taught.data.trains = False
+    check_length(run, "float")
+    check_length(taught, "float", "finetune")
+    with pytest.raises(InputError, match="no images to train on; expected .*task.teacher=float"):
+        check_length(run, "float", "finetune")
+
+
 def test_slurm_gets_no_checkpoint_and_no_job_of_lightnings(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "hpc_ckpt_1.ckpt").write_bytes(b"of another training")
