@@ -11,10 +11,9 @@ from oaq_repro.integer.engine.plan import Placement
 from oaq_repro.integer.engine.reorder import Ordered
 from oaq_repro.integer.engine.routes import InstructionSet
 from oaq_repro.integer.engine.sums import Permits
+from oaq_repro.integer.graph.arithmetic import Array
 from oaq_repro.integer.graph.nodes import CodeNode, Layer, Lookup, QParams
 from oaq_repro.integer.graph.windows import Window
-
-Array = np.ndarray[Any, Any]
 
 
 @dataclass

@@ -12,19 +12,18 @@ The order is kept for which all its readers and writers together are cheapest.
 """
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
 from oaq_repro import _kernels
 from oaq_repro.integer.engine.channel_orders import ChannelOrders, is_dense
-from oaq_repro.integer.engine.packing import Dense, pack_dense, product_range
+from oaq_repro.integer.engine.packing import Dense, pack_dense
 from oaq_repro.integer.engine.routes import STEP_COST, ChannelFolds, Demand, InstructionSet, channel_folds, demand
 from oaq_repro.integer.engine.sums import WHOLE, Permits, folded
 from oaq_repro.integer.graph import Graph
+from oaq_repro.integer.graph.arithmetic import Array, product_range
 from oaq_repro.integer.graph.nodes import Layer, Shape
 
-Array = np.ndarray[Any, Any]
 WORTH = 0.01  # what sorting a writer's channels has to gain, as a part of the time of all layers concerned
 LARGEST_SUMS = 256  # the sums that are looked at while channels are dealt
 
