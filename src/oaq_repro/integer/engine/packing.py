@@ -41,22 +41,31 @@ class Dense:
     def panels(self, routes: Sequence[Route], pairs: bool, apart: Array) -> list[tuple[Array, Array, Route]]:
         """What the kernels read, panel by panel: its runs, weights and route.
 
-        With `pairs`, neighbours of WHOLE are one panel of PAIRS. apart: bool [O, steps], where WHOLE takes the pairs of
-        a step apart, which could saturate.
+        With `pairs`, neighbours of WHOLE are one panel of PAIRS, unless that takes more apart than it saves. apart:
+        bool [O, steps], where WHOLE takes the pairs of a step apart, which could saturate.
         """
         packed: list[tuple[Array, Array, Route]] = []
+        masks = np.logical_or.reduceat(apart, np.arange(0, self.outputs, _kernels.PANEL))  # [panels, steps]
         index = 0
         while index < len(routes):
             route, width = routes[index], 1
-            if pairs and tuple(routes[index : index + 2]) == (WHOLE, WHOLE):
+            if pairs and tuple(routes[index : index + 2]) == (WHOLE, WHOLE) and self._join(masks[index : index + 2]):
                 route, width = PAIRS, 2
             part = replace(self, weights=self.weights[index : index + width])
             if routes[index] == WHOLE:
-                channels = slice(index * _kernels.PANEL, (index + width) * _kernels.PANEL)
-                part = part._taken_apart(np.any(apart[channels], axis=0))
+                part = part._taken_apart(np.logical_or.reduce(masks[index : index + width]))
             packed.append((part.runs, part._laid_out(route), route))
             index += width
         return packed
+
+    def _join(self, masks: Array) -> bool:
+        """Whether two panels of WHOLE, with these steps to be taken apart (bool [2, steps]), are faster as PAIRS.
+
+        In steps of one panel: a step of PAIRS is two, a run of it one more, and its end saves two (counted in
+        instructions of the AVX2 kernels).
+        """
+        both = np.logical_or(*masks)
+        return 2 * int(both.sum()) + len(self._stretches(both)) <= int(masks.sum()) + 2
 
     def _taken_apart(self, apart: Array) -> "Dense":
         """The same sums by pairs of one product each in these steps (bool [steps]): second ones go to more runs."""
@@ -65,15 +74,20 @@ class Dense:
         first, second = self.weights.copy(), self.weights[:, apart]
         first[:, apart, :, 1::2] = 0
         second[..., ::2] = 0
-        runs, begin = [self.runs], 0
-        for offset, steps, pairs in self.runs.tolist():
-            marks = np.flatnonzero(np.diff(np.concatenate([[False], apart[begin : begin + steps], [False]])))
-            begin += steps
-            per_step = _kernels.STEP // _kernels.PAIR
-            for at, end in marks.reshape(-1, 2).tolist():
-                length = min(end * per_step, pairs) - at * per_step
-                runs.append(np.array([[offset + at * _kernels.STEP, end - at, length]], np.int32))
-        return replace(self, runs=np.concatenate(runs), weights=np.concatenate([first, second], axis=1))
+        runs = np.concatenate([self.runs, np.array(self._stretches(apart), np.int32)])
+        return replace(self, runs=runs, weights=np.concatenate([first, second], axis=1))
+
+    def _stretches(self, steps: Array) -> list[tuple[int, int, int]]:
+        """Runs of those steps alone (bool [steps]) that stand side by side: offset, steps, pairs."""
+        found, begin, per_step = [], 0, _kernels.STEP // _kernels.PAIR
+        for offset, count, pairs in self.runs.tolist():
+            borders = np.flatnonzero(np.diff(np.concatenate([[False], steps[begin : begin + count], [False]])))
+            begin += count
+            found += [
+                (offset + at * _kernels.STEP, end - at, min(end * per_step, pairs) - at * per_step)
+                for at, end in borders.reshape(-1, 2).tolist()
+            ]
+        return found
 
     def _laid_out(self, route: Route) -> Array:
         """The weights as the kernels of this route read them: int8, of all panels together."""
