@@ -326,15 +326,14 @@ void test_multiply(Random& random, const KernelSet& set) {
     k.zero_b = random.between(0, 255);
     k.q_max = random.between(1, 255);
     k.zero_point = random.between(0, k.q_max);
-    const auto count = static_cast<std::size_t>(random.between(1, 200));
-    const Buffer a(count, kBeyond), b(count, kBeyond), out(count, kGuard);
+    const auto channels = static_cast<std::size_t>(random.between(1, 200));
+    const auto pixels = static_cast<std::size_t>(random.of({1, 1, 2, 5})), count = pixels * channels;
+    const Buffer a(count, kBeyond), b(channels, kBeyond), out(count, kGuard);
+    for (std::size_t i = 0; i < count; ++i) a.begin()[i] = static_cast<std::uint8_t>(random.between(0, 255));
+    for (std::size_t i = 0; i < channels; ++i) b.begin()[i] = static_cast<std::uint8_t>(random.between(0, 255));
+    set.multiply(a.begin(), b.begin(), out.begin(), static_cast<std::int64_t>(pixels), static_cast<std::int64_t>(channels), k);
     for (std::size_t i = 0; i < count; ++i) {
-        a.begin()[i] = static_cast<std::uint8_t>(random.between(0, 255));
-        b.begin()[i] = static_cast<std::uint8_t>(random.between(0, 255));
-    }
-    set.multiply(a.begin(), b.begin(), out.begin(), static_cast<std::int64_t>(count), k);
-    for (std::size_t i = 0; i < count; ++i) {
-        const int product = (a.begin()[i] - k.zero_a) * (b.begin()[i] - k.zero_b);
+        const int product = (a.begin()[i] - k.zero_a) * (b.begin()[i % channels] - k.zero_b);
         const volatile float value = static_cast<float>(product) * k.multiplier;
         expect_same(out.begin()[i], rounded_code(value, k.zero_point, k.q_max), "%s, product: code %d of %d", set.name,
                     static_cast<int>(i), static_cast<int>(count));

@@ -145,7 +145,7 @@ private:
 void depthwise(const DepthwiseBlock& block);  // avx2_depthwise.cpp
 void add(const std::uint8_t* a, const std::uint8_t* b, std::uint8_t* out, std::int64_t count,
          const AddConstants& constants);  // avx2_elementwise.cpp
-void multiply(const std::uint8_t* a, const std::uint8_t* b, std::uint8_t* out, std::int64_t count,
+void multiply(const std::uint8_t* a, const std::uint8_t* b, std::uint8_t* out, std::int64_t pixels, std::int64_t count,
               const MultiplyConstants& constants);
 void lookup(const std::uint8_t* in, std::uint8_t* out, std::int64_t count, const std::uint8_t* table);
 

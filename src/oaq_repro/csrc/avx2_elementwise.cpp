@@ -1,4 +1,6 @@
 // Operators without weights for x86-64 with AVX2, where what the compiler makes of elementwise.cpp takes longer.
+#include <algorithm>
+
 #include "avx2.hpp"
 #include "elementwise.hpp"
 
@@ -36,22 +38,23 @@ private:
     __m256 highest_;
 };
 
-// out = codes(value(i)) for 8 of them at a time, at i and so on; returns how many: fewer than 8 are left over.
-template <typename Value>
-OAQ_INLINE std::int64_t each_vector(std::uint8_t* out, std::int64_t count, const ToCodes& codes, const Value& value) {
-    std::int64_t i = 0;
-    __m256 values[4];
-    for (; i + 32 <= count; i += 32) {
-        each<4>([&](auto v) OAQ_LAMBDA { values[v] = value(i + 8 * v); });
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + i), codes(values));
+// out = codes of the first `count` of 32 values, a multiple of 8.
+OAQ_INLINE void store_codes(std::uint8_t* out, std::int64_t count, const ToCodes& codes, const __m256 (&values)[4]) {
+    const __m256i found = codes(values);
+    if (count == 32) {
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), found);
+        return;
     }
-    if (i + 8 > count) return i;
-    const auto left = static_cast<int>(count - i) / 8;
-    each<4>([&](auto v) OAQ_LAMBDA { values[v] = value(i + 8 * (v < left ? v : 0)); });
-    const __m256i last = codes(values);
-    store(out + i, _mm256_castsi256_si128(last), 8 * left);
-    if (left == 3) store(out + i + 16, _mm256_extracti128_si256(last, 1), 8);
-    return i + 8 * left;
+    store(out, _mm256_castsi256_si128(found), static_cast<int>(count));
+    if (count == 24) store(out + 16, _mm256_extracti128_si256(found, 1), 8);
+}
+
+// Calls block(first, size) for 32 codes at a time and the last 8, 16 or 24; returns how many: fewer than 8 are left over.
+template <typename Block>
+OAQ_INLINE std::int64_t each_block(std::int64_t count, const Block& block) {
+    std::int64_t i = 0;
+    for (; i + 8 <= count; i += 32) block(i, std::min<std::int64_t>(32, (count - i) / 8 * 8));
+    return std::min(i, count / 8 * 8);
 }
 
 // Rows of 16 codes of a table, each as what differs from the row before: a code of row r is all differences of rows 0 to r.
@@ -102,22 +105,40 @@ OAQ_INLINE void look_up(const Rows& low, const Rows& high, const std::uint8_t* i
 void add(const std::uint8_t* a, const std::uint8_t* b, std::uint8_t* out, std::int64_t count, const AddConstants& k) {
     const __m256i zero_a = _mm256_set1_epi32(k.zero_a), zero_b = _mm256_set1_epi32(k.zero_b);
     const __m256 scale_a = _mm256_set1_ps(k.scale_a), scale_b = _mm256_set1_ps(k.scale_b), scale = _mm256_set1_ps(k.scale);
-    const std::int64_t done = each_vector(out, count, ToCodes(k.zero_point, k.q_max), [&](std::int64_t i) OAQ_LAMBDA {
-        const __m256 first = _mm256_mul_ps(centred(a + i, zero_a), scale_a);
-        return _mm256_div_ps(_mm256_add_ps(first, _mm256_mul_ps(centred(b + i, zero_b), scale_b)), scale);
+    const ToCodes codes(k.zero_point, k.q_max);
+    const std::int64_t done = each_block(count, [&](std::int64_t first, std::int64_t size) OAQ_LAMBDA {
+        __m256 values[4];
+        each<4>([&](auto v) OAQ_LAMBDA {
+            const std::int64_t i = first + (8 * v < size ? 8 * v : 0);
+            const __m256 real_a = _mm256_mul_ps(centred(a + i, zero_a), scale_a);
+            const __m256 real_b = _mm256_mul_ps(centred(b + i, zero_b), scale_b);
+            values[v] = _mm256_div_ps(_mm256_add_ps(real_a, real_b), scale);
+        });
+        store_codes(out + first, size, codes, values);
     });
     elementwise::add(a + done, b + done, out + done, count - done, k);
 }
 
 // The product is below 2^24 and so exact in float32.
-void multiply(const std::uint8_t* a, const std::uint8_t* b, std::uint8_t* out, std::int64_t count,
+void multiply(const std::uint8_t* a, const std::uint8_t* b, std::uint8_t* out, std::int64_t pixels, std::int64_t count,
               const MultiplyConstants& k) {
     const __m256i zero_a = _mm256_set1_epi32(k.zero_a), zero_b = _mm256_set1_epi32(k.zero_b);
     const __m256 multiplier = _mm256_set1_ps(k.multiplier);
-    const std::int64_t done = each_vector(out, count, ToCodes(k.zero_point, k.q_max), [&](std::int64_t i) OAQ_LAMBDA {
-        return _mm256_mul_ps(_mm256_mul_ps(centred(a + i, zero_a), centred(b + i, zero_b)), multiplier);
+    const ToCodes codes(k.zero_point, k.q_max);
+    const std::int64_t done = each_block(count, [&](std::int64_t first, std::int64_t size) OAQ_LAMBDA {
+        __m256 factors[4];
+        const auto at = [&](int v) OAQ_LAMBDA { return first + (8 * v < size ? 8 * v : 0); };
+        each<4>([&](auto v) OAQ_LAMBDA { factors[v] = centred(b + at(v), zero_b); });
+        for (std::int64_t start = 0; start < pixels * count; start += count) {
+            __m256 values[4];
+            each<4>([&](auto v) OAQ_LAMBDA {
+                values[v] = _mm256_mul_ps(_mm256_mul_ps(centred(a + start + at(v), zero_a), factors[v]), multiplier);
+            });
+            store_codes(out + start + first, size, codes, values);
+        }
     });
-    elementwise::multiply(a + done, b + done, out + done, count - done, k);
+    for (std::int64_t start = done; done < count && start < pixels * count; start += count)
+        elementwise::multiply(a + start, b + done, out + start, 1, count - done, k);
 }
 
 void lookup(const std::uint8_t* in, std::uint8_t* out, std::int64_t count, const std::uint8_t* table) {

@@ -70,13 +70,15 @@ OAQ_CLONES void add(const std::uint8_t* a, const std::uint8_t* b, std::uint8_t* 
     }
 }
 
-OAQ_CLONES void multiply(const std::uint8_t* a, const std::uint8_t* b, std::uint8_t* out, std::int64_t count,
-                         const MultiplyConstants& k) {
+OAQ_CLONES void multiply(const std::uint8_t* a, const std::uint8_t* b, std::uint8_t* out, std::int64_t pixels,
+                         std::int64_t count, const MultiplyConstants& k) {
     const MultiplyConstants constants = k;  // `out` may not alias it
     const Codes code(k.zero_point, k.q_max);
-    for (std::int64_t i = 0; i < count; ++i) {
-        const std::int32_t product = (a[i] - constants.zero_a) * (b[i] - constants.zero_b);
-        out[i] = code(static_cast<float>(product) * constants.multiplier);
+    for (std::int64_t pixel = 0; pixel < pixels; ++pixel, a += count, out += count) {
+        for (std::int64_t i = 0; i < count; ++i) {
+            const std::int32_t product = (a[i] - constants.zero_a) * (b[i] - constants.zero_b);
+            out[i] = code(static_cast<float>(product) * constants.multiplier);
+        }
     }
 }
 

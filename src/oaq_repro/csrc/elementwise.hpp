@@ -15,7 +15,7 @@ void dequantize(const std::uint8_t* in, std::int64_t width, std::int64_t channel
                 float scale, int zero_point);
 
 void add(const std::uint8_t* a, const std::uint8_t* b, std::uint8_t* out, std::int64_t count, const AddConstants& constants);
-void multiply(const std::uint8_t* a, const std::uint8_t* b, std::uint8_t* out, std::int64_t count,
+void multiply(const std::uint8_t* a, const std::uint8_t* b, std::uint8_t* out, std::int64_t pixels, std::int64_t count,
               const MultiplyConstants& constants);
 
 bool all_finite(const float* values, std::int64_t count);

@@ -126,13 +126,14 @@ struct AddConstants {
 using AddKernel = void (*)(const std::uint8_t* a, const std::uint8_t* b, std::uint8_t* out, std::int64_t count,
                            const AddConstants& constants);
 
-// (a - zero_a) * (b - zero_b) in int32, then as a layer's sum to a code.
+// (a - zero_a) * (b - zero_b) in int32, then as a layer's sum to a code; of `pixels` times `count` codes, the same b for
+// every pixel.
 struct MultiplyConstants {
     float multiplier;
     int zero_a, zero_b, zero_point, q_max;
 };
-using MultiplyKernel = void (*)(const std::uint8_t* a, const std::uint8_t* b, std::uint8_t* out, std::int64_t count,
-                                const MultiplyConstants& constants);
+using MultiplyKernel = void (*)(const std::uint8_t* a, const std::uint8_t* b, std::uint8_t* out, std::int64_t pixels,
+                                std::int64_t count, const MultiplyConstants& constants);
 
 // table[code] of every code; `out` may be `in`.
 using LookupKernel = void (*)(const std::uint8_t* in, std::uint8_t* out, std::int64_t count, const std::uint8_t* table);

@@ -55,12 +55,10 @@ void Program::multiply(const Value& a, const Value& b, const Value& out, float m
     step(&out, [this, a, b, out, pixel, constants] {
         split(out.height, out.width * out.channels / 2, [&](std::int64_t first, std::int64_t last) {
             for (std::int64_t y = first; y < last; ++y) {
-                if (!pixel) {
-                    kernels_.multiply(at(a, y), at(b, y), at(out, y), out.width * out.channels, constants);
-                    continue;
-                }
-                for (std::int64_t x = 0; x < out.width; ++x)
-                    kernels_.multiply(at(a, y, x), at(b), at(out, y, x), out.channels, constants);
+                if (pixel)
+                    kernels_.multiply(at(a, y), at(b), at(out, y), out.width, out.channels, constants);
+                else
+                    kernels_.multiply(at(a, y), at(b, y), at(out, y), 1, out.width * out.channels, constants);
             }
         });
     });
