@@ -3,8 +3,9 @@
 Every step is a function that can be called alone; `run` is the one that calls them all.
 """
 
+import copy
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor, distributed
+from torch import distributed, nn
 
 from oaq_repro.deploy.checked_engine import CheckedEngine, Simulation
 from oaq_repro.deploy.lower import lower
@@ -23,10 +24,7 @@ from oaq_repro.integer.engine.latency import latencies
 from oaq_repro.methods.base import Method
 from oaq_repro.models.checkpoint import content_hash
 from oaq_repro.models.network import Network
-from oaq_repro.quant.calibrate import count_overflow
 from oaq_repro.quant.convert import quantize_network
-from oaq_repro.quant.network import QuantizedNetwork
-from oaq_repro.quant.settle import SettleReport, settle
 from oaq_repro.results.figures import write_figures
 from oaq_repro.results.finished import remember
 from oaq_repro.results.provenance import provenance, utc_now
@@ -40,7 +38,8 @@ from oaq_repro.training.checkpoints import torch_bytes
 from oaq_repro.training.fine_tune import fine_tune
 from oaq_repro.training.loggers import log_record
 from oaq_repro.training.parent import float_parent
-from oaq_repro.training.stage import calibration_images, check_devices, check_length, evaluate, torch_threads
+from oaq_repro.training.post_training import PostTraining, post_training
+from oaq_repro.training.stage import check_devices, check_length, evaluate, torch_threads
 
 GRAPH_NAME, CHECKPOINT_NAME = "graph.npz", "quantized.ckpt"
 
@@ -138,7 +137,8 @@ def stages(run: Run, outcome: Outcome) -> None:
     quantized = quantize_network(float_task.dense, method, run.settings.quantization, run.data.input_shape)
     outcome.sections["swapped"] = [f"{name}: {old} -> {new}" for name, old, new in quantized.swapped]
     outcome.sections["left_float"] = list(quantized.left_float)
-    task = make_task(run, Network(quantized, network.codec), "finetune")
+    reference = copy.deepcopy(quantized) if method.bias_correction else None
+    task = make_task(run, Network(quantized, network.codec), "finetune", float_task.dense)
     trained = fine_tune(run, task, method)
     end_of_training()
     if is_worker():
@@ -146,18 +146,17 @@ def stages(run: Run, outcome: Outcome) -> None:
 
     keep_curves(trained.folder, run.folder)
     task.cpu().eval()  # the stages below are exact on any machine; the integer graph runs on the CPU
-    method.finish(quantized)
-    settled = settle_or_count(run, quantized, method)
+    done = post_training(run, quantized, method, reference)
     state = task.state_dict()
     write_atomic(run.folder / CHECKPOINT_NAME, torch_bytes({"state_dict": state}))
     outcome.checkpoint_hash = content_hash(state)
     task.dense = simulation = Simulation(quantized)
     outcome.metrics["simulated"] = evaluate(run, task, "simulated on held-out data", on_cpu=True)
     if not quantized.left_float:
-        deploy(run, simulation, task, settled, outcome)
+        deploy(run, simulation, task, done, outcome)
 
 
-def deploy(run: Run, simulation: Simulation, task: Task, settled: SettleReport, outcome: Outcome) -> None:
+def deploy(run: Run, simulation: Simulation, task: Task, done: PostTraining, outcome: Outcome) -> None:
     """Lower to an integer graph, run it on the held-out data in both modes, and say what was seen."""
     graph = lower(simulation.network)
     graph.save(run.folder / GRAPH_NAME)
@@ -169,8 +168,8 @@ def deploy(run: Run, simulation: Simulation, task: Task, settled: SettleReport, 
         task.dense = integer
         outcome.metrics[stage] = evaluate(run, task, f"integer, {integer.mode}, on held-out data", on_cpu=True)
         integer.check()
-    outcome.sections["overflow"] = overflow_section(settled, simulation)
-    outcome.sections["layers"] = layer_rows(fast, certified, run.data.input_shape)
+    outcome.sections["overflow"] = overflow_section(done.settled, simulation)
+    outcome.sections["layers"] = layer_rows(fast, certified, run.data.input_shape, done.bias_shifts)
     if run.settings.latency:
         outcome.sections["latency_ms"] = latencies(graph, run.data.input_shape)
 
@@ -182,26 +181,10 @@ def end_of_training() -> None:
         distributed.destroy_process_group()
 
 
-def make_task(run: Run, network: Network, stage: str) -> Task:
-    """The LightningModule of one stage (`float` or `finetune`)."""
-    schedule = getattr(run.settings.schedule, stage)
-    return build("task", run.settings.task, network=network, schedule=schedule, **run.data.for_task())
-
-
-def settle_or_count(run: Run, quantized: QuantizedNetwork, method: Method) -> SettleReport:
-    """Settle by the method's configuration, or only count overflow on the same images where it has none."""
-    settling = method.settle
-
-    def images() -> Iterator[Tensor]:
-        batches = None if settling is None else settling.batches
-        description = "counting overflow" if settling is None else "settling"
-        return calibration_images(run, torch.device("cpu"), batches, description)
-
-    if settling is not None:
-        return settle(quantized, images, settling)
-    report = SettleReport()
-    report.see(count_overflow(quantized, images()))
-    return report
+def make_task(run: Run, network: Network, stage: str, parent: nn.Module | None = None) -> Task:
+    """The LightningModule of one stage (`float` or `finetune`); `parent`: the float network, which may teach it."""
+    given = {"schedule": getattr(run.settings.schedule, stage), "parent": parent} | run.data.for_task()
+    return build("task", run.settings.task, network=network, **given)
 
 
 def keep_curves(source: Path, folder: Path) -> None:

@@ -66,7 +66,7 @@ def test_every_experiment_composes_and_its_first_run_is_built(name):
 def test_methods_are_built_from_configs_that_name_every_field(method):
     made = built("method", f"method={method}")
     assert (made.settle is not None) == (method in ("oaq", "int8_settle"))
-    assert made.fine_tune == (method != "ptq_int8")
+    assert made.fine_tune == (method not in ("ptq_int8", "axe"))
     options = {f.name for f in dataclasses.fields(made) if f.init}
     assert method == "float32" or options == composed(f"method={method}").method.keys() - {"kind"}
 
@@ -109,7 +109,8 @@ def test_the_ends_of_a_network_can_be_set_on_the_command_line():
 
 def test_an_unknown_field_is_named_with_the_known_ones():
     with pytest.raises(
-        InputError, match=r"method.momentum: no such field; expected one of kind, settle, fine_tune, rule, interval"
+        InputError,
+        match=r"method.momentum: no such field; expected one of kind, settle, fine_tune, bias_correction, rule",
     ):
         built("method", "+method.momentum=0.9")
 

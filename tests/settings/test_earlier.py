@@ -108,10 +108,12 @@ def test_settings_of_version_1() -> None:
     assert "_target_" not in json.dumps(settings) and settings == check(settings) == current(settings)
     assert settings["method"] | {"settle": None} == {
         "kind": "oaq", "settle": None, "fine_tune": True, "rule": "paper", "interval": 2, "lr": 0.02, "lr_max": 0.2,
-        "warmup_steps": 0, "decrease_until": 0.8, "split": "even",
+        "warmup_steps": 0, "decrease_until": 0.8, "split": "even", "bias_correction": False,
     }  # fmt: skip
     assert settings["method"]["settle"]["split"] == "even" and settings["quantization"]["granularity"] == "tensor"
-    assert settings["task"] == {"kind": "classification", "label_smoothing": 0.0}
+    assert settings["task"] == {
+            "kind": "classification", "label_smoothing": 0.0, "teacher": None, "temperature": 1.0,
+        }  # fmt: skip
     assert settings["quantization"]["overrides"]["first"]["accumulator"]["bits"] == 32
     assert settings["schedule"]["float"]["epochs"] == 12 and settings["choices"] == OLD["choices"]
     overrides = ("data=digits_sweep", "accumulator.bits=14", "~quantization.overrides.last", "trainer.devices=2",

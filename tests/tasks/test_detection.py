@@ -28,8 +28,8 @@ class TestDetection(TaskSuite):
         fields = {"width": 0.25, "first_stride": 8, "levels": 3, "bn_momentum": 0.3, "aspect_ratios": (2,)}
         return build(2, (3, SIDE, SIDE), "mobilenetv1", "ssdlite", min_ratio=0.25, **fields)
 
-    def task(self, network, schedule):
-        return DetectionTask(network, schedule, ("dark", "light"), voc=True)
+    def task(self, network, schedule, **fields):
+        return DetectionTask(network, schedule, ("dark", "light"), voc=True, **fields)
 
     def batch(self):
         """Dark and light rectangles on noise."""

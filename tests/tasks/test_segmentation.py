@@ -24,8 +24,8 @@ class TestSegmentation(TaskSuite):
     def network(self):
         return Network(Net())
 
-    def task(self, network, schedule):
-        return SegmentationTask(network, schedule, ("nothing", "dark", "light"))
+    def task(self, network, schedule, **fields):
+        return SegmentationTask(network, schedule, ("nothing", "dark", "light"), **fields)
 
     def batch(self):
         images = 0.1 * torch.randn(2, 3, 24, 32, generator=torch.Generator().manual_seed(0))

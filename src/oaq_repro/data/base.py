@@ -22,6 +22,8 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 ABSENT_NAMED = 5
 """How many classes that never occur are named."""
 
+REMEDY = "some, or schedule.float=null and no fine-tuning (method=ptq_int8) or task.teacher=float"
+
 Transform = Callable[[Any, Any], Any]
 
 
@@ -128,8 +130,23 @@ class DataModule(pl.LightningDataModule, ABC):
         """Augmented training samples in a seeded random order; the last incomplete batch is dropped."""
         if not self.trains:
             found = "no folder train, so no images to train on"
-            raise unexpected(self.root, found, "some, or schedule.float=null and no fine-tuning (method=ptq_int8)")
+            raise unexpected(self.root, found, REMEDY)
         view = View(self.splits[0], self.transform(train=True), self.seed)
+        return self._loader(view, sampler=Shuffle(len(view), self.seed), drop_last=True)
+
+    def unlabelled_dataloader(self) -> DataLoader:
+        """What a network learns from a teacher on: training samples, of which the targets are not to be read.
+
+        Where the first split is for calibration alone, its samples in a seeded random order under the evaluation
+        transform; the last incomplete batch is dropped.
+        """
+        if self.trains:
+            return self.train_dataloader()
+        if len(self.splits[0]) < self.batch_size:
+            raise unexpected(
+                "data.batch_size", self.batch_size, f"at most the {len(self.splits[0])} calibration images"
+            )
+        view = View(self.splits[0], self.transform(train=False), self.seed)
         return self._loader(view, sampler=Shuffle(len(view), self.seed), drop_last=True)
 
     def calibration_dataloader(self) -> DataLoader:

@@ -1,7 +1,7 @@
 """What a run's integer graph, certificates and counts say, in the record's words."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,10 +27,13 @@ def overflow_section(settled: SettleReport, simulation: Simulation) -> dict[str,
     }
 
 
-def layer_rows(fast: CheckedEngine, certified: CheckedEngine, input_shape: Sequence[int]) -> list[dict[str, Any]]:
+def layer_rows(
+    fast: CheckedEngine, certified: CheckedEngine, input_shape: Sequence[int], corrected: Mapping[str, float] = {}
+) -> list[dict[str, Any]]:
     """`layers` of the record: alphas, effective bits, certificate, counts and the engine's routes of every layer.
 
-    fast, certified: one graph in these modes, evaluated on images of input_shape [C, H, W].
+    fast, certified: one graph in these modes, evaluated on images of input_shape [C, H, W]. corrected: shifts of biases
+    as `quant.bias_correction` returns them.
     """
     graph, simulation = fast.graph, fast.simulation
     quantized = simulation.network
@@ -52,6 +55,7 @@ def layer_rows(fast: CheckedEngine, certified: CheckedEngine, input_shape: Seque
                 "alpha_activation": float(input_quantizer(quantized, layer.name).alpha),
                 "bits_activation": math.log2(source.q_max + 1),
                 **_weights(module.weight_quantizer, layer),
+                "bias_shift": corrected.get(layer.name),
                 "overflow_seen": totals[layer.name],
                 "outputs": simulation.outputs[layer.name],
                 "worst_case": certificate.worst_case,

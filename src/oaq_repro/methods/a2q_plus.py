@@ -38,8 +38,11 @@ class A2QPlus(A2Q):
         return A2QPlusWeight(bits, per_channel)
 
 
-def project(rows: Tensor, part: Tensor, radius: Tensor) -> Tensor:
-    """The nearest weights to `rows` [O, K] whose partial sums' L1 norms are at most `radius` [O]: soft thresholding."""
+def thresholds(rows: Tensor, part: Tensor, radius: Tensor) -> Tensor:
+    """By how much magnitudes of rows [O, K] fall in their partial sum's projection on the L1 ball: float64 [O, parts].
+
+    radius: of the ball, [O]. Zero where a partial sum lies in it.
+    """
     magnitudes = rows.abs().double()
     low = torch.zeros_like(partial_sums(magnitudes, part))
     high = torch.where(partial_sums(magnitudes, part) > radius[:, None], magnitudes.amax(1)[:, None], low)
@@ -47,7 +50,13 @@ def project(rows: Tensor, part: Tensor, radius: Tensor) -> Tensor:
         middle = (low + high) / 2
         over = partial_sums((magnitudes - middle[:, part]).clamp(min=0), part) > radius[:, None]
         low, high = torch.where(over, middle, low), torch.where(over, high, middle)
-    return (rows.sign() * (magnitudes - high[:, part]).clamp(min=0)).to(rows.dtype)
+    return high
+
+
+def project(rows: Tensor, part: Tensor, radius: Tensor) -> Tensor:
+    """The nearest weights to `rows` [O, K] whose partial sums' L1 norms are at most `radius` [O]: soft thresholding."""
+    fall = thresholds(rows, part, radius)[:, part]
+    return (rows.sign() * (rows.abs().double() - fall).clamp(min=0)).to(rows.dtype)
 
 
 class A2QPlusWeight(A2QWeight):

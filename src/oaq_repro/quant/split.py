@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, distributed
 
 from oaq_repro.fields import Fraction
+from oaq_repro.quant.calibrate import ImageBatches, first_images
 from oaq_repro.quant.layers import QuantLayer
 from oaq_repro.quant.network import QuantizedNetwork, input_quantizer, layers
 from oaq_repro.quant.numerics import QTensor, channelwise
@@ -26,8 +27,6 @@ ALPHA_CAP = 16.0
 
 CANDIDATES = (0.0, 0.25, 0.5, 0.65, 0.8, 1.0)
 EVEN = 0.5
-IMAGES = 64
-"""How many images a choice looks at."""
 
 
 def fixed_share(split: Split) -> float | None:
@@ -83,6 +82,27 @@ class SplitErrors:
                 source = self.model.sources[name]
                 total[source] = total.get(source, torch.zeros_like(errors)) + errors
         return {source: CANDIDATES[int(errors.argmin())] for source, errors in total.items()}
+
+
+def choose_shares(
+    model: QuantizedNetwork, images: ImageBatches, needs: Mapping[str, Tensor], split: Split
+) -> dict[str, float]:
+    """The share of every activation that has an excess, by the name of the module that makes it."""
+    choice, fixed = SplitErrors(model, needs), fixed_share(split)
+    if fixed is not None:
+        return dict.fromkeys(choice.excess, fixed)
+    if not choice.excess:
+        return {}
+    was_training = model.training
+    model.eval()
+    for name, layer in choice.layers.items():
+        layer.probe = lambda acc, x, weight, name=name: choice.add(name, x)
+    for batch in first_images(images):
+        model(batch)
+    for layer in choice.layers.values():
+        layer.probe = None
+    model.train(was_training)
+    return choice.shares()
 
 
 @torch.no_grad()

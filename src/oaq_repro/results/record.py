@@ -105,6 +105,9 @@ class Layer(_Section):
     )
     bits_weight_min: float | None = Field(default=None, ge=0, description="as alpha_weight_min")
     bits_weight_max: float | None = Field(default=None, ge=0, description="as alpha_weight_max")
+    bias_shift: NonNegative | None = Field(
+        default=None, description="largest shift of a bias by bias correction, in output codes; null without it"
+    )
     overflow_seen: Count = Field(description="events on the held-out images")
     outputs: Count = Field(description="outputs checked on the held-out images")
     worst_case: NonNegative | None = Field(

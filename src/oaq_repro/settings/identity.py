@@ -15,7 +15,7 @@ from oaq_repro.fields import BY_CONTENT, IN_ORDER, NO_SCIENCE
 from oaq_repro.files import file_hash
 from oaq_repro.results.store import short_hash
 from oaq_repro.settings.forms import at, fields_beside
-from oaq_repro.settings.run import RunSettings
+from oaq_repro.settings.sections import RunSettings
 
 VERSION = 2
 """Of the identity. 1 hashed import paths and defaults; `scripts/rekey.py` brings records from it."""
@@ -24,6 +24,7 @@ SILENCE: dict[str, Any] = {
     "quantization.granularity": "tensor",
     "method.split": "even",
     "method.settle.split": "even",
+    "method.share": 0.0,
 }
 """What was done before a field existed, where its default does something else: path of the field -> value.
 
@@ -49,6 +50,10 @@ WRITTEN = {
 
 PARENT: dict[str, Any] = {"task": True, "data": True, "model": True, "trainer": True, "schedule": {"float"}}
 FINE_TUNED = PARENT | {"schedule": True, "method": True, "quantization": True}
+TEACHING = {"teacher", "temperature"}
+"""Fields of a task that are those of fine-tuning."""
+AFTER = {"settle", "bias_correction"}
+"""Fields of a method that are of what follows fine-tuning."""
 ACCUMULATORS = {"accumulator", "reason", "granularity"}
 
 
@@ -99,13 +104,18 @@ def hash_of(found: Mapping[str, Any], fingerprint: str) -> str:
 
 def parent_hash(settings: RunSettings, fingerprint: str) -> str:
     """Name of the float parent, which all methods share."""
-    return hash_of(science(settings, PARENT), fingerprint)
+    found = science(settings, PARENT)
+    found["task"] = _without(found["task"], TEACHING)
+    return hash_of(found, fingerprint)
 
 
 def fine_tuned_hash(settings: RunSettings, fingerprint: str, fine_tunes: bool, sees_accumulator: bool) -> str:
     """Name of a fine-tuning: everything before settling, without accumulators where training does not see them."""
     found = science(settings, FINE_TUNED if fine_tunes else FINE_TUNED | {"schedule": {"float"}})
-    found["method"].pop("settle", None)
+    for name in AFTER:
+        found["method"].pop(name, None)
+    if not fine_tunes:
+        found["task"] = _without(found["task"], TEACHING)
     if not sees_accumulator:
         quantization = _without(found["quantization"], ACCUMULATORS)
         overrides = [_without(override, ACCUMULATORS) for override in quantization.pop("overrides", ())]

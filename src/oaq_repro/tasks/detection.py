@@ -29,9 +29,9 @@ class DetectionTask(Task):
     codec: SsdCodec
 
     def __init__(
-        self, network: Network, schedule: Schedule | None, classes: tuple[str, ...], voc: bool = False
+        self, network: Network, schedule: Schedule | None, classes: tuple[str, ...], voc: bool = False, **common: Any
     ) -> None:
-        super().__init__(network, schedule, classes)
+        super().__init__(network, schedule, classes, **common)
         if network.codec is None:
             raise InputError("model: found a network without boxes for task detection, expected an SSD (model=ssd...)")
         self.map = MeanAveragePrecision(box_format="xyxy", iou_type="bbox", backend="pycocotools")

@@ -1,5 +1,7 @@
 """Semantic segmentation: cross entropy on the mask, mean intersection over union."""
 
+from typing import Any
+
 from torch import Tensor
 from torch.nn.functional import cross_entropy, interpolate
 from torchmetrics.classification import MulticlassJaccardIndex
@@ -21,8 +23,8 @@ class SegmentationTask(Task):
 
     METRIC = "miou"
 
-    def __init__(self, network: Network, schedule: Schedule | None, classes: tuple[str, ...]) -> None:
-        super().__init__(network, schedule, classes)
+    def __init__(self, network: Network, schedule: Schedule | None, classes: tuple[str, ...], **common: Any) -> None:
+        super().__init__(network, schedule, classes, **common)
         self.miou = MulticlassJaccardIndex(num_classes=len(self.classes), average="macro", ignore_index=IGNORED)
 
     def loss(self, outputs: Tensor, target: Tensor) -> Tensor:

@@ -12,13 +12,14 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint, TQDMProgressBar
 from torch import Tensor
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from oaq_repro import signals
 from oaq_repro.errors import InputError
 from oaq_repro.hints import quiet
 from oaq_repro.run import Run
-from oaq_repro.settings.run import TrainerSettings
+from oaq_repro.settings.sections import TrainerSettings
 from oaq_repro.tasks.base import Task
 from oaq_repro.tasks.schedule import Schedule
 from oaq_repro.training.checkpoints import LAST, plugins
@@ -114,14 +115,14 @@ class OneEnd(pl.Callback):
 
 def check_length(run: Run, *stages: str) -> None:
     """InputError where something in these stages (`float`, `finetune`) begins after more steps than they have."""
-    method, per_epoch = run.settings.method, _steps_per_epoch(run)
     for stage in stages:
         schedule: Schedule | None = getattr(run.settings.schedule, stage)
         if schedule is None:
             continue
+        per_epoch = _steps_per_epoch(run, stage)
         late = {f"schedule.{stage}.warmup_steps": schedule.warmup_steps}
         if stage == "finetune":
-            late["method.warmup_steps"] = getattr(method, "warmup_steps", 0)
+            late["method.warmup_steps"] = getattr(run.settings.method, "warmup_steps", 0)
         total = schedule.total_steps(per_epoch)
         for name, steps in late.items():
             if steps >= total:
@@ -131,8 +132,14 @@ def check_length(run: Run, *stages: str) -> None:
                 )
 
 
-def _steps_per_epoch(run: Run) -> int:
-    batches, accumulated = len(run.data.train_dataloader()), run.settings.trainer.accumulate_grad_batches
+def _training_batches(run: Run, stage: str) -> DataLoader:
+    """What a stage trains on; for a teacher also images without labels."""
+    taught = stage == "finetune" and run.settings.task.teacher is not None
+    return run.data.unlabelled_dataloader() if taught else run.data.train_dataloader()
+
+
+def _steps_per_epoch(run: Run, stage: str) -> int:
+    batches, accumulated = len(_training_batches(run, stage)), run.settings.trainer.accumulate_grad_batches
     if accumulated > batches:
         raise InputError(
             f"trainer.accumulate_grad_batches: found {accumulated}, expected at most the {batches} batches of an epoch"
@@ -150,7 +157,7 @@ def fit(
     """
     assert task.schedule is not None
     task.train()  # folding left the modules in evaluation mode
-    data, trainer_settings, last = run.data, run.settings.trainer, folder / LAST
+    trainer_settings, last, batches = run.settings.trainer, folder / LAST, _training_batches(run, stage)
     checkpoint = ModelCheckpoint(
         dirpath=folder,
         filename=Path(LAST).stem,
@@ -158,18 +165,18 @@ def fit(
         save_on_train_epoch_end=True,
         enable_version_counter=False,
         # at ends of epochs only, where a resumed training repeats nothing and skips nothing
-        every_n_epochs=max(1, round(STEPS_BETWEEN_CHECKPOINTS / len(data.train_dataloader()))),
+        every_n_epochs=max(1, round(STEPS_BETWEEN_CHECKPOINTS / len(batches))),
     )
     trainer = _trainer(
         trainer_settings,
         logger=make_loggers(run.settings, folder, stage),
         callbacks=[checkpoint, SeedEpochs(run.seed), *_progress_bar(trainer_settings, description), *callbacks],
-        **task.schedule.trainer_fields(_steps_per_epoch(run)),
+        **task.schedule.trainer_fields(_steps_per_epoch(run, stage)),
     )
     trainer.fit(
         task,
-        train_dataloaders=data.train_dataloader(),
-        val_dataloaders=data.val_dataloader(),
+        train_dataloaders=batches,
+        val_dataloaders=run.data.val_dataloader(),
         ckpt_path=str(last) if last.exists() else None,
     )
     trainer.save_checkpoint(last)  # a schedule in steps may end inside an epoch
