@@ -22,8 +22,8 @@ from oaq_repro.results.store import find_record, list_records
 from oaq_repro.results.summary import experiments, percent
 from oaq_repro.settings.composing import config_folder, resolve
 from oaq_repro.settings.identity import run_hash
-from oaq_repro.settings.run import RunSettings, Section
 from oaq_repro.settings.schema import build, read
+from oaq_repro.settings.sections import RunSettings, Section
 
 
 @dataclass(frozen=True)
