@@ -72,7 +72,7 @@ class AXE(Method):
 
 
 def round_layer(layer: QuantLayer, x: QTensor, method: AXE) -> None:
-    """Replace a layer's weights by multiples of its scales that no input x overflows, and choose the scales; in place."""
+    """Replace a layer's weights by multiples of scales that are chosen here and that no input overflows; in place."""
     quantizer, accumulator, moments = layer.weight_quantizer, layer.accumulator, second_moments(layer, x)
     rows, part = layer.weight.flatten(1), parts(layer.weight, accumulator)
     nearest, _ = layer.quantized_weight(x.qparams)
