@@ -7,7 +7,7 @@ BUILD ?= build
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test unit slow test-avx2 faults fuzz test-kernels test-neon sanitize lint tables check-tables clean
+.PHONY: help install demo test unit slow test-avx2 faults fuzz test-kernels test-neon sanitize lint tables check-tables paper clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -78,6 +78,9 @@ tables: $(STAMP) ## results/tables, results/figures and DEVIATIONS.md, from run 
 check-tables: $(STAMP) ## whether they are what the committed records and the configuration give
 	$(BIN)/python scripts/make_tables.py --check
 	$(BIN)/python scripts/make_deviations.py --check
+
+paper: $(STAMP) ## what each row of the paper's tables needs and lacks; PAPER="--run --root imagenet=FOLDER" makes it
+	$(BIN)/python scripts/reproduce_paper.py $(PAPER)
 
 clean: ## remove builds and caches; .venv and results stay
 	rm -rf build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -12,6 +12,19 @@ TINY = [
     "schedule.controller_interval=2", "trainer.enable_progress_bar=false", "quantization.calibration_batches=2",
     "threads=1",
 ]  # fmt: skip
+TWO_STEPS = [
+    "data.batch_size=4", "data.num_workers=0", "schedule.controller_interval=1", "quantization.calibration_batches=1",
+    "trainer.accelerator=cpu", "trainer.enable_progress_bar=false", "threads=1", "latency=false",
+    *(f"schedule.{stage}.{field}" for stage in ("float", "finetune")
+      for field in ("steps=2", "epochs=null", "warmup_steps=1")),
+]  # fmt: skip
+"""A run of the paper on a handful of images: two steps of each training, all stages."""
+SMALL_IMAGES = {
+    "imagenet": ["data.image_size=32"],
+    "voc_detection": ["data.image_size=96"],
+    "coco_segmentation": ["data.image_size=65", "data.eval_size=65"],
+}
+"""By the data that the paper's tables name."""
 
 
 def choice(group, name):

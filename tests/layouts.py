@@ -122,3 +122,9 @@ def write_coco(root: Path, images: int = 4) -> Path:
                 content["annotations"].append(entry)
         (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
     return root
+
+
+def write_benchmarks(root: Path) -> dict[str, Path]:
+    """What the paper's tables need, each in a folder of its own, by the names of conf/data."""
+    writers = {"imagenet": write_imagenet, "voc_detection": write_voc_devkit, "coco_segmentation": write_coco}
+    return {name: write(root / name) for name, write in writers.items()}

@@ -1,8 +1,8 @@
 """Every preset of the paper, from the real layout of its data to its record: two steps of each training, all stages."""
 
 import pytest
-from composing import composed
-from layouts import flatten_val, write_coco, write_imagenet, write_voc_devkit
+from composing import SMALL_IMAGES, TWO_STEPS, settings_of
+from layouts import flatten_val, write_benchmarks, write_imagenet
 
 from oaq_repro.experiment import run
 from oaq_repro.results.paper import load_tables
@@ -19,30 +19,17 @@ CELLS = {
     for cell in table.cells
     if cell.preset
 }
-SHORT = [
-    "data.batch_size=4", "data.num_workers=0", "schedule.controller_interval=1", "quantization.calibration_batches=1",
-    "trainer.accelerator=cpu", "trainer.enable_progress_bar=false", "threads=1", "latency=false",
-    *(f"schedule.{stage}.{field}" for stage in ("float", "finetune") for field in ("steps=2", "epochs=null")),
-]  # fmt: skip
-SIDES = {
-    "imagenet": ["data.image_size=32"],
-    "voc_detection": ["data.image_size=96"],
-    "coco_segmentation": ["data.image_size=65", "data.eval_size=65"],
-}
 
 
 @pytest.fixture(scope="module")
 def roots(tmp_path_factory):
     """One folder for each data set, and with it the results: so rows of one table share their float parent."""
-    root = tmp_path_factory.mktemp("benchmarks")
-    writers = {"imagenet": write_imagenet, "voc_detection": write_voc_devkit, "coco_segmentation": write_coco}
-    return {name: write(root / name) for name, write in writers.items()}
+    return write_benchmarks(tmp_path_factory.mktemp("benchmarks"))
 
 
-def short(preset, root, *others):
-    name = CELLS[preset][0].data
-    return composed(f"+experiment=paper/{preset}", f"data.root={root}", f"results={root / 'results'}", *SHORT,
-                    *SIDES[name], *others)  # fmt: skip
+def short(preset, root):
+    where = [f"data.root={root}", f"results={root / 'results'}"]
+    return settings_of(f"+experiment=paper/{preset}", *where, *TWO_STEPS, *SMALL_IMAGES[CELLS[preset][0].data])
 
 
 @pytest.mark.parametrize("preset", sorted(CELLS))

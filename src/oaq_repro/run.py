@@ -8,8 +8,8 @@ from typing import Any
 from oaq_repro.data.base import DataModule
 from oaq_repro.results.store import run_folder
 from oaq_repro.settings.identity import hash_of, science
-from oaq_repro.settings.run import RunSettings
 from oaq_repro.settings.schema import build
+from oaq_repro.settings.sections import RunSettings
 
 
 @dataclass(frozen=True)

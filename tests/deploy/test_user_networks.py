@@ -56,10 +56,15 @@ PADDED = {
 
 @pytest.mark.parametrize("name", PADDED)
 def test_padding_of_all_kinds(name):
-    network, images = trained(PADDED[name]), pixels()
+    assert_quantized_and_exact(PADDED[name])
+
+
+def assert_quantized_and_exact(network):
+    """Its integer graph, which is the quantized network, which is in calibration what `network` is."""
+    network, images = trained(network), pixels()
     model = quantized_for(network, images)
     assert_same_function(model, network, images)
-    assert_exact(model, pixels(seed=2))
+    return assert_exact(model, pixels(seed=2))
 
 
 def assert_same_function(model, network, images):
@@ -103,10 +108,7 @@ SIMILAR = {
 
 @pytest.mark.parametrize("name", SIMILAR)
 def test_one_node_per_call(name):
-    network, images = trained(SIMILAR[name]), pixels()
-    model = quantized_for(network, images)
-    assert_same_function(model, network, images)
-    assert_exact(model, pixels(seed=2))
+    assert_quantized_and_exact(SIMILAR[name])
 
 
 def test_shared_weights_stay_shared_and_learn_together():
@@ -166,10 +168,7 @@ RESIZED = {
 
 @pytest.mark.parametrize("name", RESIZED)
 def test_resizes(name):
-    network, images = trained(RESIZED[name]), pixels()
-    model = quantized_for(network, images)
-    assert_same_function(model, network, images)
-    assert_exact(model, pixels(seed=2))
+    assert_quantized_and_exact(RESIZED[name])
 
 
 def head(flat):
@@ -205,10 +204,7 @@ ORDINARY = {
 
 @pytest.mark.parametrize("name", ORDINARY)
 def test_what_is_something_more_ordinary_at_that_size(name):
-    network, images = trained(ORDINARY[name]), pixels()
-    model = quantized_for(network, images)
-    assert_same_function(model, network, images)
-    assert_exact(model, pixels(seed=2))
+    assert_quantized_and_exact(ORDINARY[name])
 
 
 class Normalized(nn.Module):
@@ -234,9 +230,6 @@ CONSTANTS = {
 
 @pytest.mark.parametrize("name", CONSTANTS)
 def test_constants_per_channel_are_one_convolution(name):
-    network, images = trained(CONSTANTS[name]), pixels()
-    model = quantized_for(network, images)
-    assert_same_function(model, network, images)
-    graph = assert_exact(model, pixels(seed=2))
+    graph = assert_quantized_and_exact(CONSTANTS[name])
     if name != "behind a convolution":
         assert [layer.depthwise for layer in graph.layers()] == [True, False]

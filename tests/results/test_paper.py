@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from composing import composed, settings_of
+from composing import composed, read_of
 
 from oaq_repro.errors import InputError
 from oaq_repro.results.labels import label
@@ -75,7 +75,7 @@ def test_every_preset_is_the_run_of_one_cell() -> None:
     presets = sorted(path.stem for path in (config_folder() / "experiment" / "paper").glob("*.yaml"))
     assert sorted(cell.preset for cell in cells) == presets
     for cell in cells:
-        assert science(settings_of(f"+experiment=paper/{cell.preset}")) == science(settings_of(*cell.run))
+        assert science(read_of(f"+experiment=paper/{cell.preset}")) == science(read_of(*cell.run))
 
 
 @pytest.mark.parametrize(

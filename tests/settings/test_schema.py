@@ -10,8 +10,8 @@ from composing import choice, settings_of
 from oaq_repro.errors import InputError
 from oaq_repro.settings.forms import form_of_run
 from oaq_repro.settings.kinds import KINDS
-from oaq_repro.settings.run import TrainerSettings
 from oaq_repro.settings.schema import build, check
+from oaq_repro.settings.sections import TrainerSettings
 
 MODELS = {"classifier": "resnet18_small", "ssd": "ssdlite_mobilenetv2", "deeplabv3": "deeplabv3_mobilenetv2"}
 COMMON = ("schedule", "accumulator", "quantization", "trainer", "logger", "seed", "results", "threads", "latency")

@@ -11,11 +11,11 @@ from quant.networks import Classifier, images, quantized, trained
 from oaq_repro.accumulator import NAMED
 from oaq_repro.errors import InputError
 from oaq_repro.quant.network import layers
-from oaq_repro.results.store import BusyError, lock_run
+from oaq_repro.results.store import WEIGHTS, BusyError, lock_run
 from oaq_repro.settings.composing import config_folder
 from oaq_repro.settings.identity import fine_tuned_hash
 from oaq_repro.training.checkpoints import LAST
-from oaq_repro.training.shared import METRICS, WEIGHTS, train_or_load
+from oaq_repro.training.shared import METRICS, train_or_load
 
 METHODS = sorted(path.stem for path in (config_folder() / "method").glob("*.yaml") if path.stem != "float32")
 BLIND = ["axe", "certified_scale", "dsq", "int8", "int8_settle", "lsq", "pact", "ptq_int8", "reduce_range", "rq"]

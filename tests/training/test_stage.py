@@ -6,8 +6,8 @@ from composing import changed, read_of, settings_of
 
 from oaq_repro.errors import InputError
 from oaq_repro.run import Run
-from oaq_repro.settings.run import TrainerSettings
 from oaq_repro.settings.schema import check
+from oaq_repro.settings.sections import TrainerSettings
 from oaq_repro.training.checkpoints import AtomicCheckpointIO
 from oaq_repro.training.stage import OMP_THREADS, _trainer, check_devices, check_length, torch_threads
 
@@ -85,7 +85,12 @@ def test_what_begins_after_the_end_of_a_training_is_named(overrides, stage, mess
 def test_the_last_step_may_be_the_first_after_a_warm_up():
     warm = ["schedule.float.epochs=2", "schedule.float.warmup_steps=3"]
     check_length(Run.prepared(read_of(*changed(TWO_BATCHES, *warm))), "float")
-    check_length(Run.prepared(read_of(*TWO_BATCHES, "schedule.float=null")), "float")
+
+
+def test_training_data_are_not_looked_at_where_there_is_no_training(monkeypatch):
+    run = Run.prepared(read_of("data.subset=32", "data.batch_size=16", "schedule.float=null"))
+    monkeypatch.setattr(type(run.data), "train_dataloader", None)
+    check_length(run, "float")
 
 
 def test_images_without_labels_are_for_a_teacher_alone():

@@ -58,7 +58,7 @@ def _outside(partial: Tensor, accumulator: Accumulator) -> Tensor:
     return (partial > accumulator.maximum) | (partial < accumulator.minimum)
 
 
-def partial_sums(
+def partial_convolutions(
     codes: Tensor, zero_point: Tensor, weight: Tensor, geometry: Geometry, accumulator: Accumulator
 ) -> Iterator[Tensor]:
     """Yield the partial sums [N, O, H, W] (float64) that have to fit, in the k order of `accumulator.py`.
@@ -98,7 +98,7 @@ def simulate(
     total: Tensor | None = None
     overflowed: Tensor | None = None
     peaks = torch.zeros(len(weight), dtype=torch.float64, device=codes.device)
-    for partial in partial_sums(codes, zero_point, weight, geometry, accumulator):
+    for partial in partial_convolutions(codes, zero_point, weight, geometry, accumulator):
         peaks = torch.maximum(peaks, _peaks(*_extremes(partial), accumulator))
         outside = _outside(partial, accumulator)
         if accumulator.overflow == "wrap":

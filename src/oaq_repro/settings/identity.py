@@ -15,7 +15,7 @@ from oaq_repro.fields import BY_CONTENT, IN_ORDER, NO_SCIENCE
 from oaq_repro.files import file_hash
 from oaq_repro.results.store import short_hash
 from oaq_repro.settings.forms import at, fields_beside
-from oaq_repro.settings.run import RunSettings
+from oaq_repro.settings.sections import RunSettings
 
 VERSION = 2
 """Of the identity. 1 hashed import paths and defaults; `scripts/rekey.py` brings records from it."""

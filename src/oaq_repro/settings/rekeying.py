@@ -7,11 +7,10 @@ from pathlib import Path
 from oaq_repro.errors import InputError
 from oaq_repro.files import file_hash
 from oaq_repro.results.record import RECORD_NAME, Record, load_record, save_record
-from oaq_repro.results.store import EARLY, lock_run, run_folder
+from oaq_repro.results.store import EARLY, WEIGHTS, lock_run, run_folder, training_folder
 from oaq_repro.settings.earlier import current
 from oaq_repro.settings.identity import hash_of, parent_hash, science
 from oaq_repro.settings.schema import read
-from oaq_repro.training.shared import WEIGHTS, training_folder
 
 
 @dataclass

@@ -14,7 +14,7 @@ from oaq_repro.errors import InputError
 from oaq_repro.settings.forms import form_of, form_of_run, locate
 from oaq_repro.settings.kinds import KINDS
 from oaq_repro.settings.messages import about_fields, about_kind
-from oaq_repro.settings.run import RunSettings, Section
+from oaq_repro.settings.sections import RunSettings, Section
 
 Form = TypeVar("Form", bound=BaseModel)
 

@@ -8,11 +8,12 @@ such a method once.
 from oaq_repro.methods.base import Method
 from oaq_repro.quant.calibrate import calibrate, freeze
 from oaq_repro.quant.network import QuantizedNetwork, set_quantizing
+from oaq_repro.results.store import training_folder
 from oaq_repro.run import Run
 from oaq_repro.settings.identity import fine_tuned_hash
 from oaq_repro.tasks.base import Task
 from oaq_repro.training.checkpoints import LAST
-from oaq_repro.training.shared import Trained, train_or_load, training_folder
+from oaq_repro.training.shared import Trained, train_or_load
 from oaq_repro.training.stage import calibration_images, fit
 
 

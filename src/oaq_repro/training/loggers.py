@@ -12,7 +12,7 @@ from urllib.parse import urlparse
 from pytorch_lightning.loggers import CSVLogger, Logger
 
 from oaq_repro.results.record import Record
-from oaq_repro.settings.run import RunSettings
+from oaq_repro.settings.sections import RunSettings
 
 if TYPE_CHECKING:
     from pytorch_lightning.loggers import WandbLogger

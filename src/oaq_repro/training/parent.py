@@ -1,9 +1,10 @@
 """The float parent: trained once per task, data, network, schedule and seed, and shared by all methods."""
 
+from oaq_repro.results.store import training_folder
 from oaq_repro.run import Run
 from oaq_repro.settings.identity import parent_hash
 from oaq_repro.tasks.base import Task
-from oaq_repro.training.shared import Trained, train_or_load, training_folder
+from oaq_repro.training.shared import Trained, train_or_load
 from oaq_repro.training.stage import evaluate, fit
 
 

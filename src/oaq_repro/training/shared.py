@@ -12,10 +12,10 @@ from torch import distributed, nn
 from oaq_repro.errors import InputError
 from oaq_repro.files import file_hash, json_checksum, write_atomic
 from oaq_repro.models.checkpoint import load_checkpoint
-from oaq_repro.results.store import LONG_S, is_worker, lock_run
+from oaq_repro.results.store import LONG_S, WEIGHTS, is_worker, lock_run
 from oaq_repro.training.checkpoints import LAST, drop_unreadable
 
-WEIGHTS, METRICS = "weights.safetensors", "metrics.json"
+METRICS = "metrics.json"
 REMEDY = "remove its folder to train there again"
 
 
@@ -26,11 +26,6 @@ class Trained:
     folder: Path
     hash: str
     metrics: dict[str, float]
-
-
-def training_folder(results: Path | str, kind: str, name: str, seed: int) -> Path:
-    """`<results>/<kind>/<name>/<seed>`; `name`: the hash of what the training depends on (`settings.identity`)."""
-    return Path(results) / kind / name / str(seed)
 
 
 def train_or_load(folder: Path, network: nn.Module, train: Callable[[], dict[str, float]]) -> Trained:

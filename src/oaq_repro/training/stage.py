@@ -19,7 +19,7 @@ from oaq_repro import signals
 from oaq_repro.errors import InputError
 from oaq_repro.hints import quiet
 from oaq_repro.run import Run
-from oaq_repro.settings.run import TrainerSettings
+from oaq_repro.settings.sections import TrainerSettings
 from oaq_repro.tasks.base import Task
 from oaq_repro.tasks.schedule import Schedule
 from oaq_repro.training.checkpoints import LAST, plugins
@@ -115,7 +115,6 @@ class OneEnd(pl.Callback):
 
 def check_length(run: Run, *stages: str) -> None:
     """InputError where something in these stages (`float`, `finetune`) begins after more steps than they have."""
-    method = run.settings.method
     for stage in stages:
         schedule: Schedule | None = getattr(run.settings.schedule, stage)
         if schedule is None:
@@ -123,7 +122,7 @@ def check_length(run: Run, *stages: str) -> None:
         per_epoch = _steps_per_epoch(run, stage)
         late = {f"schedule.{stage}.warmup_steps": schedule.warmup_steps}
         if stage == "finetune":
-            late["method.warmup_steps"] = getattr(method, "warmup_steps", 0)
+            late["method.warmup_steps"] = getattr(run.settings.method, "warmup_steps", 0)
         total = schedule.total_steps(per_epoch)
         for name, steps in late.items():
             if steps >= total:
