@@ -10,8 +10,16 @@ from timm.layers import Conv2dSame
 from timm.layers.pool2d_same import AvgPool2dSame, MaxPool2dSame
 from torch import nn
 
-from oaq_repro.quant.config import Override
+from oaq_repro.accumulator import NAMED
+from oaq_repro.deploy.lower import lower
+from oaq_repro.errors import InputError
+from oaq_repro.integer.reference import Reference
+from oaq_repro.methods.int8 import Int8
+from oaq_repro.quant.calibrate import calibrate
+from oaq_repro.quant.config import Override, QuantizationConfig
+from oaq_repro.quant.convert import quantize_network
 from oaq_repro.quant.network import set_quantizing
+from oaq_repro.quant.overflow import OverflowMeter
 
 
 class Calls(nn.Module):
@@ -75,6 +83,58 @@ def assert_same_function(model, network, images):
 def test_padding_that_is_the_same_at_both_ends_is_the_lighter_one():
     model = quantized_for(trained(nn.Sequential(nn.ZeroPad2d(1), conv(3))), pixels())
     assert model.get_submodule("1").geometry.padding == (1, 1, 1, 1)
+
+
+def up(inputs=4, outputs=4, kernel=3, **fields):
+    return nn.ConvTranspose2d(inputs, outputs, kernel, **fields)
+
+
+LARGER = {
+    "U-Net's": nn.Sequential(conv(3), up(kernel=2, stride=2), nn.BatchNorm2d(4), nn.ReLU(), conv(4)),
+    "DCGAN's": nn.Sequential(conv(3), up(4, 6, 4, stride=2, padding=1, bias=False), nn.BatchNorm2d(6), nn.ReLU6()),
+    "in groups": nn.Sequential(conv(3), up(4, 6, 3, groups=2, stride=(2, 1)), nn.BatchNorm2d(6), nn.Hardswish()),
+    "depthwise": nn.Sequential(conv(3), up(groups=4, stride=3, padding=1, output_padding=2), nn.ReLU(), conv(4)),
+    "dilated": nn.Sequential(up(3, 4, (3, 2), dilation=(2, 3), stride=2, padding=2, output_padding=1), conv(4)),
+    "without a stride": nn.Sequential(conv(3), up(4, 5, 5, padding=3), nn.ReLU()),
+    "a stride beyond the kernel": nn.Sequential(conv(3), up(4, 5, 2, stride=3), nn.ReLU()),
+    "functional": Calls(
+        lambda self, x: F.conv_transpose2d(self.a(x), self.b.weight, self.b.bias, stride=2), a=conv(3), b=up()
+    ),
+    "twice": Calls(lambda self, x: self.b(self.b(self.a(x))), a=conv(3), b=up(stride=2)),
+    "PixelShuffle": nn.Sequential(conv(3, 12), nn.PixelShuffle(2), nn.ReLU(), conv(3)),
+    "functional PixelShuffle": Calls(lambda self, x: F.pixel_shuffle(F.relu(self.a(x)), 3), a=conv(3, 9)),
+}
+
+
+@pytest.mark.parametrize("name", LARGER)
+def test_transposed_convolutions_and_pixel_shuffles(name):
+    network, images = trained(LARGER[name]), pixels()
+    model = quantized_for(network, images)
+    assert_same_function(model, network, images)
+    assert_exact(model, pixels(seed=2))
+
+
+def test_accumulators_of_transposed_convolutions_are_counted_in_training_as_in_the_reference():
+    network = trained(nn.Sequential(conv(3), nn.ReLU(), up(4, 6, 4, stride=(2, 3), padding=1, output_padding=1)))
+    for name in ("int16", "int16_lanes8", "int16_block", "pair_saturating"):
+        exact = {"first": Override("0", accumulator=NAMED["int32"], reason="not looked at")}
+        model = quantize_network(network, Int8(), QuantizationConfig(NAMED[name], overrides=exact), (3, 13, 10))
+        calibrate(model, [pixels()])
+        layer, images = model.eval().get_submodule("2"), pixels(seed=3)
+        layer.meter = OverflowMeter()
+        with torch.no_grad():
+            model(images)
+        found = Reference(lower(model)).run(images.numpy())
+        assert sum(found.events["2"]) > 0
+        assert layer.meter.per_image().tolist() == found.events["2"].tolist()
+        assert layer.meter.outputs == 3 * found.outputs_per_image["2"]
+        assert layer.meter.peak == pytest.approx(found.peak["2"])
+
+
+def test_a_transposed_convolution_to_a_given_size_is_an_error():
+    network = Calls(lambda self, x: self.b(self.a(x), output_size=[24, 18]), a=conv(3), b=up(stride=2))
+    with pytest.raises(InputError, match=r"found an output_size.*this is b \(ConvTranspose2d\)"):
+        quantize_network(network, Int8(), QuantizationConfig(NAMED["int32"]))
 
 
 SIMILAR = {

@@ -111,6 +111,22 @@ def _conv(module: ql.QuantConv2d, name, inputs, source, output) -> ir.Node:
     )
 
 
+def _conv_transpose(module: ql.QuantConvTranspose2d, name, inputs, source, output) -> ir.Node:
+    g = module.geometry
+    assert g.output_padding is not None
+    return ir.ConvTranspose(
+        name,
+        inputs,
+        output,
+        stride=g.stride,
+        padding=g.padding,
+        dilation=g.dilation,
+        groups=g.groups,
+        output_padding=g.output_padding,
+        **_layer(module, source, output),
+    )
+
+
 def _linear(module: ql.QuantLinear, name, inputs, source, output) -> ir.Node:
     return ir.Linear(name, inputs, output, **_layer(module, source, output))
 
@@ -130,6 +146,7 @@ _BUILDERS: dict[type, Callable[..., ir.Node]] = {
     qm.QuantInput: lambda m, name, inputs, source, output: ir.Quantize(name, inputs, output),
     qm.QuantOutput: lambda m, name, inputs, source, output: ir.Dequantize(name, inputs),
     ql.QuantConv2d: _conv,
+    ql.QuantConvTranspose2d: _conv_transpose,
     ql.QuantLinear: _linear,
     qm.QuantAdd: lambda m, name, inputs, source, output: ir.Add(name, inputs, output),
     qm.QuantMultiply: lambda m, name, inputs, source, output: ir.Multiply(name, inputs, output),
@@ -139,6 +156,7 @@ _BUILDERS: dict[type, Callable[..., ir.Node]] = {
     QuantSelect: lambda m, name, inputs, source, output: ir.Select(
         name, inputs, output, _integers(m.channels, np.int64)
     ),
+    qm.QuantPixelShuffle: lambda m, name, inputs, source, output: ir.DepthToSpace(name, inputs, output, m.block),
     qm.QuantFlatten: lambda m, name, inputs, source, output: ir.Flatten(name, inputs, output, keepdims=m.keepdims),
     qm.QuantMaxPool2d: lambda m, name, inputs, source, output: ir.MaxPool(
         name,

@@ -22,7 +22,9 @@ from oaq_repro.quant.places import placed
 from oaq_repro.quant.quantizers import Activation, ActivationQuantizer, ObserverConfig, WeightQuantizer
 from oaq_repro.quant.select import is_parts
 from oaq_repro.quant.sizes import note_shapes
-from oaq_repro.quant.trace import fold, input_node, kind_of, module_of, reads_sizes, tensor_inputs
+from oaq_repro.quant.trace import LAYERS, fold, input_node, kind_of, module_of, reads_sizes, tensor_inputs
+
+CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 
 
 class QuantizerFactory(Protocol):
@@ -228,7 +230,7 @@ class _Conversion:
             new = self.graph.call_module("input", (node,))
         new.meta = dict(node.meta)
         readers = [module_of(self.model, user) for user in node.users if user is not new]
-        self.counts[new] = next((x.in_channels for x in readers if isinstance(x, nn.Conv2d)), None)
+        self.counts[new] = next((x.in_channels for x in readers if isinstance(x, CONVOLUTIONS)), None)
         node.replace_all_uses_with(new, delete_user_cb=lambda user: user is not new)
 
     def _insert_outputs(self, node: fx.Node) -> None:
@@ -253,7 +255,7 @@ class _Conversion:
             roles.add("@first")
         if any(user.op == "output" for user in last.users):
             roles.add("@last")
-        is_layer = isinstance(module_of(self.model, node), (nn.Conv2d, nn.Linear))
+        is_layer = isinstance(module_of(self.model, node), LAYERS)
         found = []
         for name, override in self.config.overrides.items():
             by_role = override.match in roles and is_layer

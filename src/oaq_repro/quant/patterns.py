@@ -17,7 +17,7 @@ from torch import fx, nn
 
 from oaq_repro.accumulator import Accumulator
 from oaq_repro.errors import InputError
-from oaq_repro.quant.layers import QuantConv2d, QuantLinear
+from oaq_repro.quant.layers import QuantConv2d, QuantConvTranspose2d, QuantLinear
 from oaq_repro.quant.modules import (
     QuantAdd,
     QuantAvgPool2d,
@@ -27,6 +27,7 @@ from oaq_repro.quant.modules import (
     QuantMaxPool2d,
     QuantModule,
     QuantMultiply,
+    QuantPixelShuffle,
 )
 from oaq_repro.quant.numerics import Sides
 from oaq_repro.quant.padding import both, padding_before, sides_of
@@ -78,6 +79,14 @@ def _conv(node: fx.Node, module: nn.Conv2d, context: Context) -> Built:
     return quantized, [input_node(node)]
 
 
+def _conv_transpose(node: fx.Node, module: nn.ConvTranspose2d, context: Context) -> Built:
+    if len(node.args) != 1 or node.kwargs:
+        raise InputError(f"{node.target}: found an output_size, expected that which the layer's own fields give")
+    accumulator, reason = context.accumulator()
+    quantized = QuantConvTranspose2d(module, context.weights(), context.output(), accumulator, reason)
+    return quantized, [input_node(node)]
+
+
 def _linear(node: fx.Node, module: nn.Linear, context: Context) -> Built:
     accumulator, reason = context.accumulator()
     return QuantLinear(module, context.weights(), context.output(), accumulator, reason), [input_node(node)]
@@ -109,6 +118,13 @@ def _select(node: fx.Node, module: nn.ChannelShuffle | None, context: Context) -
     if isinstance(first, QuantSelect):  # a part of a shuffle is a selection of what was shuffled
         source, channels = input_node(source), first.channels[channels].tolist()
     return None if channels == list(range(context.channels(source) or 0)) else QuantSelect(channels), [source]
+
+
+def _pixel_shuffle(node: fx.Node, module: nn.PixelShuffle | None, context: Context) -> Built:
+    block = (
+        module.upscale_factor if module is not None else _arguments(node, ("input", "upscale_factor"))["upscale_factor"]
+    )
+    return QuantPixelShuffle(block), [input_node(node)]
 
 
 def _concat(node: fx.Node, module: None, context: Context) -> Built:
@@ -238,12 +254,16 @@ def _resize_factor(node: fx.Node, source: fx.Node, like: fx.Node | None, size: A
 
 PATTERNS: dict[Any, Builder] = {
     nn.Conv2d: _conv,
+    nn.ConvTranspose2d: _conv_transpose,
     nn.Linear: _linear,
     operator.add: _add,
     operator.iadd: _add,
     torch.add: _add,
     **dict.fromkeys(PRODUCTS, _multiply),
     torch.cat: _concat,
+    nn.PixelShuffle: _pixel_shuffle,
+    F.pixel_shuffle: _pixel_shuffle,
+    torch.pixel_shuffle: _pixel_shuffle,
     nn.ChannelShuffle: _select,
     F.channel_shuffle: _select,
     operator.getitem: _select,

@@ -16,10 +16,12 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from oaq_repro.errors import InputError
 from oaq_repro.quant.affine import name_affine
 from oaq_repro.quant.calls import one_module_per_call
+from oaq_repro.quant.numerics import exchanged
 from oaq_repro.quant.places import innermost, place, placed
 from oaq_repro.quant.sizes import SizedTracer
 from oaq_repro.quant.views import name_views
 
+LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 IDENTITY_MODULES = (nn.Identity, nn.modules.dropout._DropoutNd)
 IDENTITY_FUNCTIONS = (F.dropout, F.dropout2d, F.dropout3d, "clone", "contiguous", "detach", torch.clone)
 RANDOM_DEPTH = "stochastic_depth"  # torchvision's function that drops whole branches in training
@@ -164,14 +166,17 @@ def _fold_batch_norm(model: fx.GraphModule, node: fx.Node, norm: _BatchNorm, fus
         raise InputError(f"{node.target}: found a batch norm without running statistics, which cannot be folded")
     source, name = input_node(node), str(node.target)
     before = module_of(model, source)
-    folds = isinstance(before, (nn.Conv2d, nn.Linear)) and len(source.users) == 1
+    folds = isinstance(before, LAYERS) and len(source.users) == 1
     layer = before if folds else _depthwise_identity(node, norm)
-    assert isinstance(layer, (nn.Conv2d, nn.Linear))
+    assert isinstance(layer, LAYERS)
     shared = layer.weight, norm.running_mean  # compared by identity, as tensors in keys are
     if shared not in fused:
-        fused[shared] = fuse_conv_bn_weights(
-            layer.weight, layer.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+        groups = layer.groups if isinstance(layer, nn.ConvTranspose2d) else 0
+        weight = exchanged(layer.weight, groups) if groups else layer.weight
+        weight, bias = fuse_conv_bn_weights(
+            weight, layer.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
         )
+        fused[shared] = nn.Parameter(exchanged(weight, groups)) if groups else weight, bias
     layer.weight, layer.bias = fused[shared]
     activation = getattr(norm, "act", nn.Identity())  # timm: batch norm and activation in one module
     if folds:
