@@ -107,7 +107,7 @@ class _Conversion:
 
     def run(self) -> QuantizedNetwork:
         nodes = list(self.graph.nodes)
-        self.first = {id(n) for n in nodes if any(i.op == "placeholder" for i in n.all_input_nodes)}
+        self.ends = self._ends(nodes)
         for node in nodes:
             if node.op == "placeholder":
                 self._insert_input(node)
@@ -248,11 +248,21 @@ class _Conversion:
 
     # -- overrides -----------------------------------------------------------------------------------------
 
+    def _ends(self, nodes: list[fx.Node]) -> dict[str, set[int]]:
+        """By role the nodes, by identity, that have no layer before them, or behind them."""
+        is_layer = {node: isinstance(module_of(self.model, node), LAYERS) for node in nodes}
+        before: dict[fx.Node, bool] = {}
+        behind: dict[fx.Node, bool] = {}
+        for node in nodes:
+            before[node] = any(is_layer[x] or before[x] for x in node.all_input_nodes)
+        for node in reversed(nodes):
+            behind[node] = any(is_layer[x] or behind[x] for x in node.users)
+        first = {id(n) for n in nodes if not before[n] or any(i.op == "placeholder" for i in n.all_input_nodes)}
+        return {"@first": first, "@last": {id(n) for n in nodes if not behind[n]}}
+
     def _matching_overrides(self, node: fx.Node, last: fx.Node) -> list[Override]:
         """Overrides that apply; `last` is the node whose value the quantized module will produce."""
-        roles = set()
-        if id(node) in self.first:
-            roles.add("@first")
+        roles = {role for role, nodes in self.ends.items() if id(node) in nodes}
         if any(user.op == "output" for user in last.users):
             roles.add("@last")
         is_layer = isinstance(module_of(self.model, node), LAYERS)
