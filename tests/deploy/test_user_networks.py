@@ -131,6 +131,26 @@ def test_accumulators_of_transposed_convolutions_are_counted_in_training_as_in_t
         assert layer.meter.peak == pytest.approx(found.peak["2"])
 
 
+BROADCAST = {
+    "a mask": Calls(
+        lambda self, x: [y * torch.sigmoid(self.b(y)) for y in [F.relu(self.a(x))]][0], a=conv(3), b=conv(4, 1, 1)
+    ),
+    "a mask first": Calls(
+        lambda self, x: [self.b(y).sigmoid().mul(y) for y in [F.relu(self.a(x))]][0], a=conv(3), b=conv(4, 1, 1)
+    ),
+    "a sum": Calls(lambda self, x: self.a(x) + self.b(x), a=conv(3), b=conv(3, 1)),
+    "numbers": Calls(lambda self, x: 0.5 * self.b(0.25 * self.a(x)), a=conv(3), b=conv()),
+}
+
+
+@pytest.mark.parametrize("name", BROADCAST)
+def test_broadcasts(name):
+    network, images = trained(BROADCAST[name]), pixels()
+    model = quantized_for(network, images)
+    assert_same_function(model, network, images)
+    assert_exact(model, pixels(seed=2))
+
+
 def test_a_transposed_convolution_to_a_given_size_is_an_error():
     network = Calls(lambda self, x: self.b(self.a(x), output_size=[24, 18]), a=conv(3), b=up(stride=2))
     with pytest.raises(InputError, match=r"found an output_size.*this is b \(ConvTranspose2d\)"):
@@ -217,6 +237,10 @@ RESIZED = {
     "bilinear to a size": resized(size=[9, 21], mode="bilinear"),
     "UpsamplingNearest2d": nn.Sequential(conv(3), nn.UpsamplingNearest2d(scale_factor=3)),
     "UpsamplingBilinear2d": nn.Sequential(conv(3), nn.UpsamplingBilinear2d(size=20)),
+    "nearest to sizes that are computed": Calls(
+        lambda self, x: [F.interpolate(self.b(y), size=(y.shape[2], y.size(3))) + y for y in [self.a(x)]][0],
+        a=conv(3), b=conv(4, 4, 3, stride=2),
+    ),
     "nearest to the size of another": Calls(
         lambda self, x: [y + F.interpolate(self.b(y), size=y.shape[-2:]) for y in [self.a(x)]][0],
         a=conv(3), b=conv(4, 4, 3, stride=2),

@@ -36,7 +36,7 @@ from oaq_repro.quant.resize import Factor, QuantResize, QuantResizeNearest
 from oaq_repro.quant.select import QuantSelect, selected_channels, selection_source
 from oaq_repro.quant.sizes import SHAPE
 from oaq_repro.quant.trace import input_node, module_of, size_source, tensor_inputs
-from oaq_repro.quant.views import PRODUCTS, VIEWS, Squeeze, Unsqueeze, is_batch, view_sizes
+from oaq_repro.quant.views import PRODUCTS, VIEWS, RepeatChannel, Squeeze, Unsqueeze, is_batch, view_sizes
 
 
 class Context(Protocol):
@@ -200,6 +200,10 @@ def _flatten(node: fx.Node, module: nn.Flatten | None, context: Context) -> Buil
     return QuantFlatten(), [input_node(node)]
 
 
+def _repeat(node: fx.Node, module: RepeatChannel, context: Context) -> Built:
+    return QuantSelect([0] * module.count), [input_node(node)]
+
+
 def _squeeze(node: fx.Node, module: Squeeze | Unsqueeze, context: Context) -> Built:
     return QuantFlatten(keepdims=isinstance(module, Unsqueeze), single=True), [input_node(node)]
 
@@ -221,7 +225,7 @@ def _interpolate(node: fx.Node, module: nn.Upsample | None, context: Context) ->
     like = size_source(size) if isinstance(size, fx.Node) else None
     if like is not None and mode == "bilinear":
         return QuantResize(bool(fields.get("align_corners"))), [source, like]
-    factor = _resize_factor(node, source, like, size, fields.get("scale_factor"))
+    factor = _resize_factor(node, source, size, fields.get("scale_factor"))
     if mode == "bilinear":
         return QuantResize(bool(fields.get("align_corners")), factor), [source]
     if mode == "nearest-exact" and any(part.denominator % 2 == 0 for part in factor):
@@ -231,7 +235,7 @@ def _interpolate(node: fx.Node, module: nn.Upsample | None, context: Context) ->
     return QuantResizeNearest(factor, NEAREST[mode]), [source]
 
 
-def _resize_factor(node: fx.Node, source: fx.Node, like: fx.Node | None, size: Any, scale: Any) -> Factor:
+def _resize_factor(node: fx.Node, source: fx.Node, size: Any, scale: Any) -> Factor:
     """The factor of height and width by which a resize multiplies, exactly, at the size at hand."""
     before = source.meta.get(SHAPE, ())[2:]
     if scale is not None:
@@ -242,9 +246,8 @@ def _resize_factor(node: fx.Node, source: fx.Node, like: fx.Node | None, size: A
         if exact and all(whole):
             return factors[0], factors[1]
     else:
-        after = size if like is None else like.meta.get(SHAPE, ())[2:]
-        after = (after, after) if isinstance(after, int) else after
-        if before and after and isinstance(after, (tuple, list)) and all(isinstance(part, int) for part in after):
+        after = node.meta.get(SHAPE, ())[2:]
+        if before and after:
             return Fraction(after[0], before[0]), Fraction(after[1], before[1])
     raise InputError(
         f"{node.name}: found a resize of {list(before) or 'images of any size'} to size {size} or by {scale}; expected "
@@ -282,6 +285,7 @@ PATTERNS: dict[Any, Builder] = {
     **dict.fromkeys(VIEWS, _view),
     Squeeze: _squeeze,
     Unsqueeze: _squeeze,
+    RepeatChannel: _repeat,
     F.interpolate: _interpolate,
     nn.Upsample: _interpolate,
     nn.UpsamplingNearest2d: _interpolate,

@@ -661,3 +661,19 @@ def test_depth_to_space(path, mode):
     assert sum(isinstance(n, ir.DepthToSpace) for n in graph.nodes) == 1
     with pytest.raises(InputError, match="blocksize: found 3|a multiple of 9 channels"):
         imported(path, after_conv(node("DepthToSpace", ["y"], "p", blocksize=3, **fields)))
+
+
+@pytest.mark.parametrize("operator", ["Mul", "Add"])
+def test_one_channel_beside_several(path, operator):
+    rng = np.random.default_rng(8)
+    constants = {
+        "v": rng.integers(-127, 128, (1, 4, 1, 1)).astype(np.int8), "vz": np.int8(0), "vs": F32(0.01),
+        "sm": F32(0.03), "zm": np.uint8(130),
+    }  # fmt: skip
+    nodes = [
+        node("DequantizeLinear", ["v", "vs", "vz"], "vd"), node("Conv", ["y", "vd"], "m"),
+        node("QuantizeLinear", ["m", "sm", "zm"], "mq"), node("DequantizeLinear", ["mq", "sm", "zm"], "md"),
+        node(operator, ["md", "y"], "p"),
+    ]  # fmt: skip
+    graph = assert_as_onnxruntime(path, after_conv(*nodes, **constants), near=0.05)
+    assert [type(n) for n in graph.nodes].count(ir.Select) == 1

@@ -81,8 +81,18 @@ def _of_two(values: Values, node: OnnxNode, operator: type[ir.Add | ir.Multiply]
     if a is None or b is None or a.source == b.source and not (a.is_plain() and b.is_plain()):
         elementwise(values, node)
         return
-    inputs = values.value(node, 0), values.value(node, 1)
+    names = values.value(node, 0), values.value(node, 1)
+    inputs = _repeated(values, *names), _repeated(values, *names[::-1])
     values.real[node.outputs[0]] = Real(Pending(node, lambda name, q: operator(name, inputs, q)))
+
+
+def _repeated(values: Values, name: str, other: str) -> str:
+    """A value [1, H, W] beside another [C, H, W] as one of C channels."""
+    shape, whole = values.shapes.get(name, ()), values.shapes.get(other, ())
+    if not (len(shape) == len(whole) == 3 and shape[0] == 1 < whole[0] and shape[1:] == whole[1:]):
+        return name
+    channels = np.zeros(whole[0], np.int64)
+    return values.add(ir.Select(values.name(f"{name}.repeated"), (name,), values.q[name], channels))
 
 
 def _concat(values: Values, node: OnnxNode) -> None:
