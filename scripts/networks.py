@@ -27,14 +27,14 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         if options.step == "page":
-            from oaq_repro.coverage.page import write_page
+            from oaq_repro.benchmark.coverage.page import write_page
 
             return write_page(RECORDS, PAGE, options.check)
         if options.isa == "avx2":
             from oaq_repro.benchmark.restrict import restrict_to_avx2
 
             restrict_to_avx2()
-        from oaq_repro.coverage.running import check_all, time_all  # only now: it imports torch
+        from oaq_repro.benchmark.coverage.running import check_all, time_all  # only now: it imports torch
 
         if options.step == "check":
             check_all(options.networks, RECORDS, options.graphs, options.again)

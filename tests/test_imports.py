@@ -13,14 +13,8 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "src" / "oaq_repro"
-BASE = {
-    "errors",
-    "files",
-    "fields",
-    "accumulator",
-    "resampling",
-    "transposed",
-}  # values and functions that every room may import
+# values and functions that every room may import
+BASE = {"errors", "files", "fields", "accumulator", "resampling", "transposed"}
 SPLIT = "integer"  # whose rooms are those one level below
 ROOMS: dict[str, set[str]] = {
     "quant": set(),

@@ -6,10 +6,10 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from oaq_repro.benchmark.coverage import measuring
+from oaq_repro.benchmark.coverage.named import NAMED_NETWORKS
+from oaq_repro.benchmark.coverage.records import load, save
 from oaq_repro.benchmark.machine import Isa
-from oaq_repro.coverage import measuring
-from oaq_repro.coverage.named import NAMED_NETWORKS
-from oaq_repro.coverage.records import load, save
 from oaq_repro.errors import InputError
 
 

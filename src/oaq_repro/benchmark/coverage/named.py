@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import timm
 import torch
@@ -70,7 +71,7 @@ class Named:
 
 def _torchvision(name: str) -> Named:
     def build() -> nn.Module:
-        more = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
+        more: dict[str, Any] = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
         more |= {"weights_backbone": None} if name.startswith(("fcn", "deeplab")) else {}
         return torchvision.models.get_model(name, weights=None, **more)
 

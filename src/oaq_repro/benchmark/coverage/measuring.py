@@ -13,12 +13,12 @@ import torch
 
 from oaq_repro.accumulator import NAMED
 from oaq_repro.benchmark.case import macs
+from oaq_repro.benchmark.coverage.named import NAMED_NETWORKS, SEED, parameters_of, with_random_weights
+from oaq_repro.benchmark.coverage.records import NetworkRecord, Timing
 from oaq_repro.benchmark.machine import Isa, describe, versions
 from oaq_repro.benchmark.networks import smooth_noise
 from oaq_repro.benchmark.peers import FORMS, faster
 from oaq_repro.benchmark.timing import Variant, alternate, wall
-from oaq_repro.coverage.named import NAMED_NETWORKS, SEED, parameters_of, with_random_weights
-from oaq_repro.coverage.records import NetworkRecord, Timing
 from oaq_repro.deploy.lower import lower
 from oaq_repro.errors import InputError
 from oaq_repro.integer.engine import Engine

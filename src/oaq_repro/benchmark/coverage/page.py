@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from oaq_repro.coverage.named import NAMED_NETWORKS
-from oaq_repro.coverage.records import NetworkRecord, load
+from oaq_repro.benchmark.coverage.named import NAMED_NETWORKS
+from oaq_repro.benchmark.coverage.records import NetworkRecord, load
 from oaq_repro.errors import InputError
 from oaq_repro.files import write_atomic
 
