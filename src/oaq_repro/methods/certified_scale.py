@@ -47,7 +47,8 @@ def certify_channels(layer: QuantLayer, x: QTensor) -> None:
 
     def ratios(alpha: Tensor) -> Tensor:
         quantizer.alpha.copy_(alpha)
-        return quantizer.per_factor(worst_case(layer.quantized_weight(x)[0], x, layer.accumulator))
+        codes, _ = layer.quantized_weight(x)
+        return quantizer.per_factor(worst_case(codes, x, layer.accumulator, quantizer.meeting))
 
     fits = quantizer.alpha.clone()
     too_small = fits.clone()

@@ -50,6 +50,7 @@ class CertificateController(OAQController):
         bounds = {}
         for name, layer in layers(model).items():
             x = input_constants(model, name)
-            ratios = worst_case(layer.quantized_weight(x)[0], x, layer.accumulator).cpu()
+            codes, _ = layer.quantized_weight(x)
+            ratios = worst_case(codes, x, layer.accumulator, layer.weight_quantizer.meeting).cpu()
             bounds[name] = BatchOverflow((ratios > 1.0).double(), ratios)
         super().update(model, bounds, batch_size, progress)

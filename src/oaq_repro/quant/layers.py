@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from oaq_repro.accumulator import Accumulator
+from oaq_repro.quant.bounds import meeting_in_transposed
 from oaq_repro.quant.modules import QuantModule, Value
 from oaq_repro.quant.numerics import EXACT_FLOAT32, QTensor, Sides, channelwise, exchanged, pad
 from oaq_repro.quant.overflow import Geometry, OverflowMeter
@@ -157,6 +158,7 @@ class QuantConvTranspose2d(QuantLayer):
         self.geometry = Geometry(
             layer.stride, layer.padding * 2, layer.dilation, layer.groups, output_padding=layer.output_padding
         )
+        weights.meeting = meeting_in_transposed(self.weight, layer.stride, layer.dilation)
 
     @staticmethod
     def rows(float_layer: Any) -> Tensor:
