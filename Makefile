@@ -7,7 +7,7 @@ BUILD ?= build
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test unit slow test-avx2 faults fuzz test-kernels test-neon sanitize lint tables networks check-tables clean
+.PHONY: help install demo test unit slow test-avx2 faults fuzz test-kernels test-neon sanitize lint tables networks check-tables paper clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -86,6 +86,9 @@ check-tables: $(STAMP) ## whether they are what the committed records and the co
 	$(BIN)/python scripts/make_deviations.py --check
 	$(BIN)/python scripts/networks.py page --check
 
+paper: $(STAMP) ## what each row of the paper's tables needs and lacks; PAPER="--run --root imagenet=FOLDER" makes it
+	$(BIN)/python scripts/reproduce_paper.py $(PAPER)
+
 clean: ## remove builds and caches; .venv and results stay
 	rm -rf build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find src tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -103,5 +106,5 @@ $(BIN)/python:
 
 # The stamp is newer than what an installation depends on; Python sources are read where they lie.
 $(STAMP): $(INSTALL_INPUTS) | $(BIN)/python
-	$(BIN)/python -m pip install --disable-pip-version-check --editable ".[segmentation,dev]"
+	$(BIN)/python -m pip install --disable-pip-version-check --editable ".[train,segmentation,dev]"
 	touch $@

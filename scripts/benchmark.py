@@ -7,6 +7,10 @@ import argparse
 import sys
 from pathlib import Path
 
+from oaq_repro.extras import require
+
+require("train")
+
 from oaq_repro.errors import InputError
 
 ROUNDS = {"kernels": 20, "models": 40, "training": 7}

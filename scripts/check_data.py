@@ -6,6 +6,10 @@ is there, what is missing and how to get it; exit status 1 where something is mi
 
 import sys
 
+from oaq_repro.extras import require
+
+require("train")
+
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException

@@ -9,6 +9,10 @@ import argparse
 import sys
 from pathlib import Path
 
+from oaq_repro.extras import require
+
+require("train")
+
 import matplotlib
 
 matplotlib.use("Agg")
@@ -20,7 +24,7 @@ from matplotlib.patches import Rectangle
 from oaq_repro.accumulator import NAMED
 from oaq_repro.errors import InputError
 from oaq_repro.files import write_atomic
-from oaq_repro.integer.certificate import product_range, reach
+from oaq_repro.integer.certificate import reach, reachable_products
 from oaq_repro.integer.graph import Conv, Graph
 from oaq_repro.integer.reference import Reference
 from oaq_repro.results.record import load_record
@@ -117,7 +121,7 @@ def _certificate(ax: Axes, folder: Path, layer: str) -> None:
     graph = Graph.load(folder / "graph.npz")
     node = _node(graph, layer)
     q = graph.qparams(node.inputs[0])
-    lowest, highest = product_range(node.matrix, q, NAMED["int16"])
+    lowest, highest = reachable_products(node.matrix, q, NAMED["int16"])
     depth = node.matrix.shape[1]
     block = _longest_power(lowest, highest)
     worst = np.maximum(np.cumsum(highest, axis=1), -np.cumsum(lowest, axis=1)).max(0)

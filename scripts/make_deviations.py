@@ -4,6 +4,10 @@ import argparse
 import sys
 from pathlib import Path
 
+from oaq_repro.extras import require
+
+require("train")
+
 from oaq_repro.deviations import render
 from oaq_repro.errors import InputError
 from oaq_repro.files import write_atomic

@@ -9,6 +9,10 @@ import argparse
 import sys
 from pathlib import Path
 
+from oaq_repro.extras import require
+
+require("train")
+
 from oaq_repro.errors import InputError
 from oaq_repro.results.output import differences, make, write
 

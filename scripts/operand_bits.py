@@ -10,6 +10,10 @@ from dataclasses import astuple
 from itertools import islice
 from pathlib import Path
 
+from oaq_repro.extras import require
+
+require("train")
+
 from oaq_repro.errors import InputError
 from oaq_repro.files import write_atomic
 from oaq_repro.integer.graph import Graph

@@ -9,6 +9,10 @@ import argparse
 import sys
 from pathlib import Path
 
+from oaq_repro.extras import require
+
+require("train")
+
 from oaq_repro.settings.rekeying import rekey
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"

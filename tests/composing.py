@@ -12,6 +12,19 @@ TINY = [
     "schedule.controller_interval=2", "trainer.enable_progress_bar=false", "quantization.calibration_batches=2",
     "threads=1",
 ]  # fmt: skip
+TWO_STEPS = [
+    "data.batch_size=4", "data.num_workers=0", "schedule.controller_interval=1", "quantization.calibration_batches=1",
+    "trainer.accelerator=cpu", "trainer.enable_progress_bar=false", "threads=1", "latency=false",
+    *(f"schedule.{stage}.{field}" for stage in ("float", "finetune")
+      for field in ("steps=2", "epochs=null", "warmup_steps=1")),
+]  # fmt: skip
+"""A run of the paper on a handful of images: two steps of each training, all stages."""
+SMALL_IMAGES = {
+    "imagenet": ["data.image_size=32"],
+    "voc_detection": ["data.image_size=96"],
+    "coco_segmentation": ["data.image_size=65", "data.eval_size=65"],
+}
+"""By the data that the paper's tables name."""
 
 
 def choice(group, name):
@@ -26,13 +39,18 @@ def composed(*overrides):
 
 
 def tiny(results, *overrides):
-    """A run of seconds on 64 digits."""
-    return composed(*TINY, f"results={results}", *overrides)
+    """A run of seconds on 64 digits, as `experiment.run` takes it."""
+    return settings_of(*TINY, f"results={results}", *overrides)
 
 
 def settings_of(*overrides):
     """The same as plain containers."""
     return resolve(composed(*overrides))
+
+
+def read_of(*overrides):
+    """The same, read: all settings of a run in one object."""
+    return schema.read(settings_of(*overrides))
 
 
 def built(section, *overrides, **given):

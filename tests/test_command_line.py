@@ -122,7 +122,7 @@ def interrupted_then_resumed(tmp_path, how):
 
 @pytest.mark.slow
 def test_data_of_another_task(tmp_path):
-    done = call("data=voc_detection", f"results={tmp_path}", cwd=tmp_path)
+    done = call("task=classification", "data=voc_detection", f"results={tmp_path}", cwd=tmp_path)
     assert done.returncode == 1
     assert "error: data: found voc_detection, which is for detection, with task=classification; expected" in done.stderr
 

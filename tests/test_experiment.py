@@ -2,7 +2,7 @@ import json
 
 import pytest
 import torch
-from composing import composed, tiny
+from composing import settings_of, tiny
 
 from oaq_repro import experiment
 from oaq_repro.errors import InputError
@@ -89,6 +89,15 @@ def test_int8_overflows_and_pays_for_it_and_shares_the_parent(results, oaq, monk
     assert {layer.alpha_weight for layer in record.layers} == {1.0}
 
 
+def test_a_teacher_takes_the_place_of_labels(results, oaq, monkeypatch):
+    """On every method that trains: see tests/tasks for the loss."""
+    monkeypatch.setattr(parent, "fit", no_training)
+    record = run(tiny(results, "method=oaq", "task.teacher=float", "schedule.finetune.epochs=1"))
+    assert record.provenance.parent_hash == oaq.provenance.parent_hash and record.hash != oaq.hash
+    assert record.science["task"] == {"kind": "classification", "teacher": "float"}
+    assert record.metrics["integer_int32"] == record.metrics["simulated"]
+
+
 def test_the_float_parent_alone(results, oaq):
     record = run(tiny(results, "method=float32"))
     assert record.metrics == {"float": oaq.metrics["float"]}
@@ -100,6 +109,15 @@ def test_clamps_are_whole_numbers(results, oaq):
     clamps = [127 / layer.alpha_weight for layer in record.layers]
     assert clamps == pytest.approx([round(c) for c in clamps], rel=1e-5)
     assert min(clamps) < 127
+
+
+def test_biases_are_corrected_and_settled_again(results, oaq):
+    fields = ("method=int8_settle", "method.fine_tune=false", "accumulator.bits=14")
+    plain, corrected = (run(tiny(results, *fields, f"method.bias_correction={on}")) for on in ("false", "true"))
+    assert corrected.hash != plain.hash and corrected.overflow.settle_events == 0
+    assert all(layer.bias_shift is None for layer in plain.layers)
+    assert all(layer.bias_shift > 0 for layer in corrected.layers)
+    assert corrected.metrics["integer_int32"] == corrected.metrics["simulated"]
 
 
 def test_layers_left_in_float_have_no_integer_stage(results, oaq):
@@ -121,7 +139,7 @@ def test_a_post_training_method_has_no_fine_tuning_whatever_the_schedule(results
     assert {layer.alpha_weight for layer in record.layers} == {1.0}
 
 
-@pytest.mark.parametrize("method", ["a2q", "a2q_plus", "certified_scale", "oaq_certified"])
+@pytest.mark.parametrize("method", ["a2q", "a2q_plus", "axe", "certified_scale", "oaq_certified"])
 def test_certified_methods_are_certified_in_the_record(results, oaq, method):
     record = run(tiny(results, f"method={method}", "accumulator.bits=15"))
     assert all(layer.certified for layer in record.layers)
@@ -189,7 +207,7 @@ def test_data_of_another_task(results):
         InputError,
         match="data: found voc_detection, which is for detection, with task=classification; expected task=det",
     ):
-        run(composed("data=voc_detection", f"results={results}"))
+        run(settings_of("task=classification", "data=voc_detection", f"results={results}"))
 
 
 def test_metrics_of_a_parent_that_cannot_be_read(results, oaq):

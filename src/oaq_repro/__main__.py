@@ -4,9 +4,12 @@ import os
 import sys
 
 from oaq_repro import signals
+from oaq_repro.extras import require
 
 # before the imports below and theirs, which take a while; of the processes of a training the first one speaks
 signals.install(quiet=os.environ.get("LOCAL_RANK", "0") != "0")
+
+require("train")
 
 import hydra  # noqa: E402
 from omegaconf import DictConfig  # noqa: E402
@@ -52,7 +55,9 @@ def _run_or_show(config: DictConfig) -> float | None:
     if earlier is None:
         from oaq_repro.experiment import run
 
-        record = run(config, wait=not sweeping)
+        record = run(settings, wait=not sweeping)
+        if record is None:
+            sys.exit(0)  # a worker, here and in a sweep: the first process starts others for its next run
     else:
         record = earlier
     folder = run_folder(settings["results"], record.hash, record.seed)

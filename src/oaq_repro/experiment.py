@@ -3,9 +3,9 @@
 Every step is a function that can be called alone; `run` is the one that calls them all.
 """
 
-import sys
+import copy
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,11 +13,9 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from omegaconf import DictConfig
-from torch import Tensor, distributed
+from torch import distributed, nn
 
-from oaq_repro.data.base import DataModule
-from oaq_repro.deploy.checked_engine import CheckedEngine
+from oaq_repro.deploy.checked_engine import CheckedEngine, Simulation
 from oaq_repro.deploy.lower import lower
 from oaq_repro.deploy.record_sections import layer_rows, overflow_section
 from oaq_repro.errors import InputError
@@ -26,27 +24,22 @@ from oaq_repro.integer.engine.latency import latencies
 from oaq_repro.methods.base import Method
 from oaq_repro.models.checkpoint import content_hash
 from oaq_repro.models.network import Network
-from oaq_repro.quant.calibrate import count_overflow
-from oaq_repro.quant.config import QuantizationConfig
 from oaq_repro.quant.convert import quantize_network
-from oaq_repro.quant.network import QuantizedNetwork
-from oaq_repro.quant.settle import SettleReport, settle
 from oaq_repro.results.figures import write_figures
 from oaq_repro.results.finished import remember
 from oaq_repro.results.provenance import provenance, utc_now
 from oaq_repro.results.record import RECORD_NAME, Record, Status, save_record
-from oaq_repro.results.store import LONG_S, find_record, is_worker, lock_run, run_folder, say_early
-from oaq_repro.settings.composing import resolve
-from oaq_repro.settings.identity import hash_of, science
-from oaq_repro.settings.schema import build, build_part, check
+from oaq_repro.results.store import LONG_S, find_record, is_worker, lock_run, say_early
+from oaq_repro.run import Run
+from oaq_repro.settings.schema import build, read
 from oaq_repro.signals import arrived, interruption
 from oaq_repro.tasks.base import Task
-from oaq_repro.tasks.schedule import Schedule
 from oaq_repro.training.checkpoints import torch_bytes
 from oaq_repro.training.fine_tune import fine_tune
 from oaq_repro.training.loggers import log_record
 from oaq_repro.training.parent import float_parent
-from oaq_repro.training.stage import check_devices, evaluate, images_of, torch_threads
+from oaq_repro.training.post_training import PostTraining, post_training
+from oaq_repro.training.stage import check_devices, check_length, evaluate, torch_threads
 
 GRAPH_NAME, CHECKPOINT_NAME = "graph.npz", "quantized.ckpt"
 
@@ -60,177 +53,141 @@ class Outcome:
     parent_hash: str | None = None
     checkpoint_hash: str | None = None
     kernels: str | None = None
+    started: str = field(default_factory=utc_now)
+    clock: float = field(default_factory=time.monotonic)
 
-
-def run(config: DictConfig, wait: bool = True) -> Record:
-    """One run from its configuration to its record; a finished one is only read again.
-
-    Where another process works on the same run, waits for it, or without `wait` raises BusyError. Raises InputError for
-    bad input (also recorded as a failed run) and passes on interruptions (recorded too).
-    """
-    composed = resolve(config)
-    settings = check(composed)
-    check_devices(settings["trainer"])
-    pl.seed_everything(settings["seed"], workers=True, verbose=False)
-    data: DataModule = build("data", settings["data"])
-    data.prepare_data()
-    data.setup()
-    fingerprint = data.fingerprint()
-    found = science(settings)
-    name, seed = hash_of(found, fingerprint), settings["seed"]
-    remember(composed, name)
-    folder = run_folder(settings["results"], name, seed)
-    with torch_threads(settings["threads"]), lock_run(folder, LONG_S if wait else 0.0):
-        done = find_record(settings["results"], name, seed)
-        if done is not None and done.status == "finished":
-            return done
-        say_early(settings["results"])
-        return _recorded(settings, found, data, fingerprint, name, folder)
-
-
-def _recorded(
-    settings: dict[str, Any], found: dict[str, Any], data: DataModule, fingerprint: str, name: str, folder: Path
-) -> Record:
-    """Run and write the record, whatever happens."""
-    outcome, started, clock = Outcome(), utc_now(), time.monotonic()
-    if is_worker():
-        _stages(settings, data, fingerprint, folder, outcome)
-        sys.exit(0)  # the first process writes the record
-
-    def record_as(status: Status, error: str | None) -> Record:
+    def record(self, run: Run, status: Status, error: str | None = None) -> Record:
+        """The record of a run that ends now."""
         return Record(
-            hash=name,
-            seed=settings["seed"],
+            hash=run.hash,
+            seed=run.seed,
             status=status,
-            config=settings,
-            science=found,
-            metrics=outcome.metrics,  # type: ignore[arg-type]
-            **outcome.sections,
+            config=run.settings.model_dump(mode="json"),
+            science=run.science,
+            metrics=self.metrics,  # type: ignore[arg-type]
+            **self.sections,
             provenance=provenance(
-                dataset=type(data).__name__,
-                dataset_fingerprint=fingerprint,
-                started=started,
-                wall_time_s=time.monotonic() - clock,
-                parent_hash=outcome.parent_hash,
-                checkpoint_hash=outcome.checkpoint_hash,
-                kernels=outcome.kernels,
+                dataset=type(run.data).__name__,
+                dataset_fingerprint=run.fingerprint,
+                started=self.started,
+                wall_time_s=time.monotonic() - self.clock,
+                parent_hash=self.parent_hash,
+                checkpoint_hash=self.checkpoint_hash,
+                kernels=self.kernels,
                 error=error,
             ),
         )
 
+
+def run(composed: Mapping[str, Any], wait: bool = True) -> Record | None:
+    """One run from its configuration (`settings.composing.resolve`) to its record; a finished one is only read again.
+
+    None in a worker process, for which the first process writes the record. Where another process works on the same
+    run, waits for it, or without `wait` raises BusyError. Raises InputError for bad input (also recorded as a failed
+    run) and passes on interruptions (recorded too).
+    """
+    settings = read(composed)
+    check_devices(settings.trainer)
+    pl.seed_everything(settings.seed, workers=True, verbose=False)
+    run = Run.prepared(settings)
+    remember(composed, run.hash)
+    with torch_threads(settings.threads), lock_run(run.folder, LONG_S if wait else 0.0):
+        done = find_record(settings.results, run.hash, run.seed)
+        if done is not None and done.status == "finished":
+            return done
+        say_early(settings.results)
+        if is_worker():
+            stages(run, Outcome())
+            return None
+        return _recorded(run)
+
+
+def _recorded(run: Run) -> Record:
+    """Run and write the record, whatever happens."""
+    outcome = Outcome()
     try:
-        _stages(settings, data, fingerprint, folder, outcome)
-        record = record_as("finished", None)
-        write_figures(record, folder)
-        save_record(record, folder / RECORD_NAME)  # last: it says all is there
+        stages(run, outcome)
+        record = outcome.record(run, "finished")
+        write_figures(record, run.folder)
+        save_record(record, run.folder / RECORD_NAME)  # last: it says all is there
     except BaseException as error:
         cause = interruption(error) or error
         arrived()
         status: Status = "failed" if isinstance(cause, Exception) else "interrupted"
         with suppress(InputError, ValueError):  # a full disk must not hide the first error
-            save_record(record_as(status, str(cause) or type(cause).__name__), folder / RECORD_NAME)
+            save_record(outcome.record(run, status, str(cause) or type(cause).__name__), run.folder / RECORD_NAME)
         raise
-    log_record(settings, record, folder)
+    log_record(run.settings, record, run.folder)
     return record
 
 
-def _stages(settings: dict[str, Any], data: DataModule, fingerprint: str, folder: Path, outcome: Outcome) -> None:
-    method: Method = build("method", settings["method"])
-    known = {"num_classes": len(data.classes), "input_shape": data.input_shape}
-    network: Network = build("model", settings["model"], **known)
-
-    float_task = make_task(settings, network, data, "float")
-    parent = float_parent(settings, data, float_task, fingerprint)
+def stages(run: Run, outcome: Outcome) -> None:
+    """From the data to the figures of the record, which are left in `outcome`; a worker returns after training."""
+    method: Method = build("method", run.settings.method)
+    check_length(run, "float", *(["finetune"] if method.quantizes and method.fine_tune else []))
+    network: Network = build(
+        "model", run.settings.model, num_classes=len(run.data.classes), input_shape=run.data.input_shape
+    )
+    float_task = make_task(run, network, "float")
+    parent = float_parent(run, float_task)
     outcome.parent_hash, outcome.metrics["float"] = parent.hash, parent.metrics
     if not method.quantizes:
         return
 
-    quantization: QuantizationConfig = build_part(QuantizationConfig, settings["quantization"], "quantization")
-    quantized = quantize_network(float_task.dense, method, quantization, data.input_shape)
+    quantized = quantize_network(float_task.dense, method, run.settings.quantization, run.data.input_shape)
     outcome.sections["swapped"] = [f"{name}: {old} -> {new}" for name, old, new in quantized.swapped]
     outcome.sections["left_float"] = list(quantized.left_float)
-
-    task = make_task(settings, Network(quantized, network.codec), data, "finetune")
-    trained = fine_tune(settings, data, task, method, quantization.calibration_batches, fingerprint)
-    part_from_workers()
-    keep_curves(trained.folder, folder)
-    task.cpu().eval()  # the stages below are exact on any machine; the integer graph runs on the CPU
-    method.finish(quantized)
-    settled = settle_or_count(quantized, method, data, settings["trainer"])
-    state = task.state_dict()
-    write_atomic(folder / CHECKPOINT_NAME, torch_bytes({"state_dict": state}))
-    outcome.checkpoint_hash = content_hash(state)
-    cpu = {**settings["trainer"], "accelerator": "cpu", "devices": 1, "strategy": "auto", "num_nodes": 1}
-
-    outcome.metrics["simulated"] = evaluate(task, data.val_dataloader(), cpu, "simulated on held-out data")
-    if quantized.left_float:
+    reference = copy.deepcopy(quantized) if method.bias_correction else None
+    task = make_task(run, Network(quantized, network.codec), "finetune", float_task.dense)
+    trained = fine_tune(run, task, method)
+    end_of_training()
+    if is_worker():
         return
-    graph = lower(quantized)
-    graph.save(folder / GRAPH_NAME)
-    threads = settings["threads"] or torch.get_num_threads()
-    certified = CheckedEngine(graph, quantized, "certified", threads)
-    fast = CheckedEngine(graph, quantized, "fast", threads)
-    outcome.kernels = fast.engine(data.input_shape).isa
+
+    keep_curves(trained.folder, run.folder)
+    task.cpu().eval()  # the stages below are exact on any machine; the integer graph runs on the CPU
+    done = post_training(run, quantized, method, reference)
+    state = task.state_dict()
+    write_atomic(run.folder / CHECKPOINT_NAME, torch_bytes({"state_dict": state}))
+    outcome.checkpoint_hash = content_hash(state)
+    task.dense = simulation = Simulation(quantized)
+    outcome.metrics["simulated"] = evaluate(run, task, "simulated on held-out data", on_cpu=True)
+    if not quantized.left_float:
+        deploy(run, simulation, task, done, outcome)
+
+
+def deploy(run: Run, simulation: Simulation, task: Task, done: PostTraining, outcome: Outcome) -> None:
+    """Lower to an integer graph, run it on the held-out data in both modes, and say what was seen."""
+    graph = lower(simulation.network)
+    graph.save(run.folder / GRAPH_NAME)
+    threads = run.settings.threads or torch.get_num_threads()
+    certified = CheckedEngine(graph, simulation, "certified", threads)
+    fast = CheckedEngine(graph, simulation, "fast", threads)
+    outcome.kernels = fast.engine(run.data.input_shape).isa
     for stage, integer in (("integer_int32", certified), ("integer", fast)):
-        outcome.metrics[stage] = evaluate_integer(integer, quantized, task, data, cpu)
-    outcome.sections["overflow"] = overflow_section(settled, fast.report)
-    outcome.sections["layers"] = layer_rows(fast, certified, data.input_shape)
-    if settings["latency"]:
-        outcome.sections["latency_ms"] = latencies(graph, data.input_shape)
+        task.dense = integer
+        outcome.metrics[stage] = evaluate(run, task, f"integer, {integer.mode}, on held-out data", on_cpu=True)
+        integer.check()
+    outcome.sections["overflow"] = overflow_section(done.settled, simulation)
+    outcome.sections["layers"] = layer_rows(fast, certified, run.data.input_shape, done.bias_shifts)
+    if run.settings.latency:
+        outcome.sections["latency_ms"] = latencies(graph, run.data.input_shape)
 
 
-def part_from_workers() -> None:
-    """After distributed training the first process goes on alone; the others end here."""
+def end_of_training() -> None:
+    """Processes that trained together wait for each other and part; only the first goes on."""
     if distributed.is_available() and distributed.is_initialized():
         distributed.barrier()
         distributed.destroy_process_group()
-    if is_worker():
-        sys.exit(0)
 
 
-def make_task(settings: Mapping[str, Any], network: Network, data: DataModule, stage: str) -> Task:
-    """The LightningModule of one stage (`float` or `finetune`)."""
-    section = settings["schedule"].get(stage)
-    schedule = None if section is None else build_part(Schedule, section, f"schedule.{stage}")
-    return build("task", settings["task"], network=network, schedule=schedule, classes=data.classes)
-
-
-def settle_or_count(
-    quantized: QuantizedNetwork, method: Method, data: DataModule, trainer_config: Mapping[str, Any]
-) -> SettleReport:
-    """Settle by the method's configuration, or only count overflow on the same images where it has none."""
-    loader, settling = data.calibration_dataloader(), method.settle
-    description = "counting overflow" if settling is None else "settling"
-
-    def images() -> Iterator[Tensor]:
-        batches = None if settling is None else settling.batches
-        return images_of(loader, torch.device("cpu"), batches, trainer_config, description)
-
-    if settling is not None:
-        return settle(quantized, images, settling)
-    report = SettleReport()
-    report.see(count_overflow(quantized, images()))
-    return report
+def make_task(run: Run, network: Network, stage: str, parent: nn.Module | None = None) -> Task:
+    """The LightningModule of one stage (`float` or `finetune`); `parent`: the float network, which may teach it."""
+    given = {"schedule": getattr(run.settings.schedule, stage), "parent": parent} | run.data.for_task()
+    return build("task", run.settings.task, network=network, **given)
 
 
 def keep_curves(source: Path, folder: Path) -> None:
     """Copy the training curves of a shared fine-tuning into the folder of a run."""
     for metrics in source.glob("finetune*/metrics.csv"):
         write_atomic(folder / metrics.relative_to(source), metrics.read_bytes())
-
-
-def evaluate_integer(
-    integer: CheckedEngine,
-    quantized: QuantizedNetwork,
-    task: Task,
-    data: DataModule,
-    trainer_config: Mapping[str, Any],
-) -> dict[str, float]:
-    """Held-out metrics of the integer engine, every image compared with the simulation bit for bit."""
-    task.dense = integer
-    try:
-        metrics = evaluate(task, data.val_dataloader(), trainer_config, f"integer, {integer.mode}, on held-out data")
-    finally:
-        task.dense = quantized
-    integer.check()
-    return metrics

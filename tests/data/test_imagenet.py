@@ -116,13 +116,42 @@ def test_val_with_a_list_and_no_train(tmp_path: Path, common: dict[str, Any]) ->
     assert len(calibration) == 8 and len(held_out) == 12 and not set(calibration) & set(held_out)
     assert all(label == 40 * int(name[15:23]) for name, label in (calibration | held_out).items())
     assert sum(len(labels) for _, labels in data.calibration_dataloader()) == 8
-    with pytest.raises(InputError, match=r"found no images to train on; expected .*schedule\.float=null"):
+    with pytest.raises(
+        InputError, match=r"found no folder train, so no images to train on; expected .*schedule\.float=null"
+    ):
         data.train_dataloader()
+    with pytest.raises(InputError, match="data.batch_size: found 16; expected at most the 8 calibration images"):
+        data.unlabelled_dataloader()
     other = ImageNet(root=root, calibration_images=9, **common)
-    assert other.fingerprint() != data.fingerprint()
+    assert other.fingerprint() == data.fingerprint()  # calibration_images is in the settings
     assert {Path(path).name for path, _ in other.splits[0].files} > set(calibration)
     with pytest.raises(InputError, match=r"data\.calibration_images: found 20; expected fewer than the 20 images"):
         ImageNet(root=root, calibration_images=20, **common).setup()
+
+
+def test_calibration_images_teach_where_there_is_no_train(tmp_path: Path, common: dict[str, Any]) -> None:
+    root = flat(tmp_path, *range(1, 21))
+    write_list(root, {number: number for number in range(1, 21)})
+    write_words(root)
+    data = ImageNet(root=root, calibration_images=9, **(common | {"batch_size": 2}))
+    (known,) = torch.cat([images for images, _ in data.calibration_dataloader()]).mean((2, 3))[None]
+    loader = data.unlabelled_dataloader()
+    epochs = [torch.cat([images for images, _ in loader]).mean((2, 3)) for _ in range(2)]
+    assert len(loader) == 4 and not torch.equal(*epochs)
+    assert all((known == image).all(1).any() for epoch in epochs for image in epoch)
+
+
+def test_seeds_are_random_splits_of_the_same_data(tmp_path: Path, common: dict[str, Any]) -> None:
+    root = flat(tmp_path, *range(1, 21))
+    labels = {number: number * 40 for number in range(1, 21)}
+    write_list(root, labels)
+    write_words(root)
+    first, second = (ImageNet(root=root, calibration_images=8, **common | {"seed": seed}) for seed in (0, 1))
+    held_out = [{path for path, _ in data.splits[1].files} for data in (first, second)]
+    assert held_out[0] != held_out[1] and len(held_out[0]) == len(held_out[1]) == 12
+    assert first.fingerprint() == second.fingerprint()
+    write_list(root, labels | {3: 5})
+    assert ImageNet(root=root, calibration_images=8, **common).fingerprint() != first.fingerprint()
 
 
 def test_the_split_does_not_depend_on_the_layout(tmp_path: Path, common: dict[str, Any]) -> None:

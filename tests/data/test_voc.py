@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from oaq_repro.data.coco import CocoDetection
 from oaq_repro.data.notes import DataWarning
 from oaq_repro.data.voc import VOC_CLASSES, VocDetection, VocSegmentation
 from oaq_repro.errors import InputError
@@ -28,6 +29,11 @@ def test_detection_batches(voc: Path, common: dict[str, Any]) -> None:
     assert target["labels"].tolist() == [1, 2] and target["iscrowd"].tolist() == [0, 1]
     assert target["size"] == (30, 40) and target["image_id"] == 0
     assert target["area"].tolist() == [300.0, 30.0 * 25.0]
+
+
+def test_tasks_measure_voc_by_its_own_rules(voc: Path, coco: Path, common: dict[str, Any]) -> None:
+    assert VocDetection(root=voc, **common).for_task() == {"classes": ("cat", "dog"), "voc": True}
+    assert CocoDetection(root=coco, **common).for_task() == {"classes": ("cat", "dog")}
 
 
 def test_training_never_sees_difficult_boxes(voc: Path, common: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from composing import composed
+from composing import settings_of
 
 from oaq_repro.accumulator import NAMED
 from oaq_repro.experiment import run
@@ -27,7 +27,7 @@ def events_per_image(execution):
 @pytest.mark.parametrize("method", ["oaq", "int8"])
 @pytest.mark.parametrize("task", ["classification", "detection", "segmentation"])
 def test_three_ways_to_the_same_integers(task, method, tmp_path):
-    config = composed(
+    config = settings_of(
         f"task={task}", f"method={method}", f"results={tmp_path}", "data.subset=32", "data.val_subset=8",
         "data.batch_size=8", "schedule.float.epochs=null", "schedule.float.steps=8", "schedule.float.warmup_steps=1",
         "schedule.finetune.epochs=null", "schedule.finetune.steps=4", "schedule.finetune.warmup_steps=1",

@@ -7,7 +7,7 @@ from quant.networks import Classifier, Gated, Pyramid, images, quantized, traine
 from torch import nn
 
 from oaq_repro.accumulator import NAMED, Accumulator
-from oaq_repro.deploy.checked_engine import CheckedEngine
+from oaq_repro.deploy.checked_engine import CheckedEngine, Simulation
 from oaq_repro.deploy.lower import lower
 from oaq_repro.errors import InputError
 from oaq_repro.integer.graph import Graph
@@ -81,24 +81,45 @@ def test_overflow_does_damage_and_is_reported_per_image():
     model = quantized(trained(Classifier()))
     for layer in layers(model).values():
         layer.accumulator = Accumulator(bits=12)
-    integer = CheckedEngine(lower(model), model, "fast", threads=2)
+    simulation = Simulation(model)
+    integer = CheckedEngine(lower(model), simulation, "fast", threads=2)
     x = images(6)
+    assert torch.equal(simulation(x), model(x))
     damaged = integer(x)
-    report = integer.check()  # images with events may differ, the others may not
-    first = next(iter(report.events))
-    assert report.images == 6 and report.affected()
-    assert not torch.equal(damaged, model(x))
-    assert report.totals()[first] == count_overflow(model, [x])[first].total()
+    integer.check()  # images with events may differ, the others may not
+    first = next(iter(simulation.events))
+    assert len(simulation.digests) == 6 and simulation.affected()
+    assert not torch.equal(damaged, model(x)) and set(integer.different) <= set(simulation.affected())
+    assert simulation.totals()[first] == count_overflow(model, [x])[first].total()
 
 
-def test_a_difference_without_an_event_is_an_error():
-    model = quantized(trained(Classifier()), accumulator="int32")
+@pytest.mark.parametrize(
+    "accumulator, message",
+    [
+        (NAMED["int32"], "4 images without overflow differ"),
+        (Accumulator(bits=12), "differ from the simulation"),  # in an exact mode overflow excuses no difference
+    ],
+)
+def test_a_difference_without_an_event_is_an_error(accumulator, message):
+    model = quantized(trained(Classifier()))
+    for layer in layers(model).values():
+        layer.accumulator = accumulator
     graph = lower(model)
     with torch.no_grad():
         layers(model)["head"].bias.add_(1.0)
-    integer = CheckedEngine(graph, model, "certified", threads=1)
-    integer(images())
-    with pytest.raises(InputError, match="4 images without overflow differ"):
+    simulation = Simulation(model)
+    integer = CheckedEngine(graph, simulation, "certified", threads=1)
+    simulation(images()), integer(images())
+    with pytest.raises(InputError, match=message):
+        integer.check()
+
+
+def test_the_engine_has_to_see_the_images_of_the_simulation():
+    model = quantized(trained(Classifier()))
+    simulation = Simulation(model)
+    integer = CheckedEngine(lower(model), simulation, "fast", threads=1)
+    simulation(images(4)), integer(images(3))
+    with pytest.raises(InputError, match="seen 3 images, expected the 4 simulated"):
         integer.check()
 
 

@@ -5,7 +5,7 @@ import torch
 from quant.networks import Classifier, images, quantized, trained
 
 from oaq_repro.deploy import checked_engine as network
-from oaq_repro.deploy.checked_engine import CheckedEngine
+from oaq_repro.deploy.checked_engine import CheckedEngine, Simulation
 from oaq_repro.deploy.lower import lower
 from oaq_repro.deploy.record_sections import layer_rows
 from oaq_repro.quant.network import layers
@@ -22,9 +22,10 @@ def test_rows_are_those_of_the_engines_that_evaluated(monkeypatch):
     monkeypatch.setattr(network, "Engine", Counted)
     model = quantized(trained(Classifier()), accumulator="int16")
     graph, x = lower(model), images(4)
-    fast, certified = (CheckedEngine(graph, model, mode, threads=2) for mode in ("fast", "certified"))
-    for integer in (fast, certified):
-        integer(x)
+    simulation = Simulation(model)
+    fast, certified = (CheckedEngine(graph, simulation, mode, threads=2) for mode in ("fast", "certified"))
+    for dense in (simulation, fast, certified):
+        dense(x)
     shape = list(x.shape[1:])
     rows = layer_rows(fast, certified, shape)
     assert compiled == [(tuple(shape), "fast"), (tuple(shape), "certified")]
@@ -32,8 +33,8 @@ def test_rows_are_those_of_the_engines_that_evaluated(monkeypatch):
     for row, route, sure in zip(rows, fast.engine(shape).routes, certified.engine(shape).routes, strict=True):
         assert (row["name"], row["route"]) == (route.name, f"{route.registers}, {route.claim}")
         assert (row["name"], row["route_certified"]) == (sure.name, sure.registers)
-        assert row["overflow_seen"] == fast.report.totals()[row["name"]]
-        assert row["outputs"] == fast.report.outputs[row["name"]] > 0
+        assert row["overflow_seen"] == simulation.totals()[row["name"]]
+        assert row["outputs"] == simulation.outputs[row["name"]] > 0
 
 
 @pytest.mark.parametrize("granularity", ["channel", "tensor"])
@@ -42,9 +43,10 @@ def test_alpha_and_bits_of_weights_are_mean_and_range(granularity):
     alpha = layers(model)["expand.0"].weight_quantizer.alpha
     alpha.copy_(torch.arange(16) / 4 + 1 if granularity == "channel" else torch.full((16,), 2.0))
     graph = lower(model)
-    fast, certified = (CheckedEngine(graph, model, mode, threads=1) for mode in ("fast", "certified"))
-    for integer in (fast, certified):
-        integer(images())
+    simulation = Simulation(model)
+    fast, certified = (CheckedEngine(graph, simulation, mode, threads=1) for mode in ("fast", "certified"))
+    for dense in (simulation, fast, certified):
+        dense(images())
     row = next(r for r in layer_rows(fast, certified, (3, 16, 16)) if r["name"] == "expand.0")
     if granularity == "tensor":
         assert row["alpha_weight"] == 2.0 and row["bits_weight"] == math.log2(2 * 64 + 1)

@@ -4,7 +4,7 @@ import random
 import shutil
 
 import pytest
-from composing import changed, composed
+from composing import changed, settings_of
 from faults.sweeping import METHODS, RUNS, call, comparable, records
 
 from oaq_repro.errors import InputError
@@ -37,7 +37,7 @@ OWN = ["record.json", "graph.npz", "quantized.ckpt", "alpha.png", "finetune/metr
 
 def made(results, method):
     """The record of one run, in this process."""
-    return comparable(run(composed(*SMALL, f"method={method}", f"results={results}")))
+    return comparable(run(settings_of(*SMALL, f"method={method}", f"results={results}")))
 
 
 def one(paths):

@@ -12,8 +12,8 @@ from oaq_repro.integer.reference import Reference
 from oaq_repro.methods.a2q import A2Q
 from oaq_repro.methods.a2q_plus import A2QPlus, project
 from oaq_repro.quant.calibrate import freeze
-from oaq_repro.quant.network import input_constants, layers
-from oaq_repro.quant.numerics import QTensor
+from oaq_repro.quant.network import input_qparams, layers
+from oaq_repro.quant.numerics import QParams
 from oaq_repro.settings.schema import build
 
 METHODS = [A2Q, A2QPlus]
@@ -21,7 +21,7 @@ POLICIES = ["int16", "int16_lanes8", "int16_block", "pair_saturating"]
 
 
 def tensor(zero_point=0, q_max=255):
-    return QTensor(torch.empty(0), torch.ones(()), torch.tensor(float(zero_point)), torch.tensor(float(q_max)))
+    return QParams(torch.ones(()), torch.tensor(float(zero_point)), torch.tensor(float(q_max)))
 
 
 def random(seed, *shape):
@@ -187,7 +187,7 @@ def test_the_start_of_least_error_is_no_worse_than_the_published_one(method, per
             layer.accumulator = Accumulator(14)
         method(scale_start=start).start(model)
         for name, layer in layers(model).items():
-            codes, scale = layer.quantized_weight(input_constants(model, name))
+            codes, scale = layer.quantized_weight(input_qparams(model, name))
             error = (codes * scale.reshape(-1, *[1] * (codes.dim() - 1)) - weights[name]).square().flatten(1).sum(1)
             errors[start, name] = error.detach() if per_channel else error.sum().detach()
     better = [(errors["error", n] <= errors["range", n] * 1.0001).all() for n in layers(model)]

@@ -1,3 +1,5 @@
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,7 +14,7 @@ from oaq_repro.methods.certified_scale import CertifiedScale
 from oaq_repro.methods.controller import BatchOverflow
 from oaq_repro.methods.oaq_certified import OAQCertified
 from oaq_repro.quant.bounds import worst_case
-from oaq_repro.quant.network import input_constants, layers
+from oaq_repro.quant.network import input_qparams, input_quantizer, layers
 
 POLICIES = ["int16", "int16_lanes8", "int16_block", "pair_saturating", "int32"]
 
@@ -35,7 +37,7 @@ def narrow(method, policy, network=Classifier, bits=14, **config):
 def test_every_layer_is_certified_at_the_end(method, policy, per_channel, granularity):
     model = narrow(method(), policy, per_channel=per_channel, granularity=granularity)
     before = [c.certified for c in certificates(model)]
-    method().finish(model)
+    method().finish(model, lambda: [images()])
     after = certificates(model)
     assert all(c.certified for c in after)
     assert policy == "int32" or not all(before)
@@ -52,17 +54,17 @@ def test_any_weights_and_widths_are_certified(network, seed, bits, policy):
     model = quantized(trained(network(), seed), CertifiedScale(), batches=[images(seed=seed)])
     for layer in layers(model).values():
         layer.accumulator = NAMED[policy].with_bits(bits)
-    CertifiedScale().finish(model)
+    CertifiedScale().finish(model, lambda: [images()])
     assert all(c.certified for c in certificates(model))
 
 
 def test_channels_that_fit_are_left_alone_and_the_others_barely_fit():
     model = narrow(CertifiedScale(), "int16", bits=17)
     name = "expand.0"
-    layer, x = layers(model)[name], input_constants(model, name)
+    layer, x = layers(model)[name], input_qparams(model, name)
     before = worst_case(layer.quantized_weight(x)[0], x, layer.accumulator)
     assert (before > 1).any() and (before <= 1).any()
-    CertifiedScale().finish(model)
+    CertifiedScale().finish(model, lambda: [images()])
     alpha = layer.weight_quantizer.alpha
     assert (alpha[before <= 1] == 1).all() and (alpha[before > 1] > 1).all()
     alpha[before > 1] *= 0.999
@@ -70,9 +72,27 @@ def test_channels_that_fit_are_left_alone_and_the_others_barely_fit():
     assert (again[before > 1] > 1).all()
 
 
+@pytest.mark.parametrize("method", [CertifiedScale, partial(OAQCertified, fine_tune=False)])
+def test_activations_take_the_share_with_which_outputs_are_nearest(method):
+    network, x, errors = trained(Classifier()), images(32, seed=5), {}
+    field = "share" if method is CertifiedScale else "split"
+    for share in (0.0, 1.0, "output_error"):
+        model = quantized(network, method(), batches=[x])
+        for layer in layers(model).values():
+            layer.accumulator = NAMED["int16"].with_bits(13)
+        method(**{field: share}).finish(model, lambda: [x])
+        assert all(c.certified for c in certificates(model))
+        alphas = {name: float(input_quantizer(model, name).alpha) for name in layers(model)}
+        assert alphas.pop("stem.0") == 1
+        assert all(alpha == 1 for alpha in alphas.values()) == (share == 0.0)
+        with torch.no_grad():
+            errors[share] = float((model(x) - network(x)).square().sum())
+    assert errors["output_error"] < min(errors[0.0], errors[1.0])
+
+
 def test_no_input_overflows_and_simulation_is_exact():
     model = narrow(CertifiedScale(), "int16")
-    CertifiedScale().finish(model)
+    CertifiedScale().finish(model, lambda: [images()])
     x = 50 * images(6)
     run = Reference(lower(model)).run(x.numpy())
     assert not any(events.any() for events in run.events.values())

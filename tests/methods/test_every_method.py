@@ -1,12 +1,13 @@
 """What holds for every method of conf/method: it trains on every task, and its integers are its simulation."""
 
+import copy
 from functools import cache
 
 import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from composing import built, quantization_of, settings_of
+from composing import built, quantization_of, read_of, settings_of
 from quant.networks import Classifier, Gated, Pyramid, images, quantized, trained
 from tasks.suite import Once
 
@@ -24,13 +25,14 @@ from oaq_repro.quant.calibrate import calibrate, freeze
 from oaq_repro.quant.convert import quantize_network
 from oaq_repro.quant.network import layers
 from oaq_repro.quant.settle import SettleConfig, settle
+from oaq_repro.run import Run
 from oaq_repro.settings.composing import config_folder
 from oaq_repro.settings.schema import build
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 NAMES = sorted(path.stem for path in (config_folder() / "method").glob("*.yaml") if path.stem != "float32")
-CERTIFIED = ["a2q", "a2q_plus", "certified_scale", "oaq_certified"]
+CERTIFIED = ["a2q", "a2q_plus", "axe", "certified_scale", "oaq_certified"]
 TASKS = ["classification", "detection", "segmentation"]
 
 
@@ -51,21 +53,25 @@ def parent_and_batch(task):
 
 
 @pytest.mark.parametrize(
-    "name, task_name",
+    "name, task_name, teacher",
     [
-        pytest.param(n, t, marks=pytest.mark.slow if n == "rq" and t != "classification" else ())  # draws every code
+        pytest.param(n, t, s, marks=pytest.mark.slow if n == "rq" and t != "classification" else ())  # draws every code
         for n in NAMES
-        for t in TASKS
+        for t, s in [*((task, "null") for task in TASKS), ("classification", "float")]
     ],
 )
-def test_two_steps_on_every_task(name, task_name):
+def test_two_steps_on_every_task(name, task_name, teacher):
     overrides = (f"task={task_name}", f"method={name}", "schedule.controller_interval=1", "accumulator.bits=14")
+    overrides = (*overrides, f"task.teacher={teacher}")
     data, network, batch = parent_and_batch(task_name)
+    if teacher != "null":
+        batch = batch[0], None  # no labels
     method = built("method", *overrides)
     model = quantize_network(network.dense, method, quantization_of(*overrides))
     calibrate(model, [batch[0]])
     method.start(model)
-    task = make_task(settings_of(*overrides), Network(model, network.codec), data, "finetune")
+    run, taught = Run(read_of(*overrides), data, fingerprint="f"), Network(model, network.codec)
+    task = make_task(run, taught, "finetune", copy.deepcopy(network.dense))
     if method.fine_tune:
         before = {key: value.clone() for key, value in task.state_dict().items() if torch.is_tensor(value)}
         task.penalty = method.penalty
@@ -80,7 +86,7 @@ def test_two_steps_on_every_task(name, task_name):
         untouched = [k for k, p in task.named_parameters() if torch.equal(before[k], p) and p.grad is None]
         assert not untouched
     freeze(model)
-    method.finish(model)
+    method.finish(model, lambda: [batch[0]])
     model.eval()
     graph = lower(model)
     if name in CERTIFIED:
@@ -111,7 +117,7 @@ def test_factors_of_either_granularity_train_settle_and_lower(name, granularity)
             seen = {n: BatchOverflow(m.channel_events, m.peaks) for n, m in controller.unwatch(model).items()}
             controller.update(model, seen, batch_size=4, progress=0.0)
     freeze(model.eval())
-    method.finish(model)
+    method.finish(model, lambda: [images()])
     settle(model, lambda: [images()], method.settle or SettleConfig())
     run = Reference(lower(model)).run(images().numpy())
     assert not any(events.any() for events in run.events.values())
@@ -130,7 +136,7 @@ def test_integers_are_the_simulation_at_every_width(name, bits):
         model = quantized(trained(network()), method, accumulator="int32", weight_bits=bits, activation_bits=bits)
         method.start(model)
         freeze(model)
-        method.finish(model)
+        method.finish(model, lambda: [images()])
         x = 2 * images(3, 18, seed=4)  # beyond the calibrated range, so that clamps act
         run = Reference(lower(model)).run(x.numpy())
         with torch.no_grad():
@@ -151,7 +157,7 @@ def test_a_checkpoint_restores_the_quantizers(name):
             parameter.mul_(0.9)
     for layer in layers(model).values():
         layer.accumulator = NAMED["int16"].with_bits(14)
-    method.finish(model)
+    method.finish(model, lambda: [images()])
     fresh = quantized(trained(Classifier(), seed=1), method, accumulator="int16", batches=[images(seed=9)])
     fresh.load_state_dict(model.state_dict())
     x = images(2, seed=3)

@@ -2,20 +2,20 @@ import math
 
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from quant.networks import Classifier, images, quantized, trained
 from torch import nn
 
 from oaq_repro.accumulator import NAMED
-from oaq_repro.methods.lsq import LSQ, LSQActivation
+from oaq_repro.methods.lsq import LSQ, LSQActivation, scale_gradient
 from oaq_repro.quant.network import layers
-from oaq_repro.quant.numerics import QTensor
+from oaq_repro.quant.numerics import QParams
 from oaq_repro.quant.quantizers import ActivationQuantizer, ObserverConfig
 from oaq_repro.quant.settle import SettleConfig, settle
 
 ONE = torch.ones(())
-X = QTensor(ONE, ONE, 0 * ONE, 255 * ONE)
+X = QParams(ONE, 0 * ONE, 255 * ONE)
 
 
 def equation_3(ratio, lowest, highest):
@@ -32,6 +32,14 @@ def clear_of_edges(ratio, lowest, highest):
 
 def random(seed, *shape):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@given(st.floats(0.015625, 100.0, width=32), st.floats(0.015625, 1e6, width=32))
+def test_a_scaled_gradient_leaves_the_value_as_it_is(value, factor):
+    tensor = torch.tensor(value, requires_grad=True)
+    found = scale_gradient(tensor, factor)
+    found.backward()
+    assert found.item() == value and tensor.grad.item() == factor
 
 
 @settings(max_examples=40, deadline=None)
@@ -61,6 +69,7 @@ def test_the_weights_step_moves_as_the_paper_says(seed, bits, per_channel, shrin
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**31), st.integers(2, 8), st.floats(0.05, 1.0))
+@example(8, 8, 0.456)
 def test_the_activations_step_moves_as_the_paper_says(seed, bits, shrink):
     quantizer = LSQActivation(bits, "relu", ObserverConfig(), True).train()
     largest = 2**bits - 1

@@ -5,7 +5,7 @@ from quant.networks import Classifier, quantized, trained
 from oaq_repro.errors import InputError
 from oaq_repro.methods.controller import BatchOverflow
 from oaq_repro.methods.oaq_clamp import OAQClamp
-from oaq_repro.quant.network import input_constants, input_quantizer, layers
+from oaq_repro.quant.network import input_qparams, input_quantizer, layers
 from oaq_repro.quant.numerics import activation_levels
 from oaq_repro.settings.schema import build
 
@@ -37,7 +37,7 @@ def test_the_clamp_is_the_largest_weight():
     for _ in range(27):
         rule.update(model, {name: seen(layer, 1) for name, layer in layers(model).items()}, batch_size=4, progress=0.0)
     layer = layers(model)["expand.0"]
-    codes, _ = layer.quantized_weight(input_constants(model, "expand.0"))
+    codes, _ = layer.quantized_weight(input_qparams(model, "expand.0"))
     assert codes.abs().max() == 100
     assert activation_levels(8, input_quantizer(model, "expand.0").alpha) == round(255 * 100 / 127)
 

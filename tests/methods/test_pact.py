@@ -8,12 +8,12 @@ from oaq_repro.accumulator import NAMED
 from oaq_repro.errors import InputError
 from oaq_repro.methods.pact import PACT, ClippedActivation
 from oaq_repro.quant.network import layers
-from oaq_repro.quant.numerics import QTensor
+from oaq_repro.quant.numerics import QParams
 from oaq_repro.quant.quantizers import ActivationQuantizer, ObserverConfig
 from oaq_repro.settings.schema import build
 
 ONE = torch.ones(())
-X = QTensor(ONE, ONE, 0 * ONE, 255 * ONE)
+X = QParams(ONE, 0 * ONE, 255 * ONE)
 
 
 def random(seed, *shape):

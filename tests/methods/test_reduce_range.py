@@ -8,8 +8,8 @@ from oaq_repro.accumulator import NAMED
 from oaq_repro.deploy.lower import lower
 from oaq_repro.integer.certificate import certify
 from oaq_repro.methods.reduce_range import ReduceRange
-from oaq_repro.quant.network import input_constants, layers
-from oaq_repro.quant.numerics import QTensor
+from oaq_repro.quant.network import input_qparams, layers
+from oaq_repro.quant.numerics import QParams
 
 ONE = torch.ones(())
 
@@ -18,7 +18,7 @@ ONE = torch.ones(())
 def test_the_largest_code_of_every_channel_is_a_power_of_two(seed, bits):
     weight = torch.randn(5, 7, 3, 3, generator=torch.Generator().manual_seed(seed))
     quantizer = ReduceRange().weight_quantizer(bits, True)
-    codes, scale = quantizer(weight, torch.zeros(5), QTensor(ONE, ONE, 0 * ONE, 255 * ONE), NAMED["int16"])
+    codes, scale = quantizer(weight, torch.zeros(5), QParams(ONE, 0 * ONE, 255 * ONE), NAMED["int16"])
     assert codes.flatten(1).abs().amax(1).tolist() == [2 ** (bits - 2)] * 5
     expected = weight.abs().flatten(1).amax(1) / 2 ** (bits - 2)
     torch.testing.assert_close(scale, expected)
@@ -36,7 +36,7 @@ def test_pairs_cannot_saturate_whatever_the_input():
 def test_real_weights_stay_what_they_were(name):
     model = quantized(trained(Classifier()), ReduceRange())
     layer = layers(model)[name]
-    codes, scale = layer.quantized_weight(input_constants(model, name))
+    codes, scale = layer.quantized_weight(input_qparams(model, name))
     error = (codes * scale.reshape(-1, *([1] * (codes.dim() - 1))) - layer.weight).abs()
     assert (error <= scale.reshape(-1, *([1] * (codes.dim() - 1))) / 2 + 1e-6).all()
     assert torch.isfinite(model(images())).all()

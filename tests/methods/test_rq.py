@@ -9,7 +9,7 @@ from scipy.stats import logistic
 
 from oaq_repro.errors import InputError
 from oaq_repro.methods.rq import RQ, draw, logits
-from oaq_repro.quant.network import input_constants, layers
+from oaq_repro.quant.network import input_qparams, layers
 from oaq_repro.settings.schema import build
 
 
@@ -55,7 +55,7 @@ def test_training_draws_integers_and_evaluation_is_int8():
     parent = trained(Classifier())
     model, plain = quantized(parent, RQ()), quantized(parent)
     assert torch.equal(model(images()), plain(images()))
-    layer, x = layers(model.train())["expand.0"], input_constants(model, "expand.0")
+    layer, x = layers(model.train())["expand.0"], input_qparams(model, "expand.0")
     first, second = (layer.quantized_weight(x)[0].detach() for _ in range(2))
     assert torch.equal(first, first.round()) and first.abs().max() <= 127 and not torch.equal(first, second)
     model(images()).square().mean().backward()

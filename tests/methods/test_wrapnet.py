@@ -7,7 +7,7 @@ from oaq_repro.errors import InputError
 from oaq_repro.methods.wrapnet import ExcessProbe, WrapNet, excess
 from oaq_repro.quant.calibrate import count_overflow
 from oaq_repro.quant.network import layers
-from oaq_repro.quant.overflow import Geometry, partial_sums
+from oaq_repro.quant.overflow import Geometry, partial_convolutions
 from oaq_repro.settings.schema import build
 
 
@@ -41,12 +41,12 @@ def test_the_penalty_punishes_exactly_the_layers_that_overflow_and_has_a_gradien
     assert layers(model)["stem.0"].weight.grad.abs().sum() > 0
 
 
-def test_partial_sums_add_up_and_carry_gradients():
+def test_partial_convolutions_add_up_and_carry_gradients():
     generator = torch.Generator().manual_seed(0)
     codes = torch.randint(0, 256, (2, 3, 5, 5), generator=generator).float().requires_grad_()
     weight = torch.randint(-127, 128, (4, 3, 3, 3), generator=generator).float().requires_grad_()
     z, geometry = torch.tensor(100.0), Geometry(padding=(1, 1, 1, 1))
-    total = sum(partial_sums(codes, z, weight, geometry, NAMED["int16_lanes8"]))
+    total = sum(partial_convolutions(codes, z, weight, geometry, NAMED["int16_lanes8"]))
     expected = torch.nn.functional.conv2d(codes - z, weight, padding=1)
     assert torch.equal(total.float(), expected)
     upstream = torch.randn(expected.shape, generator=generator)

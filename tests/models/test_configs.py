@@ -59,15 +59,15 @@ def test_every_task_builds(name):
             "scenes_detection",
         ),
         (["task=segmentation"], "scenes_segmentation", "deeplabv3_mobilenetv2_small", "scenes_segmentation"),
-        (["task=detection", "data=voc_detection"], "voc_detection", "ssdlite_mobilenetv2", "voc_detection"),
+        (["data=voc_detection"], "voc_detection", "ssdlite_mobilenetv2", "voc_detection"),
         (
             ["task=detection", "data=voc_detection", "model=ssd_mobilenetv1", "schedule=coco_detection"],
             "voc_detection",
             "ssd_mobilenetv1",
             "coco_detection",
         ),
-        (["task=detection", "data=coco_detection"], "coco_detection", "ssdlite_mobilenetv2", "coco_detection"),
-        (["task=segmentation", "data=camvid"], "camvid", "deeplabv3_mobilenetv2", "camvid"),
+        (["data=coco_detection"], "coco_detection", "ssdlite_mobilenetv2", "coco_detection"),
+        (["data=camvid"], "camvid", "deeplabv3_mobilenetv2", "camvid"),
     ],
 )
 def test_data_bring_their_network_and_schedule_unless_told_otherwise(overrides, data, model, schedule):

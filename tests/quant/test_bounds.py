@@ -10,8 +10,8 @@ from oaq_repro.accumulator import NAMED, Accumulator
 from oaq_repro.deploy.lower import lower
 from oaq_repro.integer.certificate import certify
 from oaq_repro.quant.bounds import worst_case
-from oaq_repro.quant.network import input_constants, layers
-from oaq_repro.quant.numerics import QTensor
+from oaq_repro.quant.network import input_qparams, layers
+from oaq_repro.quant.numerics import QParams
 from oaq_repro.quant.overflow import Geometry, simulate
 
 POLICIES = ["int16", "int16_lanes8", "int16_block", "pair_saturating"]
@@ -36,7 +36,7 @@ def test_the_bound_is_reached_by_some_input_and_passed_by_none(seed, zero_point,
     weight = torch.randint(-127, 128, (3, 2, 1, 4), generator=generator).float()
     corners = torch.tensor(list(itertools.product([0.0, 7.0], repeat=8))).reshape(-1, 2, 1, 4)
     z, top = torch.tensor(float(zero_point)), torch.tensor(7.0)
-    bound = worst_case(weight, QTensor(torch.empty(0), torch.ones(()), z, top), accumulator)
+    bound = worst_case(weight, QParams(torch.ones(()), z, top), accumulator)
     for channel in range(3):
         peak = simulate(corners, z, weight[channel : channel + 1], Geometry(), accumulator).peak
         assert bound[channel] == pytest.approx(max(peak, 0.0), rel=1e-12)
@@ -49,7 +49,7 @@ def test_the_bound_is_the_certificates(policy, network):
     graph = lower(model)
     for layer in graph.layers():
         module = layers(model)[layer.name]
-        x = input_constants(model, layer.name)
+        x = input_qparams(model, layer.name)
         codes, _ = module.quantized_weight(x)
         certificate = certify(layer, graph.qparams(layer.inputs[0]))
         bound = worst_case(codes, x, module.accumulator, module.weight_quantizer.meeting)

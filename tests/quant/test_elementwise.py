@@ -11,7 +11,7 @@ from oaq_repro.deploy.lower import lower
 from oaq_repro.integer import graph as ir
 from oaq_repro.integer.reference import Reference
 from oaq_repro.quant.elementwise import QuantElementwise, constant_beyond, elementwise_function
-from oaq_repro.quant.numerics import QTensor
+from oaq_repro.quant.numerics import QParams
 from oaq_repro.quant.quantizers import ActivationQuantizer, ObserverConfig
 
 MODULES = (
@@ -107,7 +107,7 @@ def test_where_a_function_is_undefined_the_code_is_that_of_zero():
 
     output = ActivationQuantizer(8, "none", ObserverConfig())
     output.observe(torch.tensor([-1.0, 2.0]), torch.tensor(1.0))
-    x = QTensor(torch.empty(0), torch.tensor(0.1), torch.tensor(5.0), torch.tensor(255.0))
+    x = QParams(torch.tensor(0.1), torch.tensor(5.0), torch.tensor(255.0))
     table = QuantElementwise(output, Logarithm()).table(x)
     zero = float(output.parameters_of_range()[1])
     assert table[:5].tolist() == [zero] * 5 and table[5] == 0 and table[15] == zero and table[255] == 255

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from oaq_repro.quant.numerics import (
-    QTensor,
+    QParams,
     affine_parameters,
     largest_magnitude,
     round_ste,
@@ -82,6 +82,6 @@ def test_symmetric_scale(bits, alphas, per_channel, seed):
 
 
 def test_scale_keeps_the_bias_small():
-    x = QTensor(torch.empty(0), scalar(0.5), scalar(0.0), scalar(255.0))
+    x = QParams(scalar(0.5), scalar(0.0), scalar(255.0))
     bias = torch.tensor([-3.0, 0.0])
     assert smallest_scale(bias, x).tolist() == pytest.approx([3.0 / 0.5 / 2**23, 0.0])

@@ -8,7 +8,7 @@ from oracles.reference import conv2d
 
 from oaq_repro.accumulator import NAMED, Accumulator
 from oaq_repro.quant.numerics import pad
-from oaq_repro.quant.overflow import Geometry, OverflowMeter, partial_sums, simulate
+from oaq_repro.quant.overflow import Geometry, OverflowMeter, partial_convolutions, simulate
 
 accumulators = st.one_of(
     st.sampled_from(list(NAMED.values())),
@@ -88,7 +88,7 @@ def test_peaks_and_events_of_every_channel_are_those_of_a_plain_loop(convolution
     meter = OverflowMeter()
     for image, sums in zip(x.split(1), exact.split(1), strict=True):
         meter.update(sums, image, z, w, g, accumulator)
-    partial = [p.numpy() for p in partial_sums(x, z, w, g, accumulator)]
+    partial = [p.numpy() for p in partial_convolutions(x, z, w, g, accumulator)]
     low, high = -(2 ** (accumulator.bits - 1)), 2 ** (accumulator.bits - 1) - 1
     for channel in range(len(weight)):
         peak, events = -np.inf, 0

@@ -3,7 +3,7 @@ import torch
 
 from oaq_repro.accumulator import NAMED
 from oaq_repro.errors import InputError
-from oaq_repro.quant.numerics import QTensor
+from oaq_repro.quant.numerics import QParams
 from oaq_repro.quant.quantizers import ActivationQuantizer, ObserverConfig, WeightQuantizer
 from oaq_repro.settings.schema import build_part
 
@@ -84,7 +84,7 @@ def test_bad_observer_fields(fields):
 
 def test_weight_codes_use_the_whole_range_per_channel():
     weight = torch.randn(4, 3, 3, 3) * torch.tensor([1.0, 0.1, 10.0, 3.0]).reshape(-1, 1, 1, 1)
-    x = QTensor(ONE, ONE, 0 * ONE, 255 * ONE)
+    x = QParams(ONE, 0 * ONE, 255 * ONE)
     codes, scale = WeightQuantizer(8, True)(weight, torch.zeros(4), x, NAMED["int16"])
     assert codes.flatten(1).abs().amax(1).tolist() == [127] * 4
     torch.testing.assert_close(codes * scale.reshape(-1, 1, 1, 1), weight, atol=float(scale.max()) / 2, rtol=0)

@@ -10,6 +10,7 @@ from oaq_repro.results.record import RECORD_NAME, Record, save_record
 from oaq_repro.results.store import run_folder
 from oaq_repro.settings.composing import resolve
 from oaq_repro.settings.identity import run_hash, science
+from oaq_repro.settings.schema import read
 
 FINGERPRINT = "f" * 64
 
@@ -31,11 +32,11 @@ def settings_of(tmp_path, data, *overrides):
 
 
 def leave_record(settings, status="finished"):
-    name = run_hash(settings, FINGERPRINT)
+    name = run_hash(read(settings), FINGERPRINT)
     origin = provenance(dataset="Voc", dataset_fingerprint=FINGERPRINT, started="now", wall_time_s=1.0)
     record = Record(
         hash=name, seed=settings["seed"], status=status, config=settings, metrics={"float": {"map50": 0.5}},
-        provenance=origin, science=science(settings),
+        provenance=origin, science=science(read(settings)),
     )  # fmt: skip
     save_record(record, run_folder(settings["results"], name, settings["seed"]) / RECORD_NAME)
     return record
@@ -45,7 +46,7 @@ def test_a_finished_run_is_known_by_what_was_remembered(tmp_path, data):
     settings = settings_of(tmp_path, data)
     record = leave_record(settings)
     assert finished_record(settings) is None  # nobody has read the data yet
-    remember(settings, run_hash(settings, FINGERPRINT))
+    remember(settings, run_hash(read(settings), FINGERPRINT))
     assert finished_record(settings) == record
     assert finished_record(settings_of(tmp_path, data, "data.num_workers=0", "threads=3")) == record
     assert finished_record(settings_of(tmp_path, data, "seed=1")) is None
@@ -63,7 +64,7 @@ def test_settings_that_are_not_checked_yet_are_no_traceback(tmp_path, data, sect
 def test_a_run_that_did_not_finish_is_not_finished(tmp_path, data, status):
     settings = settings_of(tmp_path, data)
     leave_record(settings, status)
-    remember(settings, run_hash(settings, FINGERPRINT))
+    remember(settings, run_hash(read(settings), FINGERPRINT))
     assert finished_record(settings) is None
 
 
@@ -83,7 +84,7 @@ def touch_root(data):
 def test_data_that_changed_are_read_again(tmp_path, data, change):
     settings = settings_of(tmp_path, data)
     leave_record(settings)
-    remember(settings, run_hash(settings, FINGERPRINT))
+    remember(settings, run_hash(read(settings), FINGERPRINT))
     change(data)
     assert finished_record(settings) is None
 
@@ -91,17 +92,17 @@ def test_data_that_changed_are_read_again(tmp_path, data, change):
 def test_data_that_are_read_otherwise_are_read_again(tmp_path, data, monkeypatch):
     settings = settings_of(tmp_path, data)
     leave_record(settings)
-    remember(settings, run_hash(settings, FINGERPRINT))
+    remember(settings, run_hash(read(settings), FINGERPRINT))
     monkeypatch.setattr(finished, "CODE", tmp_path)
     assert finished_record(settings) is None
 
 
 def test_a_fingerprint_cut_short_is_read_again(tmp_path, data):
     settings = settings_of(tmp_path, data)
-    remember(settings, run_hash(settings, FINGERPRINT))
+    remember(settings, run_hash(read(settings), FINGERPRINT))
     leave_record(settings)
     (path,) = (tmp_path / "results" / "known").glob("*.txt")
     path.write_text("ff")
     assert finished_record(settings) is None
-    remember(settings, run_hash(settings, FINGERPRINT))
+    remember(settings, run_hash(read(settings), FINGERPRINT))
     assert finished_record(settings) is not None

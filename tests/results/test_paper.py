@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from composing import composed
+from composing import composed, read_of
 
 from oaq_repro.errors import InputError
 from oaq_repro.results.labels import label
@@ -10,6 +10,8 @@ from oaq_repro.results.paper import GROUPS, load_table, load_tables
 from oaq_repro.results.paper_tables import answers, paper_files, verdict
 from oaq_repro.results.record import Record
 from oaq_repro.results.summary import Interval
+from oaq_repro.settings.composing import config_folder
+from oaq_repro.settings.identity import science
 from oaq_repro.settings.kinds import KINDS
 
 RESULTS = Path(__file__).parents[2] / "results"
@@ -22,8 +24,8 @@ def table_text(**changes: object) -> str:
         "title": "Made up", "source": "nowhere", "kind": "accuracy", "metric": "top1", "data": "imagenet",
         "dataset": "ImageNet", "images": IMAGES, "tolerance": 0.1, "blocked": "no images",
         "cells": [
-            {"row": "OAQ", "column": "top-1", "value": 70.87, "status": "second-hand", "run": RUN},
-            {"row": "X", "column": "top-1", "value": None, "reason": "unknown", "run": ["method=int8"]},
+            {"row": "OAQ", "column": "top-1", "value": 70.87, "status": "second-hand", "run": RUN, "preset": "a"},
+            {"row": "X", "column": "top-1", "value": None, "reason": "unknown", "run": ["method=int8"], "preset": "b"},
         ],
     }  # fmt: skip
     return yaml.safe_dump({k: v for k, v in (fields | changes).items() if v is not ...})
@@ -68,6 +70,14 @@ def test_overrides_of_the_committed_tables_compose_and_hold(table) -> None:
                 assert label({"accumulator": dict(config.accumulator)}, key) == value
 
 
+def test_every_preset_is_the_run_of_one_cell() -> None:
+    cells = [cell for table in load_tables(RESULTS) for cell in table.cells if cell.run]
+    presets = sorted(path.stem for path in (config_folder() / "experiment" / "paper").glob("*.yaml"))
+    assert sorted(cell.preset for cell in cells) == presets
+    for cell in cells:
+        assert science(read_of(f"+experiment=paper/{cell.preset}")) == science(read_of(*cell.run))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -78,7 +88,11 @@ def test_overrides_of_the_committed_tables_compose_and_hold(table) -> None:
         ({"cells": [{"row": "a", "column": "b", "value": 1.0}]}, "expected a value with its status"),
         ({"cells": [{"row": "a", "column": "b", "value": None}]}, "value: null with its reason"),
         (
-            {"cells": [{"row": "a", "column": "b", "value": 700.0, "status": "published", "run": ["x=1"]}]},
+            {
+                "cells": [
+                    {"row": "a", "column": "b", "value": 700.0, "status": "published", "run": ["x=1"], "preset": "a"}
+                ]
+            },
             "value 700.0, expected percent",
         ),
         ({"cells": [{"row": "a", "column": "b", "value": 7.0, "status": "published"}]}, "no run, expected one, or why"),
@@ -86,7 +100,14 @@ def test_overrides_of_the_committed_tables_compose_and_hold(table) -> None:
             {"cells": [{"row": "a", "column": "b", "value": 7.0, "status": "published", "run": ["oaq"]}]},
             "expected overrides such as",
         ),
-        ({"cells": 2 * [{"row": "a", "column": "b", "value": None, "reason": "?", "run": ["x=1"]}]}, "twice"),
+        (
+            {"cells": [{"row": "a", "column": "b", "value": 7.0, "status": "published", "run": ["x=1"]}]},
+            "preset is None with run ['x=1'], expected both or none of them",
+        ),
+        (
+            {"cells": 2 * [{"row": "a", "column": "b", "value": None, "reason": "?", "run": ["x=1"], "preset": "a"}]},
+            "twice",
+        ),
     ],
 )
 def test_bad_tables(tmp_path, changes, message) -> None:

@@ -165,3 +165,15 @@ def test_labels_are_the_chosen_config_files() -> None:
 def test_labels_say_what_is_not_usual_of_range_factors(granularity: Any, split: Any, expected: str) -> None:
     method = {"kind": "oaq", "settle": {"split": split}}
     assert label({"method": method, "quantization": {"granularity": granularity}}, "method") == expected
+
+
+def test_labels_say_what_takes_the_place_of_labels_and_of_training() -> None:
+    method = {"kind": "int8", "fine_tune": True, "bias_correction": False}
+    taught = {"task": {"teacher": "float"}, "method": method}
+    assert label(taught, "method") == "int8 (teacher)"
+    assert label(taught | {"method": {"kind": "float32", "fine_tune": True}}, "method") == "float32"
+    assert label(taught | {"method": {"kind": "axe"}}, "method") == "axe"
+    assert label({"method": {"kind": "certified_scale", "share": 0.0}}, "method") == "certified_scale (0.0)"
+    assert label(taught | {"method": method | {"fine_tune": False, "bias_correction": True}}, "method") == (
+        "int8 (bias correction)"
+    )

@@ -23,8 +23,9 @@ DATA = [(task, data) for task, found in GROUPS.items() for data in found]
 
 
 @pytest.mark.parametrize("task, data", DATA)
-def test_every_data_set_brings_a_network_and_a_schedule(task, data):
-    settings = check(settings_of(task, data))
+def test_every_data_set_brings_its_task_a_network_and_a_schedule(task, data):
+    settings = check(settings_of(data))
+    assert settings == check(settings_of(task, data)) and settings["task"]["kind"] == task.partition("=")[2]
     assert settings["schedule"]["controller_interval"] >= 1
     assert settings["schedule"]["float"] and settings["schedule"]["finetune"]
     assert settings["model"]["kind"] and settings["data"]["kind"] == data.partition("=")[2]
@@ -65,7 +66,7 @@ def test_every_experiment_composes_and_its_first_run_is_built(name):
 def test_methods_are_built_from_configs_that_name_every_field(method):
     made = built("method", f"method={method}")
     assert (made.settle is not None) == (method in ("oaq", "int8_settle"))
-    assert made.fine_tune == (method != "ptq_int8")
+    assert made.fine_tune == (method not in ("ptq_int8", "axe"))
     options = {f.name for f in dataclasses.fields(made) if f.init}
     assert method == "float32" or options == composed(f"method={method}").method.keys() - {"kind"}
 
@@ -77,7 +78,7 @@ def without_values(settings):
 @pytest.mark.parametrize("task, data", DATA)
 def test_every_field_is_in_the_configuration(task, data):
     """So that each can be set without a `+`."""
-    settings = settings_of(task, data)
+    settings = settings_of(data)
     settings["quantization"]["overrides"] = {}
     assert without_values(settings | {"choices": {}}) == without_values(check(settings))
 
@@ -108,7 +109,8 @@ def test_the_ends_of_a_network_can_be_set_on_the_command_line():
 
 def test_an_unknown_field_is_named_with_the_known_ones():
     with pytest.raises(
-        InputError, match=r"method.momentum: no such field; expected one of kind, settle, fine_tune, rule, interval"
+        InputError,
+        match=r"method.momentum: no such field; expected one of kind, settle, fine_tune, bias_correction, rule",
     ):
         built("method", "+method.momentum=0.9")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from composing import settings_of
+from composing import read_of, settings_of
 
 from oaq_repro.errors import InputError
 from oaq_repro.files import file_hash
@@ -19,7 +19,7 @@ from oaq_repro.settings.earlier import TARGETS, current
 from oaq_repro.settings.identity import hash_of, parent_hash, run_hash, science
 from oaq_repro.settings.kinds import KINDS
 from oaq_repro.settings.rekeying import rekey
-from oaq_repro.settings.schema import check
+from oaq_repro.settings.schema import check, read
 
 ROOT = Path(__file__).parents[2]
 COMMITTED = sorted((ROOT / "results").glob("runs/*/*/record.json"))
@@ -108,15 +108,17 @@ def test_settings_of_version_1() -> None:
     assert "_target_" not in json.dumps(settings) and settings == check(settings) == current(settings)
     assert settings["method"] | {"settle": None} == {
         "kind": "oaq", "settle": None, "fine_tune": True, "rule": "paper", "interval": 2, "lr": 0.02, "lr_max": 0.2,
-        "warmup_steps": 0, "decrease_until": 0.8, "split": "even",
+        "warmup_steps": 0, "decrease_until": 0.8, "split": "even", "bias_correction": False,
     }  # fmt: skip
     assert settings["method"]["settle"]["split"] == "even" and settings["quantization"]["granularity"] == "tensor"
-    assert settings["task"] == {"kind": "classification", "label_smoothing": 0.0}
+    assert settings["task"] == {
+            "kind": "classification", "label_smoothing": 0.0, "teacher": None, "temperature": 1.0,
+        }  # fmt: skip
     assert settings["quantization"]["overrides"]["first"]["accumulator"]["bits"] == 32
     assert settings["schedule"]["float"]["epochs"] == 12 and settings["choices"] == OLD["choices"]
     overrides = ("data=digits_sweep", "accumulator.bits=14", "~quantization.overrides.last", "trainer.devices=2",
                  "quantization.granularity=tensor", "method.split=even")  # fmt: skip
-    assert run_hash(settings, FINGERPRINT) == run_hash(settings_of(*overrides), FINGERPRINT)
+    assert run_hash(read(settings), FINGERPRINT) == run_hash(read_of(*overrides), FINGERPRINT)
 
 
 @pytest.mark.parametrize(
@@ -190,13 +192,13 @@ def test_records_are_rewritten_once(results: Path) -> None:
     assert (done.moved, done.current, done.left) == ([f"{results / 'runs' / ('0' * 16) / '0'} -> {folder}"], 0, [])
     record = load_in_place(folder / "record.json")
     settings = current(OLD)
-    assert record.hash == run_hash(settings, FINGERPRINT) == hash_of(record.science, FINGERPRINT)
-    assert record.config == settings and record.science == science(settings)
+    assert record.hash == run_hash(read(settings), FINGERPRINT) == hash_of(record.science, FINGERPRINT)
+    assert record.config == settings and record.science == science(read(settings))
     same = {"config": None, "science": None, "hash": "0" * 16}
     assert record.model_copy(update=same) == before.model_copy(update=same)
     assert (folder / "graph.npz").read_bytes() == b"graph"
     (parent,) = results.glob("parents/*/*")
-    assert parent.parent.name == parent_hash(settings, FINGERPRINT)
+    assert parent.parent.name == parent_hash(read(settings), FINGERPRINT)
     assert (parent / "weights.safetensors").read_bytes() == b"weights"
 
     again = rekey(results)
@@ -250,6 +252,6 @@ def test_every_committed_record_has_its_own_hash() -> None:
     assert len(COMMITTED) >= 405
     for path in COMMITTED:
         record = load_in_place(path)
-        settings = current(record.config)
+        settings = read(current(record.config))
         assert science(settings) == record.science, path
         assert run_hash(settings, record.provenance.dataset_fingerprint) == record.hash, path

@@ -10,8 +10,8 @@ from composing import choice, settings_of
 from oaq_repro.errors import InputError
 from oaq_repro.settings.forms import form_of_run
 from oaq_repro.settings.kinds import KINDS
-from oaq_repro.settings.run import TrainerSettings
 from oaq_repro.settings.schema import build, check
+from oaq_repro.settings.sections import TrainerSettings
 
 MODELS = {
     "classifier": "resnet18_small", "ssd": "ssdlite_mobilenetv2", "deeplabv3": "deeplabv3_mobilenetv2",
@@ -173,8 +173,12 @@ def test_fields_that_do_not_fit_together_are_named(override, message):
     "overrides, message",
     [
         (
-            ["data=voc_detection"],
+            ["task=classification", "data=voc_detection"],
             "data: found voc_detection, which is for detection, with task=classification",
+        ),
+        (
+            ["task=detection", "data=digits"],
+            "data: found digits, which is for classification, with task=detection; exp",
         ),
         (["task=detection", "model=resnet18"], "model: found classifier, which is for classification, with task=detec"),
     ],

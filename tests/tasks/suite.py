@@ -40,8 +40,8 @@ class TaskSuite(ABC):
         """A small network from random weights."""
 
     @abstractmethod
-    def task(self, network, schedule):
-        """The task on that network."""
+    def task(self, network, schedule, **fields):
+        """The task on that network; fields: further arguments."""
 
     @abstractmethod
     def batch(self):
@@ -74,6 +74,28 @@ class TaskSuite(ABC):
         assert logged["loss"] < before / 2
         assert logged[task.METRIC] >= self.LEARNED
         assert logged["lr"] < self.LR
+
+    def test_it_learns_from_a_teacher_without_labels(self):
+        parent, network = self.network().dense, self.network()
+        task = self.task(network, self.schedule(steps=30), parent=parent, teacher="float")
+        names = set(task.state_dict())
+        assert not any(name.startswith("teacher") for name in names)
+        images, _ = self.batch()
+        before, kept = self.to_teacher(task, images), parent.state_dict()
+        kept = {name: value.clone() for name, value in kept.items()}
+        trainer = self.trainer(**task.schedule.trainer_fields(1), limit_val_batches=0)
+        trainer.fit(task.train(), train_dataloaders=Once((images, None)))
+        assert self.to_teacher(task, images) < before / 2
+        assert all(torch.equal(kept[name], value) for name, value in parent.state_dict().items())
+        assert set(task.state_dict()) == names
+
+    def to_teacher(self, task, images):
+        with torch.no_grad():
+            return task.distillation(task(images), images).item()
+
+    def test_a_teacher_needs_a_parent(self):
+        assert self.task(self.network(), None, teacher="float").teacher is None  # the parent's own training
+        assert self.task(self.network(), None, parent=self.network().dense).teacher is None
 
     def test_metrics_of_an_untrained_network_are_fractions(self):
         task = self.task(self.network(), None)

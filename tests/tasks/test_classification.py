@@ -11,8 +11,8 @@ class TestClassification(TaskSuite):
     def network(self):
         return build(4, (1, 16, 16), "mobilenetv1", 0.25, "small")
 
-    def task(self, network, schedule):
-        return ClassificationTask(network, schedule, tuple("abcd"))
+    def task(self, network, schedule, **fields):
+        return ClassificationTask(network, schedule, tuple("abcd"), **fields)
 
     def batch(self):
         images = torch.randn(8, 1, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -30,6 +30,15 @@ class TestClassification(TaskSuite):
         tied = torch.tensor([[0.0, 3, 3, 1], [2, 2, 2, 2], [1, 0, 5, 5]])
         task.update(tied, torch.tensor([1, 0, 3]))
         assert task.compute()["top1"].item() == torch.tensor(2 / 3).item()
+
+    def test_the_distance_is_the_divergence_of_softened_probabilities(self):
+        ours, theirs = torch.randn(2, 3, 4, dtype=torch.float64)
+        for temperature in (1.0, 4.0):
+            task = self.task(self.network(), None, temperature=temperature)
+            p, q = ((z / temperature).softmax(1) for z in (theirs, ours))
+            expected = (p * (p / q).log()).sum(1).mean() * temperature**2
+            assert torch.allclose(task.distance(ours, theirs), expected)
+            assert task.distance(ours + 5, ours) < 1e-9  # a shift of all logits is no difference
 
     def test_label_smoothing_reaches_the_loss(self):
         logits, labels = torch.tensor([[20.0, 0, 0, 0]]), torch.tensor([0])

@@ -28,8 +28,8 @@ class TestDetection(TaskSuite):
         fields = {"width": 0.25, "first_stride": 8, "levels": 3, "bn_momentum": 0.3, "aspect_ratios": (2,)}
         return build(2, (3, SIDE, SIDE), "mobilenetv1", "ssdlite", min_ratio=0.25, **fields)
 
-    def task(self, network, schedule):
-        return DetectionTask(network, schedule, ("dark", "light"))
+    def task(self, network, schedule, **fields):
+        return DetectionTask(network, schedule, ("dark", "light"), voc=True, **fields)
 
     def batch(self):
         """Dark and light rectangles on noise."""
@@ -51,7 +51,7 @@ class TestDetection(TaskSuite):
         found = {"boxes": boxes, "scores": torch.tensor([0.9, 0.8]), "labels": torch.tensor([1, 2])}
         self.detections(task, monkeypatch, [found])
         task.update((), [target(boxes.tolist(), [1, 2], size=(30, 400))])
-        assert task.compute() == {"map50": 1, "map": 1}
+        assert task.compute() == {"map50": 1, "map": 1, "voc_ap": 1, "voc07_ap": 1}
 
     def test_boxes_are_measured_in_original_pixels(self, monkeypatch):
         task = self.task(self.network(), None)
@@ -80,14 +80,34 @@ class TestDetection(TaskSuite):
         for detections in (found, missed):
             self.detections(task, monkeypatch, [detections])
             task.update((), [target(boxes, [1, 1], iscrowd=[0, 1])])
-            assert task.compute()["map50"] == 1
+            assert task.compute() == {"map50": 1, "map": 1, "voc_ap": 1, "voc07_ap": 1}
+
+    def test_a_second_detection_is_wrong_for_voc_though_it_would_do_for_the_object_beside_it(self, monkeypatch):
+        task = self.task(self.network(), None)
+        objects = [[0.0, 0, 20, 20], [6, 0, 26, 20]]
+        found = {
+            "boxes": torch.tensor([objects[0], [2.0, 0, 22, 20]]),
+            "scores": torch.tensor([0.9, 0.8]),
+            "labels": torch.tensor([1, 1]),
+        }
+        self.detections(task, monkeypatch, [found])
+        task.update((), [target(objects, [1, 1])])
+        metrics = task.compute()
+        assert metrics["map50"] == 1 and metrics["voc_ap"] == 0.5
+
+    def test_data_of_another_format_have_coco_metrics_alone(self, monkeypatch):
+        task = DetectionTask(self.network(), None, ("dark", "light"))
+        nothing = {"boxes": torch.zeros(0, 4), "scores": torch.zeros(0), "labels": torch.zeros(0, dtype=torch.int64)}
+        self.detections(task, monkeypatch, [nothing])
+        task.update((), [target([], [])])
+        assert set(task.compute()) == {"map50", "map"}
 
     def test_images_without_boxes_and_without_detections_are_zero_not_minus_one(self, monkeypatch):
         task = self.task(self.network(), None)
         nothing = {"boxes": torch.zeros(0, 4), "scores": torch.zeros(0), "labels": torch.zeros(0, dtype=torch.int64)}
         self.detections(task, monkeypatch, [nothing])
         task.update((), [target([], [])])
-        assert task.compute() == {"map50": 0, "map": 0}
+        assert task.compute() == {"map50": 0, "map": 0, "voc_ap": 0, "voc07_ap": 0}
 
     def test_a_classifier_is_no_detector(self):
         with pytest.raises(InputError, match="network without boxes"):

@@ -24,8 +24,8 @@ class TestSegmentation(TaskSuite):
     def network(self):
         return Network(Net())
 
-    def task(self, network, schedule):
-        return SegmentationTask(network, schedule, ("nothing", "dark", "light"))
+    def task(self, network, schedule, **fields):
+        return SegmentationTask(network, schedule, ("nothing", "dark", "light"), **fields)
 
     def batch(self):
         images = 0.1 * torch.randn(2, 3, 24, 32, generator=torch.Generator().manual_seed(0))
@@ -47,6 +47,19 @@ class TestSegmentation(TaskSuite):
         scores = []
         for outputs in (other, logits):
             task.update(outputs, masks)
+            scores.append(task.compute()["miou"])
+        assert scores[0] == scores[1]
+
+    def test_the_layout_of_the_logits_in_memory_changes_nothing(self):
+        """torch interpolates channels-last maps with other roundings, and 8-bit logits tie often."""
+        names = tuple(map(str, range(21)))
+        task = SegmentationTask(Network(Net(21)), None, names)
+        draw = torch.Generator().manual_seed(0)
+        logits = 0.0123 * torch.randint(0, 3, (8, 21, 9, 9), generator=draw) - 0.5
+        masks = torch.randint(0, 21, (8, 65, 65), generator=draw)
+        scores = []
+        for layout in (torch.contiguous_format, torch.channels_last):
+            task.update(logits.contiguous(memory_format=layout), masks)
             scores.append(task.compute()["miou"])
         assert scores[0] == scores[1]
 

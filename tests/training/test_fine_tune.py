@@ -5,25 +5,25 @@ from copy import deepcopy
 
 import pytest
 import torch
-from composing import built, settings_of
+from composing import built, read_of
 from quant.networks import Classifier, images, quantized, trained
 
 from oaq_repro.accumulator import NAMED
 from oaq_repro.errors import InputError
 from oaq_repro.quant.network import layers
-from oaq_repro.results.store import BusyError, lock_run
+from oaq_repro.results.store import WEIGHTS, BusyError, lock_run
 from oaq_repro.settings.composing import config_folder
 from oaq_repro.settings.identity import fine_tuned_hash
 from oaq_repro.training.checkpoints import LAST
-from oaq_repro.training.shared import METRICS, WEIGHTS, train_or_load
+from oaq_repro.training.shared import METRICS, train_or_load
 
 METHODS = sorted(path.stem for path in (config_folder() / "method").glob("*.yaml") if path.stem != "float32")
-BLIND = ["certified_scale", "dsq", "int8", "int8_settle", "lsq", "pact", "ptq_int8", "reduce_range", "rq"]
+BLIND = ["axe", "certified_scale", "dsq", "int8", "int8_settle", "lsq", "pact", "ptq_int8", "reduce_range", "rq"]
 
 
 def training(*overrides):
     method = built("method", *overrides)
-    return fine_tuned_hash(settings_of(*overrides), "data", method.fine_tune, method.sees_accumulator)
+    return fine_tuned_hash(read_of(*overrides), "data", method.fine_tune, method.sees_accumulator)
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -1,6 +1,7 @@
 import warnings
 
 import pytest
+from composing import read_of
 from pytorch_lightning.loggers import CSVLogger
 
 from oaq_repro.results.provenance import provenance
@@ -30,7 +31,7 @@ def test_a_failing_logger_is_reported_once_and_then_silent(tmp_path):
 
 def test_csv_is_always_there_and_keeps_earlier_attempts(tmp_path):
     for attempt in ("float", "float-2"):
-        (logger,) = make_loggers({"logger": {"wandb": None}}, tmp_path, "float")
+        (logger,) = make_loggers(read_of(), tmp_path, "float")
         logger.log_metrics({"loss": 1.0}, 0)
         logger.finalize("success")
         assert (tmp_path / attempt / "metrics.csv").exists()
@@ -41,8 +42,8 @@ def test_wandb_without_a_login_is_offline(tmp_path, monkeypatch):
     for name in ("WANDB_API_KEY", "WANDB_MODE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))  # no ~/.netrc
-    config = {"seed": 0, "logger": {"wandb": {"project": "test", "entity": None, "offline": None, "group": "sweep"}}}
-    _, wandb = make_loggers(config, tmp_path / "runs" / "0", "finetune")
+    settings = read_of("logger=wandb", "logger.wandb.project=test", "logger.wandb.group=sweep")
+    _, wandb = make_loggers(settings, tmp_path / "runs" / "0", "finetune")
     wandb.log_metrics({"loss": 1.0}, 0)
     wandb.finalize("success")
     import wandb as package
@@ -58,9 +59,8 @@ def test_wandb_that_cannot_start_is_a_warning(tmp_path, monkeypatch):
         raise OSError("disk quota exceeded")
 
     monkeypatch.setattr(loggers, "WandbLogger", refuses)
-    config = {"logger": {"wandb": {"project": "test", "offline": True}}}
     with pytest.warns(UserWarning, match="not available .disk quota exceeded.; going on without it"):
-        (only,) = make_loggers(config, tmp_path, "float")
+        (only,) = make_loggers(read_of("logger=wandb"), tmp_path, "float")
     assert isinstance(only, NeverFails)
 
 
@@ -81,14 +81,14 @@ def test_wandb_shows_a_record_with_its_layers(tmp_path, monkeypatch):
     )  # fmt: skip
     init = wandb.init
     monkeypatch.setattr(wandb, "init", lambda **fields: (seen.update(fields), init(**fields))[1])
-    config = {"logger": {"wandb": {"project": "test", "entity": None, "offline": True, "group": "sweep"}}}
+    settings = read_of("logger=wandb", "logger.wandb.offline=true", "logger.wandb.group=sweep")
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="Weights & Biases failed")
-        log_record(config, record, tmp_path / "runs" / "0")
+        log_record(settings, record, tmp_path / "runs" / "0")
     assert (seen["group"], seen["job_type"]) == ("sweep", "record")
     assert list(tmp_path.rglob("offline-run-*/*.wandb")) and wandb.run is None
 
 
 def test_without_wandb_a_record_is_not_shown(tmp_path):
-    log_record({"logger": {"wandb": None}}, None, tmp_path)
+    log_record(read_of(), None, tmp_path)
     assert not list(tmp_path.iterdir())

@@ -2,16 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
 from oaq_repro.accumulator import NAMED
 from oaq_repro.integer.audit import audit
 from oaq_repro.integer.graph import Graph
+from oaq_repro.integer.graph.arithmetic import Array
 from oaq_repro.integer.graph.nodes import Layer
-
-Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,8 @@ import warnings
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -15,9 +14,9 @@ from oaq_repro.benchmark.agreement import with_saturating_pairs
 from oaq_repro.benchmark.networks import ARCHITECTURES, float_network, images, integer_graph
 from oaq_repro.files import write_atomic
 from oaq_repro.integer.graph import Graph
+from oaq_repro.integer.graph.arithmetic import Array
 from oaq_repro.integer.reference import Reference
 
-Array = np.ndarray[Any, Any]
 ONNX_OPSET = 17
 Sums = Literal["oaq", "int8", "pairs"]  # the ranges, on 32-bit sums; `int8` on sums of saturated pairs
 

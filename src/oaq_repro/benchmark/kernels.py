@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from oaq_repro.accumulator import NAMED
-from oaq_repro.benchmark.agreement import Array
 from oaq_repro.benchmark.networks import ARCHITECTURES, integer_graph
 from oaq_repro.benchmark.timing import Row, Variant, alternate, rows
 from oaq_repro.integer import graph as ir
 from oaq_repro.integer.engine import Engine
 from oaq_repro.integer.engine.sums import EXACT, WHOLE, Mode, folded
+from oaq_repro.integer.graph.arithmetic import Array
 
 BASE = "16 bit"
 FOLDS = (16, 8, 4, 2, 1)

@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from oaq_repro.benchmark.agreement import Array, compare
+from oaq_repro.benchmark.agreement import compare
 from oaq_repro.benchmark.case import Case
 from oaq_repro.benchmark.machine import Isa
 from oaq_repro.benchmark.plain_onnx import build_plain_model
 from oaq_repro.errors import InputError
+from oaq_repro.integer.graph.arithmetic import Array
 from oaq_repro.integer.onnx.exporter import build_model
 from oaq_repro.integer.onnx.session import onnx_session
 

@@ -8,9 +8,9 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
-from oaq_repro.benchmark.agreement import Array
 from oaq_repro.benchmark.case import Case
 from oaq_repro.benchmark.networks import BATCHES, images
+from oaq_repro.integer.graph.arithmetic import Array
 
 
 def quantized_runner(case: Case, threads: int, engine: str) -> Callable[[], list[Array]]:

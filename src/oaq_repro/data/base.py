@@ -22,6 +22,8 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 ABSENT_NAMED = 5
 """How many classes that never occur are named."""
 
+REMEDY = "some, or schedule.float=null and no fine-tuning (method=ptq_int8) or task.teacher=float"
+
 Transform = Callable[[Any, Any], Any]
 
 
@@ -81,6 +83,10 @@ class DataModule(pl.LightningDataModule, ABC):
         """Class names; of the foreground only for detection (label 1 is the first), of all indices otherwise."""
         return self.splits[0].classes
 
+    def for_task(self) -> dict[str, Any]:
+        """What a task has to know of its data, as arguments of its class."""
+        return {"classes": self.classes}
+
     @property
     def input_shape(self) -> tuple[int, int, int]:
         """Channels, height, width of a training sample as the network sees it."""
@@ -110,20 +116,37 @@ class DataModule(pl.LightningDataModule, ABC):
     def fingerprint(self) -> str:
         """Return the SHA-256 (hex) of task, classes, and names and annotations of all samples; no paths, no pixels."""
         digest = hashlib.sha256(json.dumps([self.task, self.classes]).encode())
-        for samples in self.splits:
+        for split in self.identities():
             digest.update(b"split")
-            for index in samples.indices:
-                identity = samples.identity(int(index))
+            for identity in split:
                 digest.update(len(identity).to_bytes(8, "little") + identity)
         return digest.hexdigest()
+
+    def identities(self) -> tuple[list[bytes], ...]:
+        """Names and annotations of all samples, split by split: what the fingerprint is made of."""
+        return tuple([samples.identity(int(index)) for index in samples.indices] for samples in self.splits)
 
     def train_dataloader(self) -> DataLoader:
         """Augmented training samples in a seeded random order; the last incomplete batch is dropped."""
         if not self.trains:
-            raise unexpected(
-                self.root, "no images to train on", "some, or schedule.float=null and no fine-tuning (method=ptq_int8)"
-            )
+            found = "no folder train, so no images to train on"
+            raise unexpected(self.root, found, REMEDY)
         view = View(self.splits[0], self.transform(train=True), self.seed)
+        return self._loader(view, sampler=Shuffle(len(view), self.seed), drop_last=True)
+
+    def unlabelled_dataloader(self) -> DataLoader:
+        """What a network learns from a teacher on: training samples, of which the targets are not to be read.
+
+        Where the first split is for calibration alone, its samples in a seeded random order under the evaluation
+        transform; the last incomplete batch is dropped.
+        """
+        if self.trains:
+            return self.train_dataloader()
+        if len(self.splits[0]) < self.batch_size:
+            raise unexpected(
+                "data.batch_size", self.batch_size, f"at most the {len(self.splits[0])} calibration images"
+            )
+        view = View(self.splits[0], self.transform(train=False), self.seed)
         return self._loader(view, sampler=Shuffle(len(view), self.seed), drop_last=True)
 
     def calibration_dataloader(self) -> DataLoader:

@@ -1,6 +1,7 @@
 """ImageNet-1k: class folders, or the validation images as they are distributed, in one folder with a list of labels."""
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ class ImageNet(ClassificationData):
 
     Classes are those of train in the order of their names; val may lack some. Images in one folder take their labels
     from `root`/val.txt (lines "name index") or ILSVRC2012_validation_ground_truth.txt with the devkit's meta.mat.
-    Without train nothing can be trained: `calibration_images` of the labelled images (those whose names have the
-    smallest SHA-256) are for calibration, the others are held out, and the classes are those of synset_words.txt.
+    Without train nothing can be trained: `calibration_images` of the labelled images are for calibration, the others
+    are held out, and the classes are those of synset_words.txt. `seed` says which (those whose names have the smallest
+    SHA-256 with it), so that seeds are repeated random splits of the same data.
 
     Evaluation resizes the shorter side to image_size / crop_fraction (256 for 224) and takes the centre.
     """
@@ -54,6 +56,7 @@ class ImageNet(ClassificationData):
             names, train = imagenet_labels.class_names(root), []
         names, val = _labelled(root, names)
         self.counts["val: images"] = len(val)
+        self.listed = FolderSamples(names, val)
         if not self.trains:
             train, val = self._for_calibration(root, val)
         return FolderSamples(names, train), FolderSamples(names, val)
@@ -64,9 +67,17 @@ class ImageNet(ClassificationData):
             raise unexpected("data.calibration_images", count, f"fewer than the {len(files)} images of {root / 'val'}")
         text = "found no folder train: {} of the {} images in val are for calibration, {} are held out"
         say(root, text.format(count, len(files), len(files) - count))
-        ranked = sorted(files, key=lambda file: hashlib.sha256(Path(file[0]).name.encode(errors="replace")).digest())
-        chosen = set(ranked[:count])
+
+        def rank(file: tuple[str, int]) -> bytes:
+            return hashlib.sha256(os.fsencode(f"{self.seed}/{Path(file[0]).name}")).digest()
+
+        chosen = set(sorted(files, key=rank)[:count])
         return [file for file in files if file in chosen], [file for file in files if file not in chosen]
+
+    def identities(self) -> tuple[list[bytes], ...]:
+        """Without train, all images together: which of them are held out is said by settings and seed."""
+        splits = super().identities()
+        return splits if self.trains else (sorted(self.listed.identity(int(i)) for i in self.listed.indices),)
 
     def transform(self, train: bool) -> Transform:
         """Random resized crop and flip; resize and central crop in evaluation."""

@@ -47,11 +47,12 @@ class Report:
         return not any(finding.state in ("missing", "broken") for finding in self.findings)
 
 
-def inspect_data(data: DataModule) -> Report:
+def inspect_data(data: DataModule, load: bool = True) -> Report:
     """Prepare the data as training does (but download nothing) and load every sample as evaluation does.
 
     Nothing is checked here that training does not check: this calls the same code, and goes on where training would
     stop at the first sample that cannot be loaded. Never raises InputError: that is what it reports.
+    load: False: without pixels, what lists and annotations say.
     """
     data.download = False
     with warnings.catch_warnings(record=True) as caught:
@@ -62,13 +63,20 @@ def inspect_data(data: DataModule) -> Report:
             found.append(Finding("note", str(warning.message)))
         else:
             warnings.showwarning(warning.message, warning.category, warning.filename, warning.lineno)
-    report = Report(tuple(found), "")
-    if report.complete:
+    if load and Report(tuple(found), "").complete:
         found += _load_all(data)
     if data.benchmark is None:
         return Report(tuple(found), "")
-    manifest = yaml.safe_load(files("oaq_repro.data").joinpath("manifests.yaml").read_text("utf-8"))[data.benchmark]
+    manifest = manifests()[data.benchmark]
     return Report((*_counts(data, manifest["counts"]), *found), manifest["get"])
+
+
+def manifests() -> dict[str, dict[str, Any]]:
+    """What is published of each benchmark: `source`, `counts` by the names of `DataModule.counts`, how to `get` it."""
+    found: dict[str, dict[str, Any]] = yaml.safe_load(
+        files("oaq_repro.data").joinpath("manifests.yaml").read_text("utf-8")
+    )
+    return found
 
 
 def _set_up(data: DataModule) -> list[Finding]:
@@ -84,9 +92,13 @@ def _set_up(data: DataModule) -> list[Finding]:
 
 def _counts(data: DataModule, official: dict[str, int]) -> Iterator[Finding]:
     for name, count in data.counts.items():
-        expected = official.get(name, count)
-        beside = f"; the benchmark has {expected}" if count != expected else ""
-        yield Finding("differs" if beside else "ok", f"{data.root}: {name}: {count}{beside}")
+        expected = official.get(name)
+        if expected is None or count == expected:
+            yield Finding("ok", f"{data.root}: {name}: {count:,}")
+        elif count < expected:
+            yield Finding("differs", f"{data.root}: {name}: this is a subset: {count:,} of {expected:,}")
+        else:
+            yield Finding("differs", f"{data.root}: {name}: {count:,}, more than the published {expected:,}")
 
 
 class _Defects(Dataset):

@@ -67,6 +67,10 @@ class VocDetection(VocFiles, DetectionData):
             classes = VOC_CLASSES if self.benchmark else _classes_in([files for _, files in (*train, *val)])
         return self.split(self.root, classes, self._records(train, classes), self._records(val, classes))
 
+    def for_task(self) -> dict[str, Any]:
+        """Measured by the devkit's rules, too."""
+        return {**super().for_task(), "voc": True}
+
     def _records(self, splits: list[tuple[VocSplit, Files]], classes: tuple[str, ...]) -> list[Annotated]:
         labels = {name: position for position, name in enumerate(classes, start=1)}
         records: list[Annotated] = []

@@ -12,7 +12,7 @@ from oaq_repro.quant import layers as ql
 from oaq_repro.quant import modules as qm
 from oaq_repro.quant.elementwise import QuantElementwise
 from oaq_repro.quant.network import QuantizedNetwork
-from oaq_repro.quant.numerics import QTensor
+from oaq_repro.quant.numerics import QParams
 from oaq_repro.quant.quantizers import ActivationQuantizer
 from oaq_repro.quant.resize import QuantResize, QuantResizeNearest
 from oaq_repro.quant.select import QuantSelect
@@ -71,11 +71,11 @@ def qparams(quantizer: ActivationQuantizer) -> ir.QParams:
     return ir.QParams(np.float32(scale.item()), int(zero_point), int(q_max))
 
 
-def _as_qtensor(q: ir.QParams, device: torch.device) -> QTensor:
-    """A tensor without codes that carries these constants, to ask modules for theirs."""
+def _on(device: torch.device, q: ir.QParams) -> QParams:
+    """The same constants, to ask modules for theirs."""
     scale = torch.tensor(q.scale, dtype=torch.float32, device=device)
     zero_point = torch.tensor(float(q.zero_point), device=device)
-    return QTensor(torch.empty(0), scale, zero_point, torch.tensor(float(q.q_max), device=device))
+    return QParams(scale, zero_point, torch.tensor(float(q.q_max), device=device))
 
 
 def _integers(values: Tensor, dtype: type) -> np.ndarray:
@@ -83,7 +83,7 @@ def _integers(values: Tensor, dtype: type) -> np.ndarray:
 
 
 def _layer(module: ql.QuantLayer, source: ir.QParams, output: ir.QParams) -> dict:
-    x = _as_qtensor(source, module.weight.device)
+    x = _on(module.weight.device, source)
     weight, bias, scale = module.weight_codes(x)
     _, weight_scale = module.quantized_weight(x)
     out_scale = torch.tensor(output.scale, dtype=torch.float32, device=scale.device)
@@ -119,7 +119,7 @@ def _factor(module: QuantResize | QuantResizeNearest) -> tuple[int, int, int, in
 
 
 def _elementwise(module: QuantElementwise, name, inputs, source, output) -> ir.Node:
-    table = module.table(_as_qtensor(source, module.output.low.device))
+    table = module.table(_on(module.output.low.device, source))
     return ir.Elementwise(name, inputs, output, _integers(table, np.uint8))
 
 

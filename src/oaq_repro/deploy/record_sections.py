@@ -1,12 +1,12 @@
 """What a run's integer graph, certificates and counts say, in the record's words."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from oaq_repro.deploy.checked_engine import CheckedEngine, CheckReport
+from oaq_repro.deploy.checked_engine import CheckedEngine, Simulation
 from oaq_repro.integer.certificate import certify
 from oaq_repro.integer.graph import Convolution, ConvTranspose, Layer
 from oaq_repro.quant.network import input_quantizer, layers
@@ -14,27 +14,31 @@ from oaq_repro.quant.quantizers import WeightQuantizer
 from oaq_repro.quant.settle import SettleReport
 
 
-def overflow_section(settled: SettleReport, report: CheckReport) -> dict[str, Any]:
-    """`overflow` of the record: the settle set as counted in simulation, held-out data as the integer graph ran."""
+def overflow_section(settled: SettleReport, simulation: Simulation) -> dict[str, Any]:
+    """`overflow` of the record: the settle set as counted in simulation, held-out data likewise."""
     return {
         "settle": settled.events,
         "settle_outputs": settled.outputs,
         "settle_images": settled.images,
-        "evaluation": report.totals(),
-        "outputs": report.outputs,
-        "images": report.images,
-        "images_affected": len(report.affected()),
+        "evaluation": simulation.totals(),
+        "outputs": simulation.outputs,
+        "images": len(simulation.digests),
+        "images_affected": len(simulation.affected()),
     }
 
 
-def layer_rows(fast: CheckedEngine, certified: CheckedEngine, input_shape: Sequence[int]) -> list[dict[str, Any]]:
+def layer_rows(
+    fast: CheckedEngine, certified: CheckedEngine, input_shape: Sequence[int], corrected: Mapping[str, float] = {}
+) -> list[dict[str, Any]]:
     """`layers` of the record: alphas, effective bits, certificate, counts and the engine's routes of every layer.
 
-    fast, certified: one graph in these modes, evaluated on images of input_shape [C, H, W]. Counts are those of `fast`.
+    fast, certified: one graph in these modes, evaluated on images of input_shape [C, H, W]. corrected: shifts of biases
+    as `quant.bias_correction` returns them.
     """
-    graph, quantized, report = fast.graph, fast.simulated, fast.report
+    graph, simulation = fast.graph, fast.simulation
+    quantized = simulation.network
     modules = layers(quantized)
-    totals = report.totals()
+    totals = simulation.totals()
     routes, routes_certified = (
         {route.name: route for route in integer.engine(input_shape).routes} for integer in (fast, certified)
     )
@@ -51,8 +55,9 @@ def layer_rows(fast: CheckedEngine, certified: CheckedEngine, input_shape: Seque
                 "alpha_activation": float(input_quantizer(quantized, layer.name).alpha),
                 "bits_activation": math.log2(source.q_max + 1),
                 **_weights(module.weight_quantizer, layer),
+                "bias_shift": corrected.get(layer.name),
                 "overflow_seen": totals[layer.name],
-                "outputs": report.outputs[layer.name],
+                "outputs": simulation.outputs[layer.name],
                 "worst_case": certificate.worst_case,
                 "certified": certificate.certified,
                 "longest_block": certificate.longest_block,

@@ -26,9 +26,9 @@ from pydantic import BaseModel, ConfigDict, Field, computed_field, field_seriali
 from oaq_repro.accumulator import NAMED, Accumulator
 from oaq_repro.integer.certificate import certify_matrix, reach_of_matrix
 from oaq_repro.integer.graph import Graph
+from oaq_repro.integer.graph.arithmetic import Array
 from oaq_repro.integer.graph.nodes import Conv, ConvTranspose, Layer, Linear, QParams
 
-Array = np.ndarray[Any, Any]
 Kind = Literal["conv", "depthwise", "transposed", "linear"]
 Pairs = Literal["exact", "depends on pairing", "possible"]
 Products = Literal["exact", "neighbours", "unknown"]

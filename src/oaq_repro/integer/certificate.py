@@ -13,6 +13,7 @@ import numpy as np
 
 from oaq_repro.accumulator import Accumulator
 from oaq_repro.errors import InputError
+from oaq_repro.integer.graph.arithmetic import product_range
 from oaq_repro.integer.graph.nodes import Layer, QParams
 
 DEFAULT_BLOCK_BITS = 16  # the register that a 32-bit layer's blocks are asked for
@@ -58,7 +59,7 @@ def certify_matrix(
 
     outputs: channels, which have as many rows each, side by side; by default one.
     """
-    lowest, highest = product_range(matrix, q, policy)
+    lowest, highest = reachable_products(matrix, q, policy)
     lower, upper = _extremes(lowest, highest, policy)
     block_bits = policy.bits if policy.bits < 32 else DEFAULT_BLOCK_BITS
     longest, per_channel = longest_blocks(lowest, highest, block_bits, outputs or len(matrix))
@@ -82,22 +83,20 @@ def reach(layer: Layer, q: QParams, accumulator: Accumulator) -> tuple[int, int]
 
 def reach_of_matrix(matrix: np.ndarray, q: QParams, accumulator: Accumulator) -> tuple[int, int]:
     """As `reach`, for weights [O, K] of any integer type."""
-    return _extremes(*product_range(matrix, q, accumulator), accumulator)
+    return _extremes(*reachable_products(matrix, q, accumulator), accumulator)
 
 
 def _extremes(lowest: np.ndarray, highest: np.ndarray, accumulator: Accumulator) -> tuple[int, int]:
-    return int(partial_sums(lowest, accumulator).min()), int(partial_sums(highest, accumulator).max())
+    return int(_sum_parts(lowest, accumulator).min()), int(_sum_parts(highest, accumulator).max())
 
 
-def product_range(matrix: np.ndarray, q: QParams, accumulator: Accumulator) -> tuple[np.ndarray, np.ndarray]:
-    """Smallest (<= 0) and largest (>= 0) value of every product, int64 [O, K], for integer weights [O, K]."""
+def reachable_products(matrix: np.ndarray, q: QParams, accumulator: Accumulator) -> tuple[np.ndarray, np.ndarray]:
+    """Smallest (<= 0) and largest (>= 0) value of every product in the register, int64 [O, K], for weights [O, K]."""
     zero_point = q.zero_point if accumulator.overflow == "wrap" else 0
-    weight = matrix.astype(np.int64)
-    at_zero, at_top = -zero_point * weight, (q.q_max - zero_point) * weight
-    return np.minimum(at_zero, at_top), np.maximum(at_zero, at_top)
+    return product_range(matrix.astype(np.int64), -zero_point, q.q_max - zero_point)
 
 
-def partial_sums(products: np.ndarray, accumulator: Accumulator) -> np.ndarray:
+def _sum_parts(products: np.ndarray, accumulator: Accumulator) -> np.ndarray:
     """Partial sums int64 [O, parts] of products [O, K], as the accumulator splits them."""
     part = accumulator.part(np.arange(products.shape[1]))
     order = np.argsort(part, kind="stable")

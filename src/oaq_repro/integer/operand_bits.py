@@ -10,17 +10,16 @@ feeds it, errors of coarser codes do not travel on, and b = 8 is the network its
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
 from oaq_repro.accumulator import NAMED, Accumulator
 from oaq_repro.errors import InputError
 from oaq_repro.integer.graph import Graph
+from oaq_repro.integer.graph.arithmetic import Array
 from oaq_repro.integer.graph.nodes import Layer, QParams
 from oaq_repro.integer.reference import Reference
 
-Array = np.ndarray[Any, Any]
 BITS = (4, 5, 6, 7, 8)
 TOGETHER = "together"
 

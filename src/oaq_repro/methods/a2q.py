@@ -30,8 +30,8 @@ from oaq_repro.accumulator import Accumulator
 from oaq_repro.fields import NonNegative
 from oaq_repro.methods.base import Method
 from oaq_repro.quant.bounds import input_range, partial_sums, parts
-from oaq_repro.quant.network import QuantizedNetwork, input_constants, layers
-from oaq_repro.quant.numerics import SMALLEST_SCALE, QTensor, largest_magnitude, rowwise
+from oaq_repro.quant.network import QuantizedNetwork, input_qparams, layers
+from oaq_repro.quant.numerics import SMALLEST_SCALE, QParams, largest_magnitude, rowwise
 from oaq_repro.quant.quantizers import WeightQuantizer
 
 STARTS = 8
@@ -57,7 +57,7 @@ class A2Q(Method):
             quantizer = layer.weight_quantizer
             assert isinstance(quantizer, A2QWeight)
             starts = STARTS if self.scale_start == "error" else 1
-            quantizer.start(layer.weight, layer.bias, input_constants(model, name), layer.accumulator, starts)
+            quantizer.start(layer.weight, layer.bias, input_qparams(model, name), layer.accumulator, starts)
 
     def penalty(self, model: QuantizedNetwork) -> Tensor | float:
         """`penalty_weight * sum relu(g - T * s)` over all channels of all layers."""
@@ -65,7 +65,7 @@ class A2Q(Method):
         for name, layer in layers(model).items():
             quantizer = layer.weight_quantizer
             assert isinstance(quantizer, A2QWeight)
-            excess.append(quantizer.excess(layer.weight, input_constants(model, name), layer.accumulator).sum())
+            excess.append(quantizer.excess(layer.weight, input_qparams(model, name), layer.accumulator).sum())
         return self.penalty_weight * torch.stack(excess).sum()
 
 
@@ -89,12 +89,12 @@ class A2QWeight(WeightQuantizer):
         self.log_norm = nn.Parameter(torch.linalg.vector_norm(rows, 1, dim=1).clamp(min=SMALLEST_SCALE).log2())
         self.log_scale = nn.Parameter((top / self.largest).clamp(min=SMALLEST_SCALE).log2())
 
-    def budget(self, x: QTensor, accumulator: Accumulator) -> Tensor:
+    def budget(self, x: QParams, accumulator: Accumulator) -> Tensor:
         """T, the largest norm that a partial sum's codes may have; float32 scalar."""
         low, high = input_range(x, accumulator)
         return accumulator.maximum / torch.maximum(-low, high + 1)
 
-    def centre(self, weight: Tensor, x: QTensor, accumulator: Accumulator) -> Tensor:
+    def centre(self, weight: Tensor, x: QParams, accumulator: Accumulator) -> Tensor:
         """What is taken off the weights before they are normalized: broadcasts to rows [O, K]."""
         return weight.new_zeros(())
 
@@ -115,7 +115,7 @@ class A2QWeight(WeightQuantizer):
         return weight
 
     @torch.no_grad()
-    def start(self, weight: Tensor, bias: Tensor, x: QTensor, accumulator: Accumulator, starts: int) -> None:
+    def start(self, weight: Tensor, bias: Tensor, x: QParams, accumulator: Accumulator, starts: int) -> None:
         """Try `starts` scales, from the weights' range to where T no longer shrinks, and keep the best; in place.
 
         weight [O, ...] and log_norm follow the scale: A2Q+ projects on a ball of its radius.
@@ -142,12 +142,12 @@ class A2QWeight(WeightQuantizer):
             self.log_scale.copy_(torch.where(better if self.per_channel else better[:1], log_scale, before[0]))
             self.log_norm.copy_(torch.where(better, self.log_norm, before[1]))
 
-    def excess(self, weight: Tensor, x: QTensor, accumulator: Accumulator) -> Tensor:
+    def excess(self, weight: Tensor, x: QParams, accumulator: Accumulator) -> Tensor:
         """`relu(g - T * s)`, float32 [O]; with partial sums the largest one's share of g counts."""
         _, share = self.norms(weight.detach(), self.centre(weight.detach(), x, accumulator), accumulator)
         return (self.log_norm.exp2() * share - self.budget(x, accumulator) * self.scale(weight)).relu()
 
-    def codes(self, weight: Tensor, scale: Tensor, x: QTensor, accumulator: Accumulator) -> Tensor:
+    def codes(self, weight: Tensor, scale: Tensor, x: QParams, accumulator: Accumulator) -> Tensor:
         """Rounded toward zero; in every partial sum their L1 norm is at most T."""
         centre = self.centre(weight, x, accumulator)
         whole, share = self.norms(weight, centre, accumulator)

@@ -23,7 +23,7 @@ from torch import Tensor
 from oaq_repro.accumulator import Accumulator
 from oaq_repro.methods.a2q import A2Q, A2QWeight
 from oaq_repro.quant.bounds import input_range, partial_sums, parts
-from oaq_repro.quant.numerics import QTensor
+from oaq_repro.quant.numerics import QParams
 from oaq_repro.quant.quantizers import WeightQuantizer
 
 BISECTIONS = 30
@@ -38,8 +38,11 @@ class A2QPlus(A2Q):
         return A2QPlusWeight(bits, per_channel)
 
 
-def project(rows: Tensor, part: Tensor, radius: Tensor) -> Tensor:
-    """The nearest weights to `rows` [O, K] whose partial sums' L1 norms are at most `radius` [O]: soft thresholding."""
+def thresholds(rows: Tensor, part: Tensor, radius: Tensor) -> Tensor:
+    """By how much magnitudes of rows [O, K] fall in their partial sum's projection on the L1 ball: float64 [O, parts].
+
+    radius: of the ball, [O]. Zero where a partial sum lies in it.
+    """
     magnitudes = rows.abs().double()
     low = torch.zeros_like(partial_sums(magnitudes, part))
     high = torch.where(partial_sums(magnitudes, part) > radius[:, None], magnitudes.amax(1)[:, None], low)
@@ -47,13 +50,19 @@ def project(rows: Tensor, part: Tensor, radius: Tensor) -> Tensor:
         middle = (low + high) / 2
         over = partial_sums((magnitudes - middle[:, part]).clamp(min=0), part) > radius[:, None]
         low, high = torch.where(over, middle, low), torch.where(over, high, middle)
-    return (rows.sign() * (magnitudes - high[:, part]).clamp(min=0)).to(rows.dtype)
+    return high
+
+
+def project(rows: Tensor, part: Tensor, radius: Tensor) -> Tensor:
+    """The nearest weights to `rows` [O, K] whose partial sums' L1 norms are at most `radius` [O]: soft thresholding."""
+    fall = thresholds(rows, part, radius)[:, part]
+    return (rows.sign() * (rows.abs().double() - fall).clamp(min=0)).to(rows.dtype)
 
 
 class A2QPlusWeight(A2QWeight):
     """Zero-centred weights and the budget that they allow."""
 
-    def budget(self, x: QTensor, accumulator: Accumulator) -> Tensor:
+    def budget(self, x: QParams, accumulator: Accumulator) -> Tensor:
         """T, float32 scalar."""
         low, high = input_range(x, accumulator)
         return 2 * accumulator.maximum / (high - low)
@@ -62,7 +71,7 @@ class A2QPlusWeight(A2QWeight):
         """Euclidean projection."""
         return project(weight.flatten(1), parts(weight, accumulator, self.meeting), radius).reshape(weight.shape)
 
-    def centre(self, weight: Tensor, x: QTensor, accumulator: Accumulator) -> Tensor:
+    def centre(self, weight: Tensor, x: QParams, accumulator: Accumulator) -> Tensor:
         """Mean of every partial sum's weights; zero where no sum could overflow."""
         rows, part = weight.flatten(1), parts(weight, accumulator, self.meeting)
         counts = torch.bincount(part)

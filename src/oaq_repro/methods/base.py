@@ -1,7 +1,7 @@
 """What a method is: its quantizers, what it does at the stations of a run, and whether ranges are settled.
 
 The stations in order: the quantizers are made; calibration; `start`; fine-tuning with `callbacks` and `penalty`;
-ranges are frozen; `finish`; settling.
+ranges are frozen; `finish`; settling; bias correction, and settling again.
 """
 
 from dataclasses import dataclass
@@ -10,6 +10,8 @@ from typing import ClassVar
 import pytorch_lightning as pl
 from torch import Tensor
 
+from oaq_repro.errors import SettingsError
+from oaq_repro.quant.calibrate import ImageBatches
 from oaq_repro.quant.network import QuantizedNetwork
 from oaq_repro.quant.quantizers import Activation, ActivationQuantizer, ObserverConfig, WeightQuantizer
 from oaq_repro.quant.settle import SettleConfig
@@ -22,12 +24,20 @@ class Method:
     settle: how range mapping factors are settled after fine-tuning, or None to leave them. fine_tune: False for
     post-training quantization, which goes from calibration straight to `finish`. sees_accumulator: whether anything
     before `finish` looks at the layers' accumulators; where not, runs that differ in them share one fine-tuning.
+    bias_correction: whether biases make up for what quantization adds to the mean of a layer's sums, after training
+    (`quant.bias_correction`); with `fine_tune: false` only, since training corrects biases by itself.
     """
 
     settle: SettleConfig | None = None
     fine_tune: bool = True
+    bias_correction: bool = False
     quantizes: ClassVar[bool] = True
     sees_accumulator: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        """What is for networks that are not trained is not for others (SettingsError)."""
+        if self.bias_correction and self.fine_tune:
+            raise SettingsError("bias_correction, fine_tune: found true and true, expected one of them")
 
     def activation_quantizer(
         self, bits: int, activation: Activation, observer: ObserverConfig, scalable: bool
@@ -46,8 +56,11 @@ class Method:
         """Added to the task's loss; called after every forward pass of fine-tuning."""
         return 0.0
 
-    def finish(self, model: QuantizedNetwork) -> None:
-        """After fine-tuning, ranges frozen, before settling: what makes a guarantee hold on the deployed codes."""
+    def finish(self, model: QuantizedNetwork, images: ImageBatches) -> None:
+        """After fine-tuning, ranges frozen, before settling: what makes a guarantee hold on the deployed codes.
+
+        images: those for calibration, for choices by the layers' outputs.
+        """
 
     def callbacks(self) -> list[pl.Callback]:
         """Callbacks of fine-tuning; called once per fine-tuning."""

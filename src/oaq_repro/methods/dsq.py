@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from oaq_repro.accumulator import Accumulator
 from oaq_repro.methods.base import Method
-from oaq_repro.quant.numerics import QTensor, rowwise
+from oaq_repro.quant.numerics import QParams, QTensor, rowwise
 from oaq_repro.quant.quantizers import Activation, ActivationQuantizer, ObserverConfig, WeightQuantizer
 
 SOFTEST, HARDEST = 0.499, 0.001
@@ -74,6 +74,6 @@ class DSQWeight(WeightQuantizer):
         super().__init__(bits, per_channel)
         self.softness = nn.Parameter(torch.tensor(softness))
 
-    def codes(self, weight: Tensor, scale: Tensor, x: QTensor, accumulator: Accumulator) -> Tensor:
+    def codes(self, weight: Tensor, scale: Tensor, x: QParams, accumulator: Accumulator) -> Tensor:
         """The same codes."""
         return soft_round(weight / rowwise(scale, weight), self.softness)

@@ -8,7 +8,7 @@ rectified. A learned end takes the place of ReLU6's 6, which is only where it st
 import torch
 from torch import Tensor, nn
 
-from oaq_repro.quant.numerics import SMALLEST_SCALE, QTensor, affine_parameters
+from oaq_repro.quant.numerics import SMALLEST_SCALE, QParams, QTensor, affine_parameters
 from oaq_repro.quant.quantizers import Activation, ActivationQuantizer, ObserverConfig
 
 
@@ -40,6 +40,6 @@ class LearnedRange(ActivationQuantizer):
         clipped = (ratio <= 0) | (ratio >= q_max)
         return super().encode(torch.where(clipped, ratio.detach(), ratio), scale, zero_point, q_max)
 
-    def parameters_of_range(self) -> tuple[Tensor, Tensor, Tensor]:
+    def parameters_of_range(self) -> QParams:
         """Scale, zero point 0 and largest code, float32 scalars."""
         return affine_parameters(self.low, self.end(), self.bits, self.alpha)

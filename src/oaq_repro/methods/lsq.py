@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from oaq_repro.accumulator import Accumulator
 from oaq_repro.methods.base import Method
 from oaq_repro.methods.learned_range import LearnedRange
-from oaq_repro.quant.numerics import SMALLEST_SCALE, QTensor, round_ste, rowwise
+from oaq_repro.quant.numerics import SMALLEST_SCALE, QParams, round_ste, rowwise
 from oaq_repro.quant.quantizers import Activation, ActivationQuantizer, ObserverConfig, WeightQuantizer
 
 
@@ -48,9 +48,9 @@ class LSQ(Method):
 
 
 def scale_gradient(value: Tensor, factor: float | Tensor) -> Tensor:
-    """The same value; its gradient is multiplied by `factor`."""
+    """The same value, to the last bit whatever the factor; its gradient is multiplied by `factor`."""
     scaled = value * factor
-    return scaled + (value - scaled).detach()
+    return value.detach() + (scaled - scaled.detach())
 
 
 def range_gradient(count: float | Tensor, largest: int) -> float | Tensor:
@@ -104,7 +104,7 @@ class LSQWeight(WeightQuantizer):
         """As learned, the gradient scaled."""
         return scale_gradient(self.reach, range_gradient(self.count, self.largest)).abs()
 
-    def codes(self, weight: Tensor, scale: Tensor, x: QTensor, accumulator: Accumulator) -> Tensor:
+    def codes(self, weight: Tensor, scale: Tensor, x: QParams, accumulator: Accumulator) -> Tensor:
         """Clipped at `Q_P / alpha`."""
         limit = rowwise(self.largest_codes(), weight)
         return round_ste((weight / rowwise(scale, weight)).clamp(-limit, limit))

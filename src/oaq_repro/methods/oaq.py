@@ -31,9 +31,10 @@ from oaq_repro.errors import SettingsError
 from oaq_repro.fields import Count, Fraction, Positive, Whole
 from oaq_repro.methods.base import Method
 from oaq_repro.methods.controller import BatchOverflow, OverflowController
+from oaq_repro.quant.calibrate import IMAGES
 from oaq_repro.quant.network import QuantizedNetwork, input_quantizer, layers
 from oaq_repro.quant.numerics import QTensor
-from oaq_repro.quant.split import ALPHA_CAP, EVEN, IMAGES, Split, SplitErrors, fixed_share
+from oaq_repro.quant.split import ALPHA_CAP, EVEN, Split, SplitErrors, fixed_share
 
 SMALLEST_PEAK = 1e-6  # a dead layer's peak is 0, whose logarithm is not finite
 
@@ -58,6 +59,7 @@ class OAQ(Method):
 
     def __post_init__(self) -> None:
         """A step is at most its bound (SettingsError)."""
+        super().__post_init__()
         if self.lr > self.lr_max:
             raise SettingsError(f"lr, lr_max: found {self.lr} and {self.lr_max}, expected lr of at most lr_max")
 

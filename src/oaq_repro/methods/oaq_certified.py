@@ -3,7 +3,8 @@
 OAQ (`methods.oaq`) raises range mapping factors while a batch overflows. Here they rise while *any* input could
 overflow the layer's accumulator, as the exact bound on the present codes says (`quant.bounds`), and fall while none
 could; so the whole network adapts to the guarantee while it trains. What a layer lacks at the end its weights' factors
-make up (`methods.certified_scale`), so every layer's certificate holds by construction.
+make up (`methods.certified_scale`), so every layer's certificate holds by construction; without fine-tuning activations
+take their share there too.
 
 Choices: the rule is OAQ's `scale_free` one with bound / limit of every channel in the place of its largest sum seen,
 since a bound has no number of events; steps, split and the end of the decrease are OAQ's fields. The overflow that is
@@ -16,11 +17,12 @@ from typing import Literal
 import pytorch_lightning as pl
 import torch
 
-from oaq_repro.methods.certified_scale import certify_channels
+from oaq_repro.methods.certified_scale import certify_network
 from oaq_repro.methods.controller import BatchOverflow
 from oaq_repro.methods.oaq import OAQ, OAQController
 from oaq_repro.quant.bounds import worst_case
-from oaq_repro.quant.network import QuantizedNetwork, input_constants, layers
+from oaq_repro.quant.calibrate import ImageBatches
+from oaq_repro.quant.network import QuantizedNetwork, input_qparams, layers
 
 
 @dataclass
@@ -33,10 +35,9 @@ class OAQCertified(OAQ):
         """The controller of the alphas."""
         return [CertificateController(self)]
 
-    def finish(self, model: QuantizedNetwork) -> None:
+    def finish(self, model: QuantizedNetwork, images: ImageBatches) -> None:
         """Certify every layer."""
-        for name, layer in layers(model).items():
-            certify_channels(layer, input_constants(model, name))
+        certify_network(model, images, 0.0 if self.fine_tune else self.split)
 
 
 class CertificateController(OAQController):
@@ -49,7 +50,7 @@ class CertificateController(OAQController):
         """Move the alphas by each layer's bound."""
         bounds = {}
         for name, layer in layers(model).items():
-            x = input_constants(model, name)
+            x = input_qparams(model, name)
             codes, _ = layer.quantized_weight(x)
             ratios = worst_case(codes, x, layer.accumulator, layer.weight_quantizer.meeting).cpu()
             bounds[name] = BatchOverflow((ratios > 1.0).double(), ratios)

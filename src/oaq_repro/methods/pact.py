@@ -28,7 +28,7 @@ from oaq_repro.fields import NonNegative
 from oaq_repro.methods.base import Method
 from oaq_repro.methods.learned_range import LearnedRange
 from oaq_repro.quant.network import QuantizedNetwork
-from oaq_repro.quant.numerics import SMALLEST_SCALE, QTensor, largest_magnitude, rowwise
+from oaq_repro.quant.numerics import SMALLEST_SCALE, QParams, QTensor, largest_magnitude, rowwise
 from oaq_repro.quant.quantizers import Activation, ActivationQuantizer, ObserverConfig, WeightQuantizer
 
 
@@ -60,10 +60,10 @@ class PACT(Method):
 class ClippedActivation(LearnedRange):
     """Clip at `reach`; the gradient of the clip is that of PACT, not that of a step."""
 
-    def parameters_of_range(self) -> tuple[Tensor, Tensor, Tensor]:
+    def parameters_of_range(self) -> QParams:
         """Constants: the clip learns in `encode`."""
         scale, zero_point, q_max = super().parameters_of_range()
-        return scale.detach(), zero_point.detach(), q_max
+        return QParams(scale.detach(), zero_point.detach(), q_max)
 
     def encode(self, ratio: Tensor, scale: Tensor, zero_point: Tensor, q_max: Tensor) -> QTensor:
         """Codes as ever; where the clip acts, the real value `scale * codes` is the clip and so is its gradient."""
@@ -89,7 +89,7 @@ class TanhWeight(WeightQuantizer):
             / squashed.square().sum(1).clamp(min=SMALLEST_SCALE**2)
         )
 
-    def codes(self, weight: Tensor, scale: Tensor, x: QTensor, accumulator: Accumulator) -> Tensor:
+    def codes(self, weight: Tensor, scale: Tensor, x: QParams, accumulator: Accumulator) -> Tensor:
         """Of `f * tanh(w) / max|tanh(w)|`."""
         factor = self.span(weight) / self.squashed_span(weight)
         return super().codes(weight.tanh() * rowwise(factor, weight), scale, x, accumulator)

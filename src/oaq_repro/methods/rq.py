@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from oaq_repro.accumulator import Accumulator
 from oaq_repro.fields import Positive
 from oaq_repro.methods.base import Method
-from oaq_repro.quant.numerics import QTensor, rowwise
+from oaq_repro.quant.numerics import QParams, QTensor, rowwise
 from oaq_repro.quant.quantizers import Activation, ActivationQuantizer, ObserverConfig, WeightQuantizer
 
 START = 1 / 3  # sigma in steps: the paper's start
@@ -91,7 +91,7 @@ class RQWeight(WeightQuantizer):
         self.temperature = temperature
         self.log_sigma = nn.Parameter(torch.tensor(math.log(START)))
 
-    def codes(self, weight: Tensor, scale: Tensor, x: QTensor, accumulator: Accumulator) -> Tensor:
+    def codes(self, weight: Tensor, scale: Tensor, x: QParams, accumulator: Accumulator) -> Tensor:
         """As the base, or drawn."""
         if not self.training:
             return super().codes(weight, scale, x, accumulator)

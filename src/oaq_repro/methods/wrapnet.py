@@ -22,7 +22,7 @@ from oaq_repro.methods.base import Method
 from oaq_repro.quant.layers import QuantLayer
 from oaq_repro.quant.network import QuantizedNetwork, layers
 from oaq_repro.quant.numerics import QTensor
-from oaq_repro.quant.overflow import partial_sums
+from oaq_repro.quant.overflow import partial_convolutions
 
 
 @dataclass
@@ -56,7 +56,7 @@ class ExcessProbe:
             self.excess = None
         elif accumulator.splits or accumulator.overflow == "saturate":
             codes, kernel = (t if t.dim() == 4 else t[:, :, None, None] for t in (x.codes, weight))
-            partial = partial_sums(codes, x.zero_point, kernel, layer.geometry, accumulator)
+            partial = partial_convolutions(codes, x.zero_point, kernel, layer.geometry, accumulator)
             self.excess = torch.stack([excess(p, accumulator) for p in partial]).sum().float()
         else:
             self.excess = excess(acc, accumulator)

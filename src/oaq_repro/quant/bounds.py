@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from oaq_repro.accumulator import Accumulator
-from oaq_repro.quant.numerics import QTensor
+from oaq_repro.quant.numerics import QParams
 from oaq_repro.transposed import meeting_taps
 
 Meeting = tuple[Tensor, Tensor]
@@ -56,18 +56,18 @@ def partial_sums(values: Tensor, part: Tensor) -> Tensor:
     return values.new_zeros(len(values), int(part.max()) + 1).index_add(1, part, values)
 
 
-def input_range(x: QTensor, accumulator: Accumulator) -> tuple[Tensor, Tensor]:
+def input_range(x: QParams, accumulator: Accumulator) -> tuple[Tensor, Tensor]:
     """Smallest and largest factor of a weight in the register: `a - z` where it wraps, `a` where it saturates."""
     low = -x.zero_point if accumulator.overflow == "wrap" else torch.zeros_like(x.zero_point)
     return low.detach(), (low + x.q_max).detach()
 
 
 @torch.no_grad()
-def worst_case(codes: Tensor, x: QTensor, accumulator: Accumulator, meeting: Meeting | None = None) -> Tensor:
+def worst_case(codes: Tensor, x: QParams, accumulator: Accumulator, meeting: Meeting | None = None) -> Tensor:
     """Largest reachable partial sum of every output channel as a multiple of the limit, float64 [O].
 
-    codes: weight codes [O, ...]; x: the input, of which only the constants are read; meeting: as `parts`. At most 1
-    means that no input can overflow the accumulator. Exact: all sums are integers below 2^53.
+    codes: weight codes [O, ...]; x: of the input; meeting: as `parts`. At most 1 means that no input can overflow the
+    accumulator. Exact: all sums are integers below 2^53.
     """
     rows, part = codes.double().flatten(1), parts(codes, accumulator, meeting)
     low, high = (bound.double() for bound in input_range(x, accumulator))

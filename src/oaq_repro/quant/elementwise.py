@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from oaq_repro.quant.modules import QuantRequantize, Value
-from oaq_repro.quant.numerics import QTensor
+from oaq_repro.quant.numerics import QParams, QTensor
 from oaq_repro.quant.quantizers import ActivationQuantizer
 from oaq_repro.quant.trace import tensor_inputs
 
@@ -41,11 +41,11 @@ class QuantElementwise(QuantRequantize):
         super().__init__(output)
         self.function = function
 
-    def table(self, x: QTensor) -> Tensor:
-        """Output code of every input code, integer-valued float32 [256]; of `x` only the constants are read."""
+    def table(self, x: QParams) -> Tensor:
+        """Output code of every input code, integer-valued float32 [256]."""
         codes = torch.arange(CODES, dtype=torch.float32, device=x.scale.device)
         scale, zero_point, q_max = self.output.parameters_of_range()
-        ratio = self._real(x._replace(codes=codes)) / scale
+        ratio = self._real(QTensor(codes, *x)) / scale
         return self.output.encode(ratio, scale, zero_point, q_max).codes
 
     def forward(self, x: Value) -> Value:
@@ -55,7 +55,7 @@ class QuantElementwise(QuantRequantize):
         if self.training:
             return self.output.quantize_real(self._real(x))
         with torch.no_grad():
-            codes = self.table(x)[x.codes.long()]
+            codes = self.table(x.qparams)[x.codes.long()]
         if x.codes.requires_grad:
             smooth = self.output.quantize_real(self._real(x)).codes
             codes = codes + (smooth - smooth.detach())

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from oaq_repro.accumulator import Accumulator
 from oaq_repro.quant.bounds import meeting_in_transposed
 from oaq_repro.quant.modules import QuantModule, Value
-from oaq_repro.quant.numerics import EXACT_FLOAT32, QTensor, Sides, channelwise, exchanged, pad
+from oaq_repro.quant.numerics import EXACT_FLOAT32, QParams, QTensor, Sides, channelwise, exchanged, pad
 from oaq_repro.quant.overflow import Geometry, OverflowMeter
 from oaq_repro.quant.quantizers import ActivationQuantizer, WeightQuantizer, quantize_bias
 
@@ -66,11 +66,11 @@ class QuantLayer(QuantModule):
         """The convolution or matrix product itself, with weights [O, ...]."""
         raise NotImplementedError
 
-    def quantized_weight(self, x: QTensor) -> tuple[Tensor, Tensor]:
-        """Weight codes [O, ...] and weight scale [O] for this input; of `x` only the constants are read."""
+    def quantized_weight(self, x: QParams) -> tuple[Tensor, Tensor]:
+        """Weight codes [O, ...] and weight scale [O] for this input."""
         return self.weight_quantizer(self.weight, self.bias, x, self.accumulator)
 
-    def weight_codes(self, x: QTensor) -> tuple[Tensor, Tensor, Tensor]:
+    def weight_codes(self, x: QParams) -> tuple[Tensor, Tensor, Tensor]:
         """Weight codes [O, ...], bias codes [O] and their scale `s_a * s_w` [O] for this input."""
         codes, weight_scale = self.quantized_weight(x)
         scale = x.scale * weight_scale
@@ -90,7 +90,7 @@ class QuantLayer(QuantModule):
         """x: [N, C, H, W] or [N, K]; accumulates, adds the bias in 32 bits, requantizes."""
         if not isinstance(x, QTensor):
             return self._finish(self.product(x, self.weight, self.bias))
-        weight, bias, scale = self.weight_codes(x)
+        weight, bias, scale = self.weight_codes(x.qparams)
         dtype = self._exact_dtype(x, weight)
         acc = self.product(x.centred().to(dtype), weight.to(dtype), None)
         if self.meter is not None:

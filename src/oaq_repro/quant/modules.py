@@ -1,8 +1,9 @@
 """Quantized modules: the nodes of the trained graph, one to one with the nodes of the integer graph.
 
-Each module has two modes. While `quantizing` is False (calibration) plain real tensors flow along the edges,
-the network computes what the BN-folded float network computes, and the observers watch. While it is True,
-`QTensor`s flow, and every module computes the exact formula of its integer twin in `oaq_repro.integer.graph.nodes`.
+Each module acts on what reaches it. Where the input does not quantize (`QuantInput.quantizing`, calibration) plain real
+tensors flow along the edges, the network computes what the BN-folded float network computes, and the observers watch.
+Where it does, `QTensor`s flow, and every module computes the exact formula of its integer twin in
+`oaq_repro.integer.graph.nodes`.
 Convolutions and linear layers are in `layers.py`, the resize in `resize.py`.
 """
 
@@ -22,12 +23,11 @@ Value = QTensor | Tensor
 class QuantModule(nn.Module):
     """Base of all quantized modules.
 
-    `quantizing`: the mode (see module docstring). `output`: the quantizer of the result, or None where the
-    codes of the input pass through unchanged in scale (pooling by maximum, resize, flatten).
+    `output`: the quantizer of the result, or None where the codes of the input pass through unchanged in scale (pooling
+    by maximum, resize, flatten).
     """
 
     output: ActivationQuantizer | None
-    quantizing = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,9 +50,13 @@ class QuantModule(nn.Module):
 
 
 class QuantInput(QuantModule):
-    """Quantizes the float image; the only place where real numbers enter."""
+    """Quantizes the float image; the only place where real numbers enter.
+
+    quantizing: whether codes flow from here on, see the module docstring.
+    """
 
     output: ActivationQuantizer
+    quantizing = False
 
     def __init__(self, output: ActivationQuantizer) -> None:
         super().__init__()

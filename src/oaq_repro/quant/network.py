@@ -3,8 +3,8 @@
 from torch import fx, nn
 
 from oaq_repro.quant.layers import QuantLayer
-from oaq_repro.quant.modules import QuantModule
-from oaq_repro.quant.numerics import QTensor
+from oaq_repro.quant.modules import QuantInput, QuantModule
+from oaq_repro.quant.numerics import QParams
 from oaq_repro.quant.quantizers import ActivationQuantizer
 from oaq_repro.quant.trace import input_node, module_of
 
@@ -31,9 +31,9 @@ class QuantizedNetwork(fx.GraphModule):
 
 
 def set_quantizing(model: nn.Module, quantizing: bool) -> None:
-    """Switch all modules between calibration (real tensors) and quantized execution."""
+    """Switch between calibration (real tensors flow) and quantized execution (codes)."""
     for module in model.modules():
-        if isinstance(module, QuantModule):
+        if isinstance(module, QuantInput):
             module.quantizing = quantizing
 
 
@@ -51,10 +51,9 @@ def input_quantizer(model: QuantizedNetwork, layer: str) -> ActivationQuantizer:
     return quantizer
 
 
-def input_constants(model: QuantizedNetwork, layer: str) -> QTensor:
-    """A tensor without codes that carries the scale, zero point and largest code of a layer's input."""
-    constants = input_quantizer(model, layer).parameters_of_range()
-    return QTensor(constants[0].new_empty(0), *constants)
+def input_qparams(model: QuantizedNetwork, layer: str) -> QParams:
+    """The constants of a layer's input."""
+    return input_quantizer(model, layer).parameters_of_range()
 
 
 def layer_sources(model: fx.GraphModule) -> dict[str, str]:

@@ -25,17 +25,29 @@ SMALLEST_SCALE = 1e-12
 """Floor of every scale: a constant-zero tensor must not divide by zero."""
 
 
+class QParams(NamedTuple):
+    """Scale, zero point and largest code of a tensor, float32 scalars (0-dim); `integer.graph.QParams` in training."""
+
+    scale: Tensor
+    zero_point: Tensor
+    q_max: Tensor
+
+
 class QTensor(NamedTuple):
     """A quantized tensor on an edge of the graph: `real = scale * (codes - zero_point)`.
 
-    codes: float32 [N, ...], integer-valued, in [0, q_max]; carries the gradient.
-    scale, zero_point, q_max: float32 scalars (0-dim tensors).
+    codes: float32 [N, ...], integer-valued, in [0, q_max]; carries the gradient. The others as `QParams` has them.
     """
 
     codes: Tensor
     scale: Tensor
     zero_point: Tensor
     q_max: Tensor
+
+    @property
+    def qparams(self) -> QParams:
+        """All but the codes."""
+        return QParams(self.scale, self.zero_point, self.q_max)
 
     def centred(self) -> Tensor:
         """`codes - zero_point`, float32, integer-valued."""
@@ -63,7 +75,8 @@ class _Requantize(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, zero_point: Tensor, q_max: Tensor) -> Tensor:
         unclamped = x.round().add_(zero_point)
-        codes = unclamped.clamp(min=torch.zeros_like(q_max), max=q_max)
+        codes = unclamped.clamp(min=0.0)
+        torch.minimum(codes, q_max, out=codes)  # on CPUs, clamping between two tensors takes three times as long
         if ctx.needs_input_grad[0]:
             ctx.save_for_backward(unclamped == codes)
         return codes
@@ -92,8 +105,8 @@ def activation_levels(bits: int, alpha: Tensor) -> Tensor:
     return torch.round((2**bits - 1) / alpha)
 
 
-def affine_parameters(low: Tensor, high: Tensor, bits: int, alpha: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Scale, zero point and largest code for the range [low, high] under range mapping factor alpha.
+def affine_parameters(low: Tensor, high: Tensor, bits: int, alpha: Tensor) -> QParams:
+    """The constants for the range [low, high] under range mapping factor alpha.
 
     All arguments and results are float32 scalars; `low <= 0 <= high` is enforced, so that zero has an exact
     code. `scale = alpha * (high - low) / (2^bits - 1)` (arXiv 2005.13297), `zero_point = round(-low / scale)`.
@@ -102,7 +115,7 @@ def affine_parameters(low: Tensor, high: Tensor, bits: int, alpha: Tensor) -> tu
     scale = (alpha * (high - low) / (2**bits - 1)).clamp(min=SMALLEST_SCALE)
     q_max = activation_levels(bits, alpha)
     zero_point = torch.minimum(torch.round(-low / scale), q_max)
-    return scale, zero_point, q_max
+    return QParams(scale, zero_point, q_max)
 
 
 def largest_magnitude(weight: Tensor, per_channel: bool) -> Tensor:
@@ -120,11 +133,11 @@ def symmetric_scale(span: Tensor, steps: int, alpha: Tensor, channels: int) -> T
     return (alpha * span / steps).expand(channels).clamp(min=SMALLEST_SCALE)
 
 
-def smallest_scale(bias: Tensor, x: QTensor) -> Tensor:
+def smallest_scale(bias: Tensor, x: QParams) -> Tensor:
     """Smallest weight scale, float32 [O], at which the int32 bias [O] stays below `BIAS_LIMIT`.
 
     A channel that batch norm folding has almost switched off would otherwise need a bias beyond int32: our choice, such
-    a channel's weights do not matter. x: the layer's input, of which the scale is read.
+    a channel's weights do not matter. x: of the layer's input.
     """
     return bias.detach().abs() / (x.scale.detach() * BIAS_LIMIT)
 

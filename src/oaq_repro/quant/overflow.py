@@ -52,8 +52,11 @@ class Simulated:
         return float(self.peaks.max())
 
 
-def _peaks(partial: Tensor, accumulator: Accumulator) -> Tensor:
-    low, high = partial.amin((0, 2, 3)), partial.amax((0, 2, 3))
+def _extremes(partial: Tensor) -> tuple[Tensor, Tensor]:
+    return partial.amin((0, 2, 3)), partial.amax((0, 2, 3))
+
+
+def _peaks(low: Tensor, high: Tensor, accumulator: Accumulator) -> Tensor:
     return torch.maximum(high / accumulator.maximum, low / accumulator.minimum).double()
 
 
@@ -61,7 +64,7 @@ def _outside(partial: Tensor, accumulator: Accumulator) -> Tensor:
     return (partial > accumulator.maximum) | (partial < accumulator.minimum)
 
 
-def partial_sums(
+def partial_convolutions(
     codes: Tensor, zero_point: Tensor, weight: Tensor, geometry: Geometry, accumulator: Accumulator
 ) -> Iterator[Tensor]:
     """Yield the partial sums [N, O, H, W] (float64) that have to fit, in the k order of `accumulator.py`.
@@ -128,8 +131,8 @@ def simulate(
     total: Tensor | None = None
     overflowed: Tensor | None = None
     peaks = torch.zeros(len(weight), dtype=torch.float64, device=codes.device)
-    for partial in partial_sums(codes, zero_point, weight, geometry, accumulator):
-        peaks = torch.maximum(peaks, _peaks(partial, accumulator))
+    for partial in partial_convolutions(codes, zero_point, weight, geometry, accumulator):
+        peaks = torch.maximum(peaks, _peaks(*_extremes(partial), accumulator))
         outside = _outside(partial, accumulator)
         if accumulator.overflow == "wrap":
             span = float(2**accumulator.bits)
@@ -169,10 +172,13 @@ class OverflowMeter:
         """Count one batch. `exact` is the corrected sum [N, O, H, W] that the forward pass has computed."""
         if accumulator.splits or accumulator.overflow == "saturate":
             outcome = simulate(codes, zero_point, weight, geometry, accumulator)
-            overflowed, peaks = outcome.overflowed, outcome.peaks
+            counts, peaks = outcome.overflowed.sum((2, 3)), outcome.peaks
         else:
-            overflowed, peaks = _outside(exact, accumulator), _peaks(exact, accumulator)
-        counts = overflowed.sum((2, 3))
+            low, high = _extremes(exact)
+            peaks = _peaks(low, high, accumulator)
+            counts = torch.zeros(exact.shape[:2], dtype=torch.int64, device=exact.device)
+            if bool((_outside(low, accumulator) | _outside(high, accumulator)).any()):  # seldom, and much dearer
+                counts = _outside(exact, accumulator).sum((2, 3))
         self.events.append(counts.sum(1))
         self.outputs += exact.numel()
         by_channel = counts.sum(0)

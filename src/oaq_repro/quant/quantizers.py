@@ -15,6 +15,7 @@ from oaq_repro.errors import InputError
 from oaq_repro.fields import Percentile, PositiveFraction
 from oaq_repro.quant.bounds import Meeting
 from oaq_repro.quant.numerics import (
+    QParams,
     QTensor,
     affine_parameters,
     channelwise,
@@ -121,7 +122,7 @@ class ActivationQuantizer(nn.Module):
         if self.observing and self.training:
             self.observe(values, scale)
 
-    def parameters_of_range(self) -> tuple[Tensor, Tensor, Tensor]:
+    def parameters_of_range(self) -> QParams:
         """Scale, zero point and largest code, float32 scalars."""
         return affine_parameters(self.low, self.high, self.bits, self.alpha)
 
@@ -189,7 +190,7 @@ class WeightQuantizer(nn.Module):
         """
         return largest_magnitude(weight, self.per_channel)
 
-    def codes(self, weight: Tensor, scale: Tensor, x: QTensor, accumulator: Accumulator) -> Tensor:
+    def codes(self, weight: Tensor, scale: Tensor, x: QParams, accumulator: Accumulator) -> Tensor:
         """Integer-valued float32 codes in the shape of `weight` [O, ...] at `scale` [O]; carries the gradient.
 
         x, accumulator: as `forward` has them; here neither is looked at.
@@ -200,11 +201,10 @@ class WeightQuantizer(nn.Module):
         """`alpha * span / steps`, float32 [O]; the floor of `forward` comes on top."""
         return symmetric_scale(self.span(weight), self.steps, self.alpha, len(weight))
 
-    def forward(self, weight: Tensor, bias: Tensor, x: QTensor, accumulator: Accumulator) -> tuple[Tensor, Tensor]:
+    def forward(self, weight: Tensor, bias: Tensor, x: QParams, accumulator: Accumulator) -> tuple[Tensor, Tensor]:
         """Codes (integer-valued float32, shape of `weight` [O, ...]) and scale (float32 [O]).
 
-        bias: float32 [O]. x: the layer's input, of which only scale, zero point and largest code are read.
-        accumulator: what the products are summed in.
+        bias: float32 [O]. x: of the layer's input. accumulator: what the products are summed in.
         """
         floor = smallest_scale(bias, x)
         scale = torch.maximum(self.scale(weight), floor if self.per_channel else floor.max())

@@ -1,6 +1,6 @@
 """Settling: range mapping factors are raised until no accumulator overflows on a set of images."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -9,13 +9,10 @@ from torch import Tensor
 from oaq_repro.accumulator import NAMED
 from oaq_repro.errors import InputError
 from oaq_repro.fields import Count, Margin
-from oaq_repro.quant.calibrate import count_overflow
+from oaq_repro.quant.calibrate import ImageBatches, count_overflow
 from oaq_repro.quant.network import QuantizedNetwork, input_quantizer, layers
 from oaq_repro.quant.overflow import OverflowMeter
-from oaq_repro.quant.split import ALPHA_CAP, EVEN, IMAGES, Split, SplitErrors, fixed_share, left_to_weights
-
-ImageBatches = Callable[[], Iterable[Tensor]]
-"""Called once per pass; yields float32 [N, C, H, W] on the model's device."""
+from oaq_repro.quant.split import ALPHA_CAP, EVEN, Split, choose_shares, left_to_weights
 
 
 @dataclass(frozen=True)
@@ -82,7 +79,7 @@ def settle(model: QuantizedNetwork, images: ImageBatches, config: SettleConfig =
         if not any(report.events.values()) and (report.passes > 1 or not needed):
             return report
         open_needs = {name: need for name, need in needs.items() if model.sources[name] not in report.shares}
-        report.shares |= _shares(model, images, open_needs, config.split)
+        report.shares |= choose_shares(model, images, open_needs, config.split)
         for name, why in _raise_alphas(model, needs, report.shares).items():
             layer = table[name]
             peak = f"peak {float(needs[name].max()) / config.margin:.3g} times the limit"
@@ -93,31 +90,6 @@ def settle(model: QuantizedNetwork, images: ImageBatches, config: SettleConfig =
         f"settle.max_passes: {config.max_passes} passes were not enough, events left: {left}; expected none. "
         "Raise settle.max_passes or settle.margin"
     )
-
-
-def _shares(
-    model: QuantizedNetwork, images: ImageBatches, needs: Mapping[str, Tensor], split: Split
-) -> dict[str, float]:
-    """The share of every activation that has an excess, by the name of the module that makes it."""
-    choice, fixed = SplitErrors(model, needs), fixed_share(split)
-    if fixed is not None:
-        return dict.fromkeys(choice.excess, fixed)
-    if not choice.excess:
-        return {}
-    was_training = model.training
-    model.eval()
-    for name, layer in choice.layers.items():
-        layer.probe = lambda acc, x, weight, name=name: choice.add(name, x)
-    seen = 0
-    for batch in images():
-        model(batch[: IMAGES - seen])
-        seen += len(batch)
-        if seen >= IMAGES:
-            break
-    for layer in choice.layers.values():
-        layer.probe = None
-    model.train(was_training)
-    return choice.shares()
 
 
 def _raise_alphas(model: QuantizedNetwork, needs: Mapping[str, Tensor], shares: Mapping[str, float]) -> dict[str, str]:

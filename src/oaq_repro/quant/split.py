@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, distributed
 
 from oaq_repro.fields import Fraction
+from oaq_repro.quant.calibrate import ImageBatches, first_images
 from oaq_repro.quant.layers import QuantLayer
 from oaq_repro.quant.network import QuantizedNetwork, input_quantizer, layers
 from oaq_repro.quant.numerics import QTensor, channelwise
@@ -26,8 +27,6 @@ ALPHA_CAP = 16.0
 
 CANDIDATES = (0.0, 0.25, 0.5, 0.65, 0.8, 1.0)
 EVEN = 0.5
-IMAGES = 64
-"""How many images a choice looks at."""
 
 
 def fixed_share(split: Split) -> float | None:
@@ -85,6 +84,27 @@ class SplitErrors:
         return {source: CANDIDATES[int(errors.argmin())] for source, errors in total.items()}
 
 
+def choose_shares(
+    model: QuantizedNetwork, images: ImageBatches, needs: Mapping[str, Tensor], split: Split
+) -> dict[str, float]:
+    """The share of every activation that has an excess, by the name of the module that makes it."""
+    choice, fixed = SplitErrors(model, needs), fixed_share(split)
+    if fixed is not None:
+        return dict.fromkeys(choice.excess, fixed)
+    if not choice.excess:
+        return {}
+    was_training = model.training
+    model.eval()
+    for name, layer in choice.layers.items():
+        layer.probe = lambda acc, x, weight, name=name: choice.add(name, x)
+    for batch in first_images(images):
+        model(batch)
+    for layer in choice.layers.values():
+        layer.probe = None
+    model.train(was_training)
+    return choice.shares()
+
+
 @torch.no_grad()
 def output_errors(layer: QuantLayer, source: ActivationQuantizer, x: QTensor, needs: Tensor, excess: float) -> Tensor:
     """Squared error of a layer's output for each of `CANDIDATES`, and the output's power: float64 [candidates + 1].
@@ -102,9 +122,9 @@ def output_errors(layer: QuantLayer, source: ActivationQuantizer, x: QTensor, ne
             if not possible:
                 found.append(torch.full((), torch.inf, dtype=torch.float64, device=real.device))
                 continue
-            constants = source.parameters_of_range()
-            coarse = source.encode(real / constants[0], *constants)
-            codes, bias, unit = layer.weight_codes(coarse)
+            qparams = source.parameters_of_range()
+            coarse = source.encode(real / qparams.scale, *qparams)
+            codes, bias, unit = layer.weight_codes(qparams)
             sums = layer.product(coarse.centred(), codes, None)
             output = ((sums + channelwise(bias, sums)) * channelwise(unit, sums)).clamp(low, high)
         found.append((output - exact).double().square().sum())

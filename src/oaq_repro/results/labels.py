@@ -14,13 +14,14 @@ def label(config: Mapping[str, Any], section: str) -> str:
 
     The accumulator is named by its fields. Another section is named by the config file that was chosen
     (`choices`, as Hydra reports them), else by its text or its `kind`. A method says in parentheses where its range
-    mapping factors are not those of output channels, or an excess is not split by the output's error.
+    mapping factors are not those of output channels, an excess is not split by the output's error, a teacher takes the
+    place of labels, or biases are corrected.
     """
     value = config.get(section)
     if value is None or value == {}:
         return "-"
     if section == "method":
-        return f"{name(config, section)}{_factors(config)}"
+        return f"{name(config, section)}{_marks(config)}"
     return _accumulator(value) if section == "accumulator" else name(config, section)
 
 
@@ -32,15 +33,26 @@ def name(config: Mapping[str, Any], section: str) -> str:
     return str(value.get("kind", "-")) if isinstance(value, Mapping) else str(value)
 
 
-def _factors(config: Mapping[str, Any]) -> str:
-    method, quantization = config.get("method"), config.get("quantization")
-    granularity = quantization.get("granularity") if isinstance(quantization, Mapping) else None
-    settle = method.get("settle") if isinstance(method, Mapping) else None
-    split = settle.get("split") if isinstance(settle, Mapping) else None
-    own = [
-        str(value) for value, usual in ((granularity, "channel"), (split, "output_error")) if value not in (None, usual)
-    ]
+def _marks(config: Mapping[str, Any]) -> str:
+    factors = (
+        (at(config, "quantization", "granularity"), "channel"),
+        (at(config, "method", "settle", "split"), "output_error"),
+        (at(config, "method", "share"), "output_error"),
+    )
+    own = [str(value) for value, usual in factors if value not in (None, usual)]
+    tuned = at(config, "method", "fine_tune") is True and at(config, "method", "kind") != "float32"
+    if tuned and at(config, "task", "teacher") is not None:
+        own.append("teacher")
+    if at(config, "method", "bias_correction"):
+        own.append("bias correction")
     return f" ({', '.join(own)})" if own else ""
+
+
+def at(config: Any, *where: str) -> Any:
+    """What stands there in nested mappings; None where nothing does."""
+    for part in where:
+        config = config.get(part) if isinstance(config, Mapping) else None
+    return config
 
 
 def operand_bits(config: Mapping[str, Any]) -> str:

@@ -31,6 +31,7 @@ class Cell(_Section):
     status: Literal["published", "second-hand"] | None = Field(default=None, description="null where value is null")
     reason: Text | None = Field(default=None, description="why value is null")
     run: list[Text] = Field(default_factory=list, description="overrides of our run; none: no run of ours answers")
+    preset: Name | None = Field(default=None, description="of conf/experiment/paper: makes that run; with run only")
 
     @field_validator("run")
     @classmethod
@@ -45,6 +46,8 @@ class Cell(_Section):
     def _explained(self) -> Self:
         if (self.value is None) != (self.reason is not None) or (self.value is None) != (self.status is None):
             raise ValueError("expected a value with its status, or value: null with its reason")
+        if (self.preset is None) == bool(self.run):
+            raise ValueError(f"preset is {self.preset!r} with run {self.run}, expected both or none of them")
         return self
 
 

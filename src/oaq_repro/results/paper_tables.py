@@ -62,14 +62,14 @@ def paper_files(tables: Sequence[PaperTable], records: Sequence[Record]) -> dict
     groups = experiments(records)
     files: dict[str, str] = {}
     for table in tables:
-        lines = [(cell, row) for cell in table.cells for row in _ours(table, cell, groups)]
+        lines = [(cell, row) for cell in table.cells for row in ours(table, cell, groups)]
         made = _accuracy(table, lines) if table.kind == "accuracy" else _plain(table)
         name = f"paper_{table.name}"
         files |= {f"{name}.md": made.markdown(), f"{name}.csv": _csv(table, lines), f"{name}.tex": made.latex()}
     return files
 
 
-def _ours(table: PaperTable, cell: Cell, groups: Sequence[Sequence[Record]]) -> Sequence[Row | None]:
+def ours(table: PaperTable, cell: Cell, groups: Sequence[Sequence[Record]]) -> Sequence[Row | None]:
     """Experiments that answer a cell; one None where none does."""
     if not cell.run or table.metric is None:
         return [None]

@@ -18,9 +18,9 @@ RECORD_NAME = "record.json"
 
 Status = Literal["finished", "failed", "interrupted"]
 Stage = Literal["float", "simulated", "integer_int32", "integer"]
-Metric = Literal["top1", "map50", "map", "miou"]
+Metric = Literal["top1", "map50", "map", "voc_ap", "voc07_ap", "miou"]
 STAGES: tuple[Stage, ...] = ("float", "simulated", "integer_int32", "integer")
-METRICS: tuple[Metric, ...] = ("top1", "map50", "map", "miou")
+METRICS: tuple[Metric, ...] = ("top1", "map50", "map", "voc_ap", "voc07_ap", "miou")
 STAGE_LABELS: dict[Stage, str] = {
     "float": "float",
     "simulated": "simulated",
@@ -105,6 +105,9 @@ class Layer(_Section):
     )
     bits_weight_min: float | None = Field(default=None, ge=0, description="as alpha_weight_min")
     bits_weight_max: float | None = Field(default=None, ge=0, description="as alpha_weight_max")
+    bias_shift: NonNegative | None = Field(
+        default=None, description="largest shift of a bias by bias correction, in output codes; null without it"
+    )
     overflow_seen: Count = Field(description="events on the held-out images")
     outputs: Count = Field(description="outputs checked on the held-out images")
     worst_case: NonNegative | None = Field(

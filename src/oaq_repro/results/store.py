@@ -1,4 +1,4 @@
-"""The folder of runs: `<results>/runs/<hash>/<seed>/`, its names, its locks and its records.
+"""The folder of runs, `<results>/runs/<hash>/<seed>/`, and of trainings: its names, its locks and its records.
 
 The hash says which experiment a run is (`settings.identity`); the seed is the folder level below it, so all seeds of
 one experiment stand together and the same experiment finds its old results wherever it is started.
@@ -17,7 +17,7 @@ from oaq_repro.errors import InputError
 from oaq_repro.files import remove_temporary, write_atomic
 from oaq_repro.results.record import RECORD_NAME, Record, load_record
 
-LOCK_NAME = ".lock"
+LOCK_NAME, WEIGHTS = ".lock", "weights.safetensors"
 LONG_S = 30 * 24 * 3600.0
 """How long a process waits for another that trains what both need."""
 SHORT_S = 1.0
@@ -32,6 +32,14 @@ def short_hash(text: str) -> str:
 def run_folder(results: Path | str, hash: str, seed: int) -> Path:
     """Folder of one run below the results folder (it need not exist)."""
     return Path(results) / "runs" / hash / str(seed)
+
+
+def training_folder(results: Path | str, kind: str, name: str, seed: int) -> Path:
+    """Folder of a training that runs share (`parents`, `fine_tuned`), with its WEIGHTS.
+
+    name: the hash of what the training depends on (`settings.identity`).
+    """
+    return Path(results) / kind / name / str(seed)
 
 
 def find_record(results: Path | str, hash: str, seed: int) -> Record | None:

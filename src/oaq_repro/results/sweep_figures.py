@@ -8,9 +8,17 @@ from matplotlib.lines import Line2D
 
 from oaq_repro.accumulator import Accumulator
 from oaq_repro.results.plotting import LINES, REFERENCES, Plot, legend, mark, new_figure, style
+from oaq_repro.results.record import Metric
 from oaq_repro.results.sweep import Point, Sweep
 
-METRIC_LABELS = {"top1": "top-1 (%)", "map50": "mAP at 0.5 (%)", "map": "mAP (%)", "miou": "mIoU (%)"}
+METRIC_LABELS: dict[Metric, str] = {
+    "top1": "top-1 (%)",
+    "map50": "mAP at 0.5 (%)",
+    "map": "mAP (%)",
+    "voc_ap": "VOC AP (%)",
+    "voc07_ap": "VOC 2007 AP (%)",
+    "miou": "mIoU (%)",
+}
 GUARANTEE = (
     "hollow: mode fast, overflow is possible; filled: no input can overflow\n"
     "joined: modes fast and certified of one network"

@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args, get_type_hints
 from pydantic import BaseModel, create_model, model_validator
 
 from oaq_repro.settings.kinds import GIVEN, KINDS
-from oaq_repro.settings.run import RunSettings, Section
+from oaq_repro.settings.sections import RunSettings, Section
 
 Fields = dict[str, tuple[Any, Any]]
 """Annotation and default (... where there is none) by name, as `pydantic.create_model` takes them."""

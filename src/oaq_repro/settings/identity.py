@@ -15,7 +15,7 @@ from oaq_repro.fields import BY_CONTENT, IN_ORDER, NO_SCIENCE
 from oaq_repro.files import file_hash
 from oaq_repro.results.store import short_hash
 from oaq_repro.settings.forms import at, fields_beside
-from oaq_repro.settings.schema import read
+from oaq_repro.settings.sections import RunSettings
 
 VERSION = 2
 """Of the identity. 1 hashed import paths and defaults; `scripts/rekey.py` brings records from it."""
@@ -24,6 +24,7 @@ SILENCE: dict[str, Any] = {
     "quantization.granularity": "tensor",
     "method.split": "even",
     "method.settle.split": "even",
+    "method.share": 0.0,
 }
 """What was done before a field existed, where its default does something else: path of the field -> value.
 
@@ -49,20 +50,23 @@ WRITTEN = {
 
 PARENT: dict[str, Any] = {"task": True, "data": True, "model": True, "trainer": True, "schedule": {"float"}}
 FINE_TUNED = PARENT | {"schedule": True, "method": True, "quantization": True}
+TEACHING = {"teacher", "temperature"}
+"""Fields of a task that are those of fine-tuning."""
+AFTER = {"settle", "bias_correction"}
+"""Fields of a method that are of what follows fine-tuning."""
 ACCUMULATORS = {"accumulator", "reason", "granularity"}
 
 
-def science(settings: Mapping[str, Any], parts: Mapping[str, Any] = FINE_TUNED) -> dict[str, Any]:
+def science(settings: RunSettings, parts: Mapping[str, Any] = FINE_TUNED) -> dict[str, Any]:
     """Of these parts of a run's settings what differs from the defaults and changes what is measured.
 
-    InputError for bad settings and for a checkpoint that cannot be read.
+    InputError for a checkpoint that cannot be read.
     """
-    run = read(settings)
-    dumped = run.model_dump(include=dict(parts), exclude_defaults=True, context=WRITTEN)
+    dumped = settings.model_dump(include=dict(parts), exclude_defaults=True, context=WRITTEN)
     found: dict[str, Any] = _finished(dumped, "")
     for path, meant in SILENCE.items():
         section, *inner, name = where = path.split(".")
-        value = at(run.model_dump(), where)
+        value = at(settings.model_dump(), where)
         part = parts.get(section, ())
         if value is ... or (part is not True and where[1] not in part):
             continue
@@ -71,7 +75,7 @@ def science(settings: Mapping[str, Any], parts: Mapping[str, Any] = FINE_TUNED) 
             place = place.setdefault(key, {})
         place[name] = value
         if value == meant:
-            _remove(found, where, type(run))
+            _remove(found, where, type(settings))
     return found
 
 
@@ -84,7 +88,7 @@ def _remove(found: dict[str, Any], where: list[str], form: Any) -> None:
         _remove(found, parents, form)
 
 
-def run_hash(settings: Mapping[str, Any], fingerprint: str) -> str:
+def run_hash(settings: RunSettings, fingerprint: str) -> str:
     """Name of an experiment, 16 hexadecimal digits; the seed is the folder level below.
 
     settings: of a whole run. fingerprint: what the data are (`DataModule.fingerprint`). InputError as `science`.
@@ -98,15 +102,20 @@ def hash_of(found: Mapping[str, Any], fingerprint: str) -> str:
     return short_hash(json.dumps(content, sort_keys=True, separators=(",", ":")))
 
 
-def parent_hash(settings: Mapping[str, Any], fingerprint: str) -> str:
+def parent_hash(settings: RunSettings, fingerprint: str) -> str:
     """Name of the float parent, which all methods share."""
-    return hash_of(science(settings, PARENT), fingerprint)
+    found = science(settings, PARENT)
+    found["task"] = _without(found["task"], TEACHING)
+    return hash_of(found, fingerprint)
 
 
-def fine_tuned_hash(settings: Mapping[str, Any], fingerprint: str, fine_tunes: bool, sees_accumulator: bool) -> str:
+def fine_tuned_hash(settings: RunSettings, fingerprint: str, fine_tunes: bool, sees_accumulator: bool) -> str:
     """Name of a fine-tuning: everything before settling, without accumulators where training does not see them."""
     found = science(settings, FINE_TUNED if fine_tunes else FINE_TUNED | {"schedule": {"float"}})
-    found["method"].pop("settle", None)
+    for name in AFTER:
+        found["method"].pop(name, None)
+    if not fine_tunes:
+        found["task"] = _without(found["task"], TEACHING)
     if not sees_accumulator:
         quantization = _without(found["quantization"], ACCUMULATORS)
         overrides = [_without(override, ACCUMULATORS) for override in quantization.pop("overrides", ())]

@@ -64,6 +64,7 @@ KINDS: dict[str, dict[str, Kind]] = {
         "oaq_clamp": Kind("oaq_repro.methods.oaq_clamp:OAQClamp"),
         "oaq_certified": Kind("oaq_repro.methods.oaq_certified:OAQCertified"),
         "certified_scale": Kind("oaq_repro.methods.certified_scale:CertifiedScale"),
+        "axe": Kind("oaq_repro.methods.axe:AXE"),
         "a2q": Kind("oaq_repro.methods.a2q:A2Q"),
         "a2q_plus": Kind("oaq_repro.methods.a2q_plus:A2QPlus"),
     },
@@ -71,6 +72,6 @@ KINDS: dict[str, dict[str, Kind]] = {
 
 GIVEN: dict[str, frozenset[str]] = {
     "model": frozenset({"num_classes", "input_shape"}),
-    "task": frozenset({"network", "schedule", "classes"}),
+    "task": frozenset({"network", "schedule", "classes", "voc", "parent"}),
 }
 """Arguments that the run knows and no configuration does."""

@@ -7,10 +7,10 @@ from pathlib import Path
 from oaq_repro.errors import InputError
 from oaq_repro.files import file_hash
 from oaq_repro.results.record import RECORD_NAME, Record, load_record, save_record
-from oaq_repro.results.store import EARLY, lock_run, run_folder
+from oaq_repro.results.store import EARLY, WEIGHTS, lock_run, run_folder, training_folder
 from oaq_repro.settings.earlier import current
 from oaq_repro.settings.identity import hash_of, parent_hash, science
-from oaq_repro.training.shared import WEIGHTS, training_folder
+from oaq_repro.settings.schema import read
 
 
 @dataclass
@@ -52,7 +52,7 @@ def rekey(results: Path) -> Rekeyed:
 def updated(record: Record) -> Record:
     """The record with today's settings, science and hash; InputError where today's settings cannot say it."""
     config = current(record.config)
-    found = science(config)
+    found = science(read(config))
     name = hash_of(found, record.provenance.dataset_fingerprint)
     return record.model_copy(update={"config": config, "science": found, "hash": name})
 
@@ -65,9 +65,8 @@ def _parents(results: Path) -> dict[str, Path]:
 def _move_parent(record: Record, results: Path, parents: dict[str, Path]) -> None:
     folder = parents.pop(record.provenance.parent_hash or "", None)
     if folder is not None:
-        settings = {**record.config, "results": str(results)}
-        name = parent_hash(settings, record.provenance.dataset_fingerprint)
-        _move(folder, training_folder("parents", settings, name))
+        name = parent_hash(read(record.config), record.provenance.dataset_fingerprint)
+        _move(folder, training_folder(results, "parents", name, record.seed))
 
 
 def _move(old: Path, new: Path) -> None:

@@ -14,7 +14,7 @@ from oaq_repro.errors import InputError
 from oaq_repro.settings.forms import form_of, form_of_run, locate
 from oaq_repro.settings.kinds import KINDS
 from oaq_repro.settings.messages import about_fields, about_kind
-from oaq_repro.settings.run import RunSettings, Section
+from oaq_repro.settings.sections import RunSettings, Section
 
 Form = TypeVar("Form", bound=BaseModel)
 
@@ -32,26 +32,27 @@ def read(settings: Mapping[str, Any]) -> RunSettings:
     """The settings of a whole run in one object; InputError as `check`."""
     if problems := [problem for section in KINDS if (problem := about_kind(section, settings.get(section)))]:
         raise InputError("\n".join(problems))
-    run = _read(form_of_run(settings), settings)
     task = settings["task"]["kind"]
     for section in ("data", "model"):
         name = settings[section]["kind"]
         own = KINDS[section][name].task
         if own != task:
             raise InputError(f"{section}: found {name}, which is for {own}, with task={task}; expected task={own}")
-    return run
+    return _read(form_of_run(settings), settings)
 
 
 def build(section: str, settings: Any, **given: Any) -> Any:
     """Make what a section with a kind describes; `given` are the arguments that no configuration knows.
 
-    InputError, one line per bad field; what the object itself says about files and other parts passes through.
+    settings: of the section, read (`RunSettings`), or plain, which are read here. InputError, one line per bad field;
+    what the object itself says about files and other parts passes through.
     """
-    if problem := about_kind(section, settings):
-        raise InputError(problem)
-    made = build_part(form_of(section, settings["kind"]), settings, section)
-    arguments = {name: getattr(made, name) for name in made.model_fields_set if name != "kind"}
-    return locate(KINDS[section][settings["kind"]].target)(**arguments, **given)
+    if not isinstance(settings, BaseModel):
+        if problem := about_kind(section, settings):
+            raise InputError(problem)
+        settings = build_part(form_of(section, settings["kind"]), settings, section)
+    arguments = {name: getattr(settings, name) for name in settings.model_fields_set if name != "kind"}
+    return locate(KINDS[section][settings.kind].target)(**arguments, **given)
 
 
 def build_part(form: Any, settings: Any, where: str) -> Any:

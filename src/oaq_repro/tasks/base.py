@@ -1,17 +1,38 @@
-"""What all tasks share: optimizer, logging, the check of the loss."""
+"""What all tasks share: optimizer, logging, the check of the loss, and learning from a teacher instead of labels.
+
+With `teacher: float` fine-tuning reads no labels: the loss is the distance of the quantized network's outputs to those
+of the float parent on the same images (distillation, Hinton et al. 2015, arXiv 1503.02531; for quantization QKD, arXiv
+1911.12491; a network as its own teacher, without labels: LLM-QAT, arXiv 2305.17888). What those leave open: the teacher
+does not train along, its outputs are the only term of the loss, and it costs one forward pass without gradients.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.functional import mse_loss
 
 from oaq_repro.errors import InputError
 from oaq_repro.models.network import Network
 from oaq_repro.tasks.schedule import Schedule
+
+SMALLEST_VARIANCE = 1e-12  # an output that is the same everywhere has none
+
+
+class Teacher:
+    """A frozen network to learn from. No module: neither the optimizer nor a checkpoint sees it."""
+
+    def __init__(self, dense: nn.Module) -> None:
+        self.dense = dense.requires_grad_(False)
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Any:
+        """Its outputs for images float32 [N, C, H, W], on their device."""
+        return self.dense.to(images.device).eval()(images)
 
 
 class Task(pl.LightningModule, ABC):
@@ -25,8 +46,20 @@ class Task(pl.LightningModule, ABC):
 
     METRIC: ClassVar[str]
 
-    def __init__(self, network: Network, schedule: Schedule | None, classes: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        network: Network,
+        schedule: Schedule | None,
+        classes: tuple[str, ...],
+        parent: nn.Module | None = None,
+        teacher: Literal["float"] | None = None,
+    ) -> None:
+        """teacher: whose outputs training follows, `float`: those of `parent`, the float network, frozen from now on.
+
+        None, and where there is no parent (the float network's own training): the labels.
+        """
         super().__init__()
+        self.teacher = None if teacher is None or parent is None else Teacher(parent)
         self.dense = network.dense
         self.codec = network.codec
         self.schedule = schedule
@@ -45,6 +78,22 @@ class Task(pl.LightningModule, ABC):
     def compute(self) -> dict[str, Tensor]:
         """Metrics by name over everything since the last `compute`, which is forgotten then."""
 
+    def distance(self, outputs: Tensor, taught: Tensor) -> Tensor:
+        """How far an output of the dense part is from the teacher's, of the same shape: a scalar.
+
+        Here the mean squared error as a part of the teacher's variance over batch, so that outputs of all sizes count
+        alike.
+        """
+        return mse_loss(outputs, taught) / taught.var(correction=0).clamp(min=SMALLEST_VARIANCE)
+
+    def distillation(self, outputs: Any, images: Tensor) -> Tensor:
+        """The mean over the dense part's outputs of their distances to the teacher's on these images."""
+        assert self.teacher is not None
+        taught = self.teacher(images)
+        if isinstance(outputs, Tensor):
+            return self.distance(outputs, taught)
+        return torch.stack([self.distance(o, t) for o, t in zip(outputs, taught, strict=True)]).mean()
+
     def forward(self, image: Tensor) -> Any:
         """The dense part: image float32 [N, C, H, W] -> its raw outputs."""
         return self.dense(image)
@@ -52,7 +101,8 @@ class Task(pl.LightningModule, ABC):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """One step; InputError naming epoch, step and learning rate when the loss is not finite."""
         images, target = batch
-        loss = self.loss(self(images), target)
+        outputs = self(images)
+        loss = self.loss(outputs, target) if self.teacher is None else self.distillation(outputs, images)
         if self.penalty is not None:
             loss = loss + self.penalty(self.dense)
         lr = self.trainer.optimizers[0].param_groups[0]["lr"]

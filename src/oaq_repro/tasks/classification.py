@@ -1,10 +1,12 @@
 """Image classification: cross entropy, top-1 accuracy."""
 
+from typing import Any
+
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, kl_div, log_softmax
 from torchmetrics.classification import MulticlassAccuracy
 
-from oaq_repro.fields import Fraction
+from oaq_repro.fields import Fraction, Positive
 from oaq_repro.models.network import Network
 from oaq_repro.tasks.base import Task
 from oaq_repro.tasks.schedule import Schedule
@@ -25,14 +27,25 @@ class ClassificationTask(Task):
         schedule: Schedule | None,
         classes: tuple[str, ...],
         label_smoothing: Fraction = 0.0,
+        temperature: Positive = 1.0,
+        **common: Any,
     ) -> None:
-        super().__init__(network, schedule, classes)
-        self.label_smoothing = label_smoothing
+        """label_smoothing: of the labels' loss. temperature: of the loss with a teacher (`distance`)."""
+        super().__init__(network, schedule, classes, **common)
+        self.label_smoothing, self.temperature = label_smoothing, temperature
         self.top1 = MulticlassAccuracy(num_classes=len(self.classes), average="micro")
 
     def loss(self, outputs: Tensor, target: Tensor) -> Tensor:
         """Mean cross entropy of logits [N, classes]."""
         return cross_entropy(outputs, target, label_smoothing=self.label_smoothing)
+
+    def distance(self, outputs: Tensor, taught: Tensor) -> Tensor:
+        """Kullback-Leibler divergence of softmax(logits / T) from the teacher's, times T^2, mean over images.
+
+        T: `temperature`. Hinton et al. 2015, section 2: the factor keeps the size of the gradient.
+        """
+        student, teacher = (log_softmax(logits / self.temperature, dim=1) for logits in (outputs, taught))
+        return kl_div(student, teacher, reduction="batchmean", log_target=True) * self.temperature**2
 
     def update(self, outputs: Tensor, target: Tensor) -> None:
         """Count the right ones."""

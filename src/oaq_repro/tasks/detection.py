@@ -1,4 +1,4 @@
-"""Object detection: the codec's loss, COCO's mean average precision."""
+"""Object detection: the codec's loss, COCO's mean average precision and VOC's."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +12,7 @@ from oaq_repro.models.network import Network
 from oaq_repro.models.ssd_codec import SsdCodec
 from oaq_repro.tasks.base import Task
 from oaq_repro.tasks.schedule import Schedule
+from oaq_repro.tasks.voc_ap import VocAveragePrecision
 
 
 class DetectionTask(Task):
@@ -20,18 +21,22 @@ class DetectionTask(Task):
     `boxes` float32 [M, 4] (x1, y1, x2, y2 in pixels of the network's input), `labels` int64 [M] from 1, `iscrowd`
     [M] (not trained on, ignored in evaluation) and `size` (height, width of the original image).
     Metrics by pycocotools (101 recall points, at most 100 detections per image), in original pixels:
-    `map50` at IoU 0.5 and `map`, the mean over IoU 0.50:0.05:0.95.
+    `map50` at IoU 0.5 and `map`, the mean over IoU 0.50:0.05:0.95. With `voc` (data of VOC's format) also the devkit's
+    `voc_ap` and `voc07_ap`, of all detections, with `iscrowd` as VOC's difficult (see `VocAveragePrecision`).
     """
 
     METRIC = "map50"
     codec: SsdCodec
 
-    def __init__(self, network: Network, schedule: Schedule | None, classes: tuple[str, ...]) -> None:
-        super().__init__(network, schedule, classes)
+    def __init__(
+        self, network: Network, schedule: Schedule | None, classes: tuple[str, ...], voc: bool = False, **common: Any
+    ) -> None:
+        super().__init__(network, schedule, classes, **common)
         if network.codec is None:
             raise InputError("model: found a network without boxes for task detection, expected an SSD (model=ssd...)")
         self.map = MeanAveragePrecision(box_format="xyxy", iou_type="bbox", backend="pycocotools")
         self.map.warn_on_many_detections = False  # COCO's limit of 100 per image is meant
+        self.voc = VocAveragePrecision(len(self.classes)) if voc else None
 
     def loss(self, outputs: Sequence[Tensor], target: Sequence[dict[str, Any]]) -> Tensor:
         """Classification and box loss, see `SsdCodec.loss`."""
@@ -48,9 +53,15 @@ class DetectionTask(Task):
             ignored = wanted["iscrowd"].to(torch.int64)
             truth.append({"boxes": wanted["boxes"] * scale, "labels": wanted["labels"], "iscrowd": ignored})
         self.map.update(found, truth)
+        if self.voc is not None:
+            self.voc.update(found, truth)
 
     def compute(self) -> dict[str, Tensor]:
-        """`map50` and `map`; 0 instead of COCO's -1 where there is nothing to find."""
+        """`map50` and `map`, 0 instead of COCO's -1 where there is nothing to find; VOC's where they are asked for."""
         result = self.map.compute()
         self.map.reset()
-        return {"map50": result["map_50"].clamp(min=0), "map": result["map"].clamp(min=0)}
+        metrics = {"map50": result["map_50"].clamp(min=0), "map": result["map"].clamp(min=0)}
+        if self.voc is not None:
+            metrics |= self.voc.compute()
+            self.voc.reset()
+        return metrics

@@ -1,5 +1,7 @@
 """Semantic segmentation: cross entropy on the mask, mean intersection over union."""
 
+from typing import Any
+
 from torch import Tensor
 from torch.nn.functional import cross_entropy, interpolate
 from torchmetrics.classification import MulticlassJaccardIndex
@@ -21,8 +23,8 @@ class SegmentationTask(Task):
 
     METRIC = "miou"
 
-    def __init__(self, network: Network, schedule: Schedule | None, classes: tuple[str, ...]) -> None:
-        super().__init__(network, schedule, classes)
+    def __init__(self, network: Network, schedule: Schedule | None, classes: tuple[str, ...], **common: Any) -> None:
+        super().__init__(network, schedule, classes, **common)
         self.miou = MulticlassJaccardIndex(num_classes=len(self.classes), average="macro", ignore_index=IGNORED)
 
     def loss(self, outputs: Tensor, target: Tensor) -> Tensor:
@@ -31,8 +33,12 @@ class SegmentationTask(Task):
         return total / (target != IGNORED).sum().clamp(min=1)
 
     def update(self, outputs: Tensor, target: Tensor) -> None:
-        """Add the confusions of one batch."""
-        self.miou.update(self.resize(outputs, target).argmax(dim=1), target)
+        """Add the confusions of one batch.
+
+        The logits in one layout: torch rounds channels-last ones otherwise, so that the integer engine's, which have
+        the simulation's values, would break ties in other ways.
+        """
+        self.miou.update(self.resize(outputs.contiguous(), target).argmax(dim=1), target)
 
     def compute(self) -> dict[str, Tensor]:
         """`miou`."""

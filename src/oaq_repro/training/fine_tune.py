@@ -5,41 +5,35 @@ accumulator and in the granularity of range factors, which such methods do not m
 such a method once.
 """
 
-from typing import Any
-
-from oaq_repro.data.base import DataModule
 from oaq_repro.methods.base import Method
 from oaq_repro.quant.calibrate import calibrate, freeze
 from oaq_repro.quant.network import QuantizedNetwork, set_quantizing
+from oaq_repro.results.store import training_folder
+from oaq_repro.run import Run
 from oaq_repro.settings.identity import fine_tuned_hash
 from oaq_repro.tasks.base import Task
 from oaq_repro.training.checkpoints import LAST
-from oaq_repro.training.loggers import make_loggers
-from oaq_repro.training.shared import Trained, train_or_load, training_folder
-from oaq_repro.training.stage import fit, images_of
+from oaq_repro.training.shared import Trained, train_or_load
+from oaq_repro.training.stage import calibration_images, fit
 
 
-def fine_tune(
-    config: dict[str, Any], data: DataModule, task: Task, method: Method, calibration_batches: int, fingerprint: str
-) -> Trained:
+def fine_tune(run: Run, task: Task, method: Method) -> Trained:
     """Calibrate and fine-tune `task.dense`, or load what an earlier run left; its ranges are frozen afterwards."""
     quantized: QuantizedNetwork = task.dense  # type: ignore[assignment]
-    name = fine_tuned_hash(config, fingerprint, method.fine_tune, method.sees_accumulator)
-    folder = training_folder("fine_tuned", config, name)
+    settings = run.settings
+    name = fine_tuned_hash(settings, run.fingerprint, method.fine_tune, method.sees_accumulator)
+    folder = training_folder(settings.results, "fine_tuned", name, run.seed)
 
     def train() -> dict[str, float]:
-        trainer = config["trainer"]
         if (folder / LAST).exists():
             set_quantizing(quantized, True)
         else:
-            loader = data.calibration_dataloader()
-            calibrate(quantized, images_of(loader, task.device, calibration_batches, trainer, "calibrating"))
+            batches = settings.quantization.calibration_batches
+            calibrate(quantized, calibration_images(run, task.device, batches, "calibrating"))
             method.start(quantized)
         if method.fine_tune and task.schedule is not None:
             task.penalty = method.penalty
-            loggers = make_loggers(config, folder, "finetune")
-            shown = f"fine-tuning {config['method']['kind']}"
-            fit(task, task.schedule, data, folder, trainer, config["seed"], loggers, method.callbacks(), shown)
+            fit(run, task, folder, "finetune", f"fine-tuning {settings.method.kind}", method.callbacks())
         return {}
 
     trained = train_or_load(folder, quantized, train)

@@ -3,7 +3,7 @@
 import logging
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from netrc import NetrcParseError, netrc
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from urllib.parse import urlparse
 from pytorch_lightning.loggers import CSVLogger, Logger
 
 from oaq_repro.results.record import Record
+from oaq_repro.settings.sections import RunSettings
 
 if TYPE_CHECKING:
     from pytorch_lightning.loggers import WandbLogger
@@ -63,25 +64,25 @@ class NeverFails(Logger):
         self._try(lambda inner: inner.finalize(status))
 
 
-def make_loggers(config: Mapping[str, Any], folder: Path, stage: str) -> list[Logger]:
-    """Loggers for one stage (`float` or `finetune`) of the run that `config` describes, as plain containers."""
+def make_loggers(settings: RunSettings, folder: Path, stage: str) -> list[Logger]:
+    """Loggers for one stage (`float` or `finetune`) of a run."""
     loggers: list[Logger] = [NeverFails(CSVLogger(str(folder), name="", version=_free_name(folder, stage)))]
-    if config["logger"].get("wandb") is not None:
+    if settings.logger.wandb is not None:
         try:
-            loggers.append(NeverFails(_wandb(config, folder, stage)))
+            loggers.append(NeverFails(_wandb(settings, folder, stage)))
         except Exception as error:
             warnings.warn(f"Weights & Biases is not available ({error}); going on without it", stacklevel=2)
     return loggers
 
 
-def log_record(config: Mapping[str, Any], record: Record, folder: Path) -> None:
+def log_record(settings: RunSettings, record: Record, folder: Path) -> None:
     """Show a record on Weights & Biases where they are asked for: numbers, histograms, the layers as an artifact."""
-    if config["logger"].get("wandb") is None:
+    if settings.logger.wandb is None:
         return
     try:
         import wandb
 
-        logger = _wandb(config, folder, "record")
+        logger = _wandb(settings, folder, "record")
         numbers = {f"{stage}/{name}": v for stage, found in record.metrics.items() for name, v in found.items()}
         histograms = {}
         if record.layers:
@@ -106,26 +107,25 @@ def _free_name(folder: Path, stage: str) -> str:
     return stage if attempts == 1 else f"{stage}-{attempts}"
 
 
-def _wandb(config: Mapping[str, Any], folder: Path, stage: str) -> "WandbLogger":
+def _wandb(settings: RunSettings, folder: Path, stage: str) -> "WandbLogger":
     import wandb
     from pytorch_lightning.loggers import WandbLogger
 
     if wandb.run is not None:  # an earlier stage's; a logger would go on with it
         wandb.finish()
 
-    fields = config["logger"]["wandb"]
-    offline = fields.get("offline")
-    if offline is None:
-        offline = not _has_login()
+    fields = settings.logger.wandb
+    assert fields is not None
+    offline = not _has_login() if fields.offline is None else fields.offline
     made = WandbLogger(
-        project=fields["project"],
-        entity=fields.get("entity"),
+        project=fields.project,
+        entity=fields.entity,
         save_dir=str(folder),
-        offline=bool(offline),
+        offline=offline,
         name=f"{folder.parent.name}-{folder.name}-{stage}",
-        group=fields.get("group") or folder.parent.name,
+        group=fields.group or folder.parent.name,
         job_type=stage,
-        config=dict(config),
+        config=settings.model_dump(mode="json"),
     )
     _ = made.experiment  # starts it now, where a failure is caught
     return made

@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save
@@ -13,10 +12,10 @@ from torch import distributed, nn
 from oaq_repro.errors import InputError
 from oaq_repro.files import file_hash, json_checksum, write_atomic
 from oaq_repro.models.checkpoint import load_checkpoint
-from oaq_repro.results.store import LONG_S, is_worker, lock_run
+from oaq_repro.results.store import LONG_S, WEIGHTS, is_worker, lock_run
 from oaq_repro.training.checkpoints import LAST, drop_unreadable
 
-WEIGHTS, METRICS = "weights.safetensors", "metrics.json"
+METRICS = "metrics.json"
 REMEDY = "remove its folder to train there again"
 
 
@@ -27,11 +26,6 @@ class Trained:
     folder: Path
     hash: str
     metrics: dict[str, float]
-
-
-def training_folder(kind: str, settings: Mapping[str, Any], name: str) -> Path:
-    """`<results>/<kind>/<name>/<seed>`; `name`: the hash of what the training depends on (`settings.identity`)."""
-    return Path(settings["results"]) / kind / name / str(settings["seed"])
 
 
 def train_or_load(folder: Path, network: nn.Module, train: Callable[[], dict[str, float]]) -> Trained:

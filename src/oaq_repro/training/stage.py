@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -11,18 +11,19 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint, TQDMProgressBar
-from pytorch_lightning.loggers import Logger
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from oaq_repro import signals
-from oaq_repro.data.base import DataModule
 from oaq_repro.errors import InputError
 from oaq_repro.hints import quiet
+from oaq_repro.run import Run
+from oaq_repro.settings.sections import TrainerSettings
 from oaq_repro.tasks.base import Task
 from oaq_repro.tasks.schedule import Schedule
 from oaq_repro.training.checkpoints import LAST, plugins
+from oaq_repro.training.loggers import make_loggers
 
 OMP_THREADS = "OMP_NUM_THREADS"
 LEAST_PROCESSES = 8  # on a CPU; more than there are cores only make it slow
@@ -52,9 +53,9 @@ def torch_threads(count: int | None) -> Iterator[None]:
             os.environ[OMP_THREADS] = variable
 
 
-def check_devices(trainer_config: Mapping[str, Any]) -> None:
+def check_devices(trainer: TrainerSettings) -> None:
     """InputError where this machine lacks the devices of the section `trainer`, before processes are started there."""
-    accelerator, devices = trainer_config["accelerator"], trainer_config["devices"]
+    accelerator, devices = trainer.accelerator, trainer.devices
     there = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
     there["gpu"] = there["cuda"] or there["mps"]
     there["cpu"] = max(os.cpu_count() or 1, LEAST_PROCESSES)
@@ -112,29 +113,51 @@ class OneEnd(pl.Callback):
             trainer.strategy.launcher.kill(signal.SIGKILL)
 
 
-def fit(
-    task: Task,
-    schedule: Schedule,
-    data: DataModule,
-    folder: Path,
-    trainer_config: Mapping[str, Any],
-    seed: int,
-    loggers: list[Logger],
-    callbacks: Iterable[pl.Callback] = (),
-    description: str = "training",
-) -> None:
-    """Train `task` by its schedule; go on from `folder/last.ckpt` where an earlier attempt was interrupted.
+def check_length(run: Run, *stages: str) -> None:
+    """InputError where something in these stages (`float`, `finetune`) begins after more steps than they have."""
+    for stage in stages:
+        schedule: Schedule | None = getattr(run.settings.schedule, stage)
+        if schedule is None:
+            continue
+        per_epoch = _steps_per_epoch(run, stage)
+        late = {f"schedule.{stage}.warmup_steps": schedule.warmup_steps}
+        if stage == "finetune":
+            late["method.warmup_steps"] = getattr(run.settings.method, "warmup_steps", 0)
+        total = schedule.total_steps(per_epoch)
+        for name, steps in late.items():
+            if steps >= total:
+                raise InputError(
+                    f"{name}: found {steps}, expected fewer than the {total} steps of schedule.{stage} "
+                    f"({per_epoch} an epoch)"
+                )
 
-    The weights after the last step are in `task`; the checkpoint stays in `folder`.
-    """
-    task.train()  # folding left the modules in evaluation mode
-    last = folder / LAST
-    batches = len(data.train_dataloader())
-    accumulated = trainer_config.get("accumulate_grad_batches", 1)
+
+def _training_batches(run: Run, stage: str) -> DataLoader:
+    """What a stage trains on; for a teacher also images without labels."""
+    taught = stage == "finetune" and run.settings.task.teacher is not None
+    return run.data.unlabelled_dataloader() if taught else run.data.train_dataloader()
+
+
+def _steps_per_epoch(run: Run, stage: str) -> int:
+    batches, accumulated = len(_training_batches(run, stage)), run.settings.trainer.accumulate_grad_batches
     if accumulated > batches:
         raise InputError(
             f"trainer.accumulate_grad_batches: found {accumulated}, expected at most the {batches} batches of an epoch"
         )
+    return batches // accumulated
+
+
+def fit(
+    run: Run, task: Task, folder: Path, stage: str, description: str, callbacks: Iterable[pl.Callback] = ()
+) -> None:
+    """Train `task` by its schedule; go on from `folder/last.ckpt` where an earlier attempt was interrupted.
+
+    stage: `float` or `finetune`, for the loggers. The weights after the last step are in `task`; the checkpoint stays
+    in `folder`.
+    """
+    assert task.schedule is not None
+    task.train()  # folding left the modules in evaluation mode
+    trainer_settings, last, batches = run.settings.trainer, folder / LAST, _training_batches(run, stage)
     checkpoint = ModelCheckpoint(
         dirpath=folder,
         filename=Path(LAST).stem,
@@ -142,42 +165,37 @@ def fit(
         save_on_train_epoch_end=True,
         enable_version_counter=False,
         # at ends of epochs only, where a resumed training repeats nothing and skips nothing
-        every_n_epochs=max(1, round(STEPS_BETWEEN_CHECKPOINTS / batches)),
+        every_n_epochs=max(1, round(STEPS_BETWEEN_CHECKPOINTS / len(batches))),
     )
     trainer = _trainer(
-        trainer_config,
-        logger=loggers,
-        callbacks=[checkpoint, SeedEpochs(seed), *_progress_bar(trainer_config, description), *callbacks],
-        **schedule.trainer_fields(batches // accumulated),
+        trainer_settings,
+        logger=make_loggers(run.settings, folder, stage),
+        callbacks=[checkpoint, SeedEpochs(run.seed), *_progress_bar(trainer_settings, description), *callbacks],
+        **task.schedule.trainer_fields(_steps_per_epoch(run, stage)),
     )
     trainer.fit(
         task,
-        train_dataloaders=data.train_dataloader(),
-        val_dataloaders=data.val_dataloader(),
+        train_dataloaders=batches,
+        val_dataloaders=run.data.val_dataloader(),
         ckpt_path=str(last) if last.exists() else None,
     )
     trainer.save_checkpoint(last)  # a schedule in steps may end inside an epoch
 
 
-def evaluate(task: Task, loader: DataLoader, trainer_config: Mapping[str, Any], description: str) -> dict[str, float]:
-    """Metrics of `task` on a loader, by the record's names, as fractions."""
+def evaluate(run: Run, task: Task, description: str, on_cpu: bool = False) -> dict[str, float]:
+    """Metrics of `task` on the held-out data, by the record's names, as fractions."""
+    settings = run.settings.trainer.on_cpu() if on_cpu else run.settings.trainer
     trainer = _trainer(
-        trainer_config, logger=False, enable_checkpointing=False, callbacks=_progress_bar(trainer_config, description)
+        settings, logger=False, enable_checkpointing=False, callbacks=_progress_bar(settings, description)
     )
-    (metrics,) = trainer.validate(task, dataloaders=loader, verbose=False)
+    (metrics,) = trainer.validate(task, dataloaders=run.data.val_dataloader(), verbose=False)
     return {name: float(value) for name, value in metrics.items()}
 
 
-def images_of(
-    loader: DataLoader,
-    device: torch.device,
-    batches: int | None,
-    trainer_config: Mapping[str, Any],
-    description: str,
-) -> Iterator[Tensor]:
-    """The images of a loader's batches (at most `batches` of them; None: all), on `device`, behind a progress bar."""
+def calibration_images(run: Run, device: torch.device, batches: int | None, description: str) -> Iterator[Tensor]:
+    """Batches of training images (at most `batches` of them; None: all), on `device`, behind a progress bar."""
+    loader, shown = run.data.calibration_dataloader(), run.settings.trainer.enable_progress_bar
     total = len(loader) if batches is None else min(batches, len(loader))
-    shown = trainer_config.get("enable_progress_bar", True)
     for images, _ in tqdm(islice(loader, batches), description, total, leave=False, disable=not shown):
         yield images.to(device)
 
@@ -201,11 +219,11 @@ class _Bar(TQDMProgressBar):
         return self.description
 
 
-def _progress_bar(trainer_config: Mapping[str, Any], description: str) -> list[pl.Callback]:
-    return [_Bar(description)] if trainer_config.get("enable_progress_bar", True) else []
+def _progress_bar(settings: TrainerSettings, description: str) -> list[pl.Callback]:
+    return [_Bar(description)] if settings.enable_progress_bar else []
 
 
-def _trainer(trainer_config: Mapping[str, Any], **fields: Any) -> pl.Trainer:
+def _trainer(settings: TrainerSettings, **fields: Any) -> pl.Trainer:
     quiet()
     fixed = {
         "callbacks": [*fields.get("callbacks", ()), OneEnd()],
@@ -214,4 +232,4 @@ def _trainer(trainer_config: Mapping[str, Any], **fields: Any) -> pl.Trainer:
         "enable_model_summary": False,
         "num_sanity_val_steps": 0,
     }
-    return pl.Trainer(**{**trainer_config, **fields, **fixed})
+    return pl.Trainer(**{**settings.model_dump(), **fields, **fixed})

@@ -5,14 +5,12 @@ and the consumers' input channels are permuted. Values that depthwise layers, su
 order; the image, outputs, joined values and grouped layers keep theirs.
 """
 
-from typing import Any, TypeVar
-
-import numpy as np
+from typing import TypeVar
 
 from oaq_repro.integer.graph import Graph
+from oaq_repro.integer.graph.arithmetic import Array
 from oaq_repro.integer.graph.nodes import Layer, Node, Shape
 
-Array = np.ndarray[Any, Any]
 AnyNode = TypeVar("AnyNode", bound=Node)
 
 

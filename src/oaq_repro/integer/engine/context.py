@@ -3,8 +3,6 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from oaq_repro import _kernels
 from oaq_repro.integer.engine.explain import LayerRoute
 from oaq_repro.integer.engine.plan import Placement
@@ -13,8 +11,6 @@ from oaq_repro.integer.engine.routes import InstructionSet
 from oaq_repro.integer.engine.sums import Permits
 from oaq_repro.integer.graph.nodes import CodeNode, QParams
 from oaq_repro.integer.graph.windows import Window
-
-Array = np.ndarray[Any, Any]
 
 
 @dataclass

@@ -26,8 +26,8 @@ from oaq_repro.integer.engine.reorder import as_given, reorder
 from oaq_repro.integer.engine.routes import InstructionSet
 from oaq_repro.integer.engine.sums import Mode, Permits
 from oaq_repro.integer.graph import Graph
+from oaq_repro.integer.graph.arithmetic import Array
 
-Array = np.ndarray[Any, Any]
 LARGEST_ARENA = 1 << 33  # bytes
 LARGEST_COUNT = {"threads": 1024, "repeats": 1_000_000}
 

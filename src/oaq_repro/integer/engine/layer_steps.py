@@ -8,7 +8,7 @@ import numpy as np
 
 from oaq_repro import _kernels
 from oaq_repro.accumulator import Accumulator
-from oaq_repro.integer.engine.context import Array, Compilation, kernel_window
+from oaq_repro.integer.engine.context import Compilation, kernel_window
 from oaq_repro.integer.engine.explain import LayerRoute, reason_of
 from oaq_repro.integer.engine.packing import pack_dense, pack_depthwise
 from oaq_repro.integer.engine.routes import (
@@ -20,6 +20,7 @@ from oaq_repro.integer.engine.routes import (
     scales_within_int32,
 )
 from oaq_repro.integer.engine.sums import EXACT, WHOLE, Route
+from oaq_repro.integer.graph.arithmetic import Array
 from oaq_repro.integer.graph.nodes import Layer, Part
 
 Found = tuple[Sequence[Route], Obstacle]

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from oaq_repro import _kernels
-from oaq_repro.integer.engine.engine import Array, Engine
+from oaq_repro.integer.engine.engine import Engine
 from oaq_repro.integer.engine.explain import aligned
+from oaq_repro.integer.graph.arithmetic import Array
 from oaq_repro.integer.graph.nodes import Layer
 
 CLOCK_TRIALS = 10  # a trial that the system interrupts finds a slower clock, none a faster one

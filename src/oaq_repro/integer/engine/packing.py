@@ -2,16 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from oaq_repro import _kernels
 from oaq_repro.integer.engine.sums import EXACT, PAIRS, WHOLE, Route
 from oaq_repro.integer.engine.taps import MAXIMUM, MINIMUM, pair_taps
+from oaq_repro.integer.graph.arithmetic import Array, product_range
 from oaq_repro.integer.graph.nodes import QParams
 
-Array = np.ndarray[Any, Any]
 CHANNEL_ORDER = list(_kernels.CHANNEL_ORDER)  # of the channels of a block in memory
 
 
@@ -115,12 +114,6 @@ def _skewed(weights: Array) -> Array:
     result = np.pad(weights, ((0, 0), (0, 1), (0, 0)))
     result[::2] = np.roll(result[::2], 1, axis=1)
     return result
-
-
-def product_range(weights: Array, lowest_code: int, highest_code: int) -> tuple[Array, Array]:
-    """Smallest and largest product of every weight with a code of that range, int32, shape of `weights`."""
-    at_low, at_high = (weights.astype(np.int32) * np.int32(code) for code in (lowest_code, highest_code))
-    return np.minimum(at_low, at_high), np.maximum(at_low, at_high)
 
 
 def pack_dense(weight: Array, row: int, channels: int, first_channel: int, dilation: tuple[int, int]) -> Dense:

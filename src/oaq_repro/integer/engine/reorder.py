@@ -12,19 +12,18 @@ The order is kept for which all its readers and writers together are cheapest.
 """
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
 from oaq_repro import _kernels
 from oaq_repro.integer.engine.channel_orders import ChannelOrders, is_dense
-from oaq_repro.integer.engine.packing import Dense, pack_dense, product_range
+from oaq_repro.integer.engine.packing import Dense, pack_dense
 from oaq_repro.integer.engine.routes import ChannelFolds, Demand, InstructionSet, channel_folds, demand
 from oaq_repro.integer.engine.sums import EXACT, WHOLE, Permits, folded
 from oaq_repro.integer.graph import Graph
+from oaq_repro.integer.graph.arithmetic import Array, product_range
 from oaq_repro.integer.graph.nodes import Layer, Shape
 
-Array = np.ndarray[Any, Any]
 # Time of a layer by route, as a multiple of WHOLE: medians over the convolutions of MobileNets and ResNets that
 # `scripts/benchmark.py kernels` times (AVX2). Only their order and rough size matter.
 STEP_COST = {

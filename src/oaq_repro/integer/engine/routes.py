@@ -12,8 +12,9 @@ from oaq_repro import _kernels
 from oaq_repro.accumulator import Accumulator
 from oaq_repro.errors import InputError
 from oaq_repro.integer.certificate import reach
-from oaq_repro.integer.engine.packing import Array, Dense, Depthwise, product_range
+from oaq_repro.integer.engine.packing import Dense, Depthwise
 from oaq_repro.integer.engine.sums import EXACT, PAIRS, WHOLE, Permits, Route, folded
+from oaq_repro.integer.graph.arithmetic import Array, product_range
 from oaq_repro.integer.graph.nodes import Layer, QParams
 
 INT32 = Accumulator(bits=32)

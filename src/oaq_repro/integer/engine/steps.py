@@ -5,9 +5,9 @@ from functools import singledispatch
 import numpy as np
 
 from oaq_repro.errors import InputError
-from oaq_repro.integer.engine.context import Array, Compilation, kernel_window, quantization
+from oaq_repro.integer.engine.context import Compilation, kernel_window, quantization
 from oaq_repro.integer.engine.layer_steps import append_layer
-from oaq_repro.integer.graph.arithmetic import rescaling_table
+from oaq_repro.integer.graph.arithmetic import Array, rescaling_table
 from oaq_repro.integer.graph.nodes import (
     Add,
     AvgPool,

@@ -8,13 +8,12 @@ the order is sought for which F is largest.
 from collections.abc import Iterator
 from functools import cache
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 
 from oaq_repro.accumulator import NAMED
+from oaq_repro.integer.graph.arithmetic import Array
 
-Array = np.ndarray[Any, Any]
 Pair = tuple[int, int]
 MINIMUM, MAXIMUM = NAMED["int16"].minimum, NAMED["int16"].maximum
 MOST_TAPS = 9  # of which all groups are tried; of more only those that are next to one another

@@ -27,6 +27,13 @@ def dequantize(codes: Array, q: QParams) -> Array:
     return (codes.astype(np.float32) - np.float32(q.zero_point)) * q.scale
 
 
+def product_range(weights: Array, lowest_code: int, highest_code: int) -> tuple[Array, Array]:
+    """Smallest and largest product of every weight with a code of that range: int32, or int64 for such weights."""
+    wide = weights.astype(np.promote_types(weights.dtype, np.int32))
+    at_low, at_high = wide * lowest_code, wide * highest_code
+    return np.minimum(at_low, at_high), np.maximum(at_low, at_high)
+
+
 def requantize(acc: Array, multiplier: Array, q: QParams) -> Array:
     """int32 to codes: `clamp(rint(float32(acc) * multiplier) + zero_point, 0, q_max)`; multiplier broadcast."""
     result = acc.astype(np.float32)

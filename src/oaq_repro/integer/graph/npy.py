@@ -2,14 +2,14 @@
 
 import math
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 
 from oaq_repro.errors import InputError
 from oaq_repro.files import open_regular
+from oaq_repro.integer.graph.arithmetic import Array
 
-Array = np.ndarray[Any, Any]
 READ_HEADER = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from onnx import AttributeProto
 
+from oaq_repro.integer.graph.arithmetic import Array
 from oaq_repro.integer.onnx.reader import OnnxNode
 from oaq_repro.integer.onnx.tensors import IMPORTED, array
 
-Array = np.ndarray[Any, Any]
 _NUMBERS: dict[tuple[str, int], tuple[str, Any]] = {
     ("value_int", AttributeProto.INT): ("i", np.int64), ("value_ints", AttributeProto.INTS): ("ints", np.int64),
     ("value_float", AttributeProto.FLOAT): ("f", np.float32),

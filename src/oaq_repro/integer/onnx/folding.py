@@ -6,7 +6,6 @@ them, so that a small file cannot make a large array.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -14,11 +13,11 @@ from onnx import NodeProto
 from onnx.reference import ReferenceEvaluator
 
 from oaq_repro.errors import InputError
+from oaq_repro.integer.graph.arithmetic import Array
 from oaq_repro.integer.onnx.constants import value_of
 from oaq_repro.integer.onnx.reader import MICROSOFT, OnnxNode, plain
 from oaq_repro.integer.onnx.tensors import READABLE, array
 
-Array = np.ndarray[Any, Any]
 LAYOUT = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 FOLDED = LAYOUT | {"Cast", "Clip", "DequantizeLinear", "QuantizeLinear"}
 LONGEST_CHAIN = 32

@@ -7,11 +7,11 @@ tie may get a neighbouring code.
 
 import numpy as np
 
-from oaq_repro.integer.graph.arithmetic import dequantize
-from oaq_repro.integer.onnx.constants import Array
+from oaq_repro.integer.graph.arithmetic import Array, dequantize
 from oaq_repro.integer.onnx.folding import evaluate
+from oaq_repro.integer.onnx.meanings import Function, Real, expect_quantized
 from oaq_repro.integer.onnx.reader import OnnxNode
-from oaq_repro.integer.onnx.values import Function, Real, Values, expect_quantized
+from oaq_repro.integer.onnx.values import Values
 
 FUNCTIONS = (
     "Abs", "Celu", "Div", "Elu", "Erf", "Exp", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Log", "Mish", "Neg",

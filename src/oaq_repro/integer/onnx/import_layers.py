@@ -8,11 +8,13 @@ import numpy as np
 
 from oaq_repro.accumulator import NAMED
 from oaq_repro.integer.graph import nodes as ir
+from oaq_repro.integer.graph.arithmetic import Array
 from oaq_repro.integer.graph.nodes.base import LARGEST_PARAMETER
 from oaq_repro.integer.graph.windows import Sides
-from oaq_repro.integer.onnx.constants import Array, Dequantized, along
+from oaq_repro.integer.onnx.constants import Dequantized, along
+from oaq_repro.integer.onnx.meanings import Pending, Real
 from oaq_repro.integer.onnx.reader import OnnxNode
-from oaq_repro.integer.onnx.values import Pending, Real, Values
+from oaq_repro.integer.onnx.values import Values
 
 BIAS_TOLERANCE = 1e-4  # relative, between the scale of a bias and input scale * weight scale
 LARGEST_BIAS = float(2**31 - 1)

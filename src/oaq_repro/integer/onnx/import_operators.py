@@ -16,9 +16,10 @@ from oaq_repro.integer.onnx.import_quantize import clip_codes, dequantize, quant
 from oaq_repro.integer.onnx.import_resize import resize
 from oaq_repro.integer.onnx.import_select import gather, slice_channels, split
 from oaq_repro.integer.onnx.import_views import flatten, reshape, squeeze, transpose, unsqueeze
+from oaq_repro.integer.onnx.meanings import Codes, Function, Pending, Real
 from oaq_repro.integer.onnx.qoperators import Converter, QOperator, same_as
 from oaq_repro.integer.onnx.reader import OnnxNode
-from oaq_repro.integer.onnx.values import Codes, Function, Pending, Real, Values, moved, passed
+from oaq_repro.integer.onnx.values import Values, moved, passed
 
 
 def _constant(values: Values, node: OnnxNode) -> None:

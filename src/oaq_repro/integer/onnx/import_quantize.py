@@ -7,11 +7,12 @@ import numpy as np
 from onnx import TensorProto
 
 from oaq_repro.integer.graph import nodes as ir
-from oaq_repro.integer.graph.arithmetic import function_table
-from oaq_repro.integer.onnx.constants import Array, Dequantized, quantized
+from oaq_repro.integer.graph.arithmetic import Array, function_table
+from oaq_repro.integer.onnx.constants import Dequantized, quantized
+from oaq_repro.integer.onnx.meanings import OFFSETS, Codes, Pending, Real, clamped, cut
 from oaq_repro.integer.onnx.reader import OnnxNode
 from oaq_repro.integer.onnx.tensors import DTYPES, type_name
-from oaq_repro.integer.onnx.values import OFFSETS, Codes, Pending, Real, Values, clamped, cut
+from oaq_repro.integer.onnx.values import Values
 
 
 def quantize(values: Values, node: OnnxNode) -> None:

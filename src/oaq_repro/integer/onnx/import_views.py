@@ -10,8 +10,9 @@ import numpy as np
 
 from oaq_repro.integer.graph import nodes as ir
 from oaq_repro.integer.onnx.constants import order_of
+from oaq_repro.integer.onnx.meanings import SplitChannels
 from oaq_repro.integer.onnx.reader import OnnxNode
-from oaq_repro.integer.onnx.values import SplitChannels, Values, moved
+from oaq_repro.integer.onnx.values import Values, moved
 
 PIXELS = (2, 3)  # axes
 SWAPPED = (0, 2, 1, 3, 4)

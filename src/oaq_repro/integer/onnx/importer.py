@@ -17,10 +17,11 @@ from oaq_repro.integer.graph import file as graph_file
 from oaq_repro.integer.graph import nodes as ir
 from oaq_repro.integer.onnx.exporter import METADATA_KEY, build_model
 from oaq_repro.integer.onnx.import_operators import CONVERTERS
+from oaq_repro.integer.onnx.meanings import Codes, expect_quantized
 from oaq_repro.integer.onnx.reader import OnnxModel, read_model
 from oaq_repro.integer.onnx.schemas import check_all_read, check_declared, check_opset, check_quantized
 from oaq_repro.integer.onnx.tensors import array
-from oaq_repro.integer.onnx.values import Codes, Values, expect_quantized
+from oaq_repro.integer.onnx.values import Values
 from oaq_repro.integer.onnx.writer import separator
 
 LARGEST_MODEL = 10_000  # nodes

@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from oaq_repro.integer.graph.arithmetic import Array
 from oaq_repro.integer.onnx.reader import OnnxNode
 from oaq_repro.transposed import meeting_taps
 
-Array = np.ndarray[Any, Any]
 Fill = Literal["constant", "edge"]  # modes of np.pad, for rows that are shorter than others: zeros, or their last value
 Arrange = Callable[[Array, Fill], Array]
 """Values at the places of a layer's weights as a matrix."""

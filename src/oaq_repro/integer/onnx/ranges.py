@@ -13,7 +13,8 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from oaq_repro.errors import InputError
-from oaq_repro.integer.onnx.folding import LAYOUT, Array, Constants
+from oaq_repro.integer.graph.arithmetic import Array
+from oaq_repro.integer.onnx.folding import LAYOUT, Constants
 from oaq_repro.integer.onnx.reader import OnnxNode, plain
 from oaq_repro.integer.onnx.tensors import CODE_BITS, type_name
 

@@ -4,17 +4,15 @@ Zero points and numbers of scales are arrays of the codes' shape, so that whatev
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from oaq_repro.errors import InputError
+from oaq_repro.integer.graph.arithmetic import Array
 from oaq_repro.integer.onnx.folding import LAYOUT, Constants
 from oaq_repro.integer.onnx.matrices import Arrange
 from oaq_repro.integer.onnx.ranges import CodeRange, NotStatic, all_codes, data_type
 from oaq_repro.integer.onnx.reader import OnnxNode, plain
-
-Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,15 +5,14 @@ Results do not depend on the number of threads: every image is computed by itsel
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from oaq_repro.errors import InputError
 from oaq_repro.integer.graph import Graph
+from oaq_repro.integer.graph.arithmetic import Array
 from oaq_repro.integer.graph.nodes import CodeNode, Layer, Node
 
-Array = np.ndarray[Any, Any]
 LARGEST_CHUNK = 16  # images that one task holds values of
 
 

@@ -16,7 +16,7 @@ class Section(BaseModel):
     The configuration also holds for the dataclasses inside.
     """
 
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class TrainerSettings(Section):
@@ -32,6 +32,10 @@ class TrainerSettings(Section):
     accumulate_grad_batches: Count = 1
     enable_progress_bar: Annotated[bool, NO_SCIENCE] = True
     log_every_n_steps: Annotated[Count, NO_SCIENCE] = 10
+
+    def on_cpu(self) -> "TrainerSettings":
+        """The same in one process on the CPU, where results are exact on any machine."""
+        return self.model_copy(update={"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto"})
 
 
 class WandbSettings(Section):

@@ -1,0 +1,51 @@
+"""What follows training and calibration: the method's guarantee, settling, bias correction."""
+
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+
+from oaq_repro.methods.base import Method
+from oaq_repro.quant.bias_correction import correct_biases
+from oaq_repro.quant.calibrate import count_overflow
+from oaq_repro.quant.network import QuantizedNetwork
+from oaq_repro.quant.settle import SettleReport, settle
+from oaq_repro.run import Run
+from oaq_repro.training.stage import calibration_images
+
+CPU = torch.device("cpu")
+
+
+@dataclass
+class PostTraining:
+    """What was seen: in the last pass over the settle set; by layer the largest shift of a bias, in output codes."""
+
+    settled: SettleReport
+    bias_shifts: dict[str, float] = field(default_factory=dict)
+
+
+def post_training(
+    run: Run, quantized: QuantizedNetwork, method: Method, reference: QuantizedNetwork | None
+) -> PostTraining:
+    """`finish`, settling, and where there is a `reference`, the network before calibration, bias correction.
+
+    Corrected biases shift the inputs of all that follows, so settling goes over the images again.
+    """
+    method.finish(quantized, partial(calibration_images, run, CPU, None, "finishing"))
+    if reference is None:
+        return PostTraining(settle_or_count(run, quantized, method))
+    if method.settle is not None:
+        settle_or_count(run, quantized, method)
+    shifts = correct_biases(quantized, reference, partial(calibration_images, run, CPU, None, "correcting biases"))
+    return PostTraining(settle_or_count(run, quantized, method), shifts)
+
+
+def settle_or_count(run: Run, quantized: QuantizedNetwork, method: Method) -> SettleReport:
+    """Settle by the method's configuration, or only count overflow on the same images where it has none."""
+    if method.settle is not None:
+        return settle(
+            quantized, partial(calibration_images, run, CPU, method.settle.batches, "settling"), method.settle
+        )
+    report = SettleReport()
+    report.see(count_overflow(quantized, calibration_images(run, CPU, None, "counting overflow")))
+    return report

@@ -1,0 +1,69 @@
+"""Every preset of the paper, from the real layout of its data to its record: two steps of each training, all stages."""
+
+import pytest
+from composing import SMALL_IMAGES, TWO_STEPS, settings_of
+from layouts import flatten_val, write_benchmarks, write_imagenet
+
+from oaq_repro.experiment import run
+from oaq_repro.results.paper import load_tables
+from oaq_repro.results.paper_tables import answers
+from oaq_repro.results.record import STAGES, load_record
+from oaq_repro.results.store import run_folder
+from oaq_repro.settings.composing import config_folder
+
+pytestmark = pytest.mark.slow
+
+CELLS = {
+    cell.preset: (table, cell)
+    for table in load_tables(config_folder().parent / "results")
+    for cell in table.cells
+    if cell.preset
+}
+
+
+@pytest.fixture(scope="module")
+def roots(tmp_path_factory):
+    """One folder for each data set, and with it the results: so rows of one table share their float parent."""
+    return write_benchmarks(tmp_path_factory.mktemp("benchmarks"))
+
+
+def short(preset, root):
+    where = [f"data.root={root}", f"results={root / 'results'}"]
+    return settings_of(f"+experiment=paper/{preset}", *where, *TWO_STEPS, *SMALL_IMAGES[CELLS[preset][0].data])
+
+
+@pytest.mark.parametrize("preset", sorted(CELLS))
+def test_a_preset_from_its_data_to_its_record(roots, preset):
+    table, cell = CELLS[preset]
+    if table.metric == "miou":
+        pytest.importorskip("mmengine", reason="the extra 'segmentation' is not installed")
+    root = roots[table.data]
+    record = run(short(preset, root))
+    assert load_record(run_folder(root / "results", record.hash, record.seed) / "record.json") == record
+    assert record.status == "finished" and record.provenance.dataset == table.dataset
+    assert set(record.metrics) == set(STAGES) and all(table.metric in found for found in record.metrics.values())
+    assert record.metrics["integer_int32"] == record.metrics["simulated"]
+    assert record.layers and not record.left_float and record.overflow.images > 0
+    assert len(list(root.glob("results/parents/*/0/metrics.json"))) == 1
+    exempt = [layer for layer in record.layers if layer.reason]
+    alphas = {layer.alpha_weight for layer in record.layers}
+    if "oaq" in preset:
+        assert record.overflow.settle_events == 0
+        assert {layer.accumulator for layer in record.layers if not layer.reason} == {"int16"}
+        assert exempt and all(layer.accumulator == "int32" for layer in exempt)
+        assert all(layer.alpha_weight_max is None for layer in record.layers) and max(alphas) > 1
+    else:
+        assert {layer.accumulator for layer in record.layers} == {"int32"} and alphas == {1.0}
+    # what keeps it out of the paper's table is the size of this tree, and that of its images
+    assert not answers(record, table, cell)
+    small = table.model_copy(update={"images": record.overflow.images})
+    wanted = [override for override in cell.run if not override.startswith("data.image_size")]
+    config = {**record.config, "choices": {key.partition("=")[0]: key.partition("=")[2] for key in wanted}}
+    renamed = record.model_copy(update={"config": config})
+    assert answers(renamed, small, cell.model_copy(update={"run": wanted}))
+
+
+def test_imagenet_whose_val_is_one_folder(tmp_path):
+    root = flatten_val(write_imagenet(tmp_path / "flat"))
+    record = run(short("mobilenetv1_imagenet_oaq", root))
+    assert record.status == "finished" and record.overflow.images == 12
