@@ -57,8 +57,10 @@ def test_no_layer_is_silent_or_loud():
 
 def test_a_record_of_each_and_the_page(tmp_path, two, capsys):
     records, graphs, path = tmp_path / "records", tmp_path / "graphs", tmp_path / "page.md"
-    with pytest.raises(InputError, match="found no record of small"):
+    with pytest.raises(InputError, match="found no record of a network"):
         page.write_page(records, path, False)
+    running.check_all(["softmax"], records, graphs, False)
+    assert "Not checked yet: small." in page.render(records)
     running.check_all(None, records, graphs, False)
     found = load(records, "small")
     assert found.exact and found.parameters == sum(p.numel() for p in small().parameters())
@@ -100,7 +102,6 @@ def test_a_difference_is_found(two, tmp_path, monkeypatch):
 def test_most_networks_of_the_page_are_equal_in_all_ways():
     """Of the committed records; whether the page is theirs is asked by `make check-tables`, too."""
     found = [load(ROOT / "results" / "networks", name) for name in NAMED_NETWORKS]
-    assert None not in found and len(found) >= 30
-    lowered = [record for record in found if record.error is None]
-    assert all(record.exact for record in lowered) and len(lowered) >= 0.8 * len(found)
+    lowered = [record for record in found if record is not None and record.error is None]
+    assert all(record.exact for record in lowered) and len(lowered) >= 26
     assert page.write_page(ROOT / "results" / "networks", ROOT / "docs" / "networks.md", True) == 0
