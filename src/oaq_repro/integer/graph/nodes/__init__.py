@@ -6,12 +6,12 @@ from oaq_repro.integer.graph.nodes.base import CodeNode as CodeNode
 from oaq_repro.integer.graph.nodes.base import Node
 from oaq_repro.integer.graph.nodes.base import Shape as Shape
 from oaq_repro.integer.graph.nodes.concat import Concat
-from oaq_repro.integer.graph.nodes.conv_transpose import ConvTranspose
+from oaq_repro.integer.graph.nodes.conv import Conv, ConvTranspose
+from oaq_repro.integer.graph.nodes.conv import Convolution as Convolution
 from oaq_repro.integer.graph.nodes.depth_to_space import DepthToSpace
 from oaq_repro.integer.graph.nodes.flatten import Flatten
-from oaq_repro.integer.graph.nodes.layers import Conv, Linear
-from oaq_repro.integer.graph.nodes.layers import Convolution as Convolution
 from oaq_repro.integer.graph.nodes.layers import Layer as Layer
+from oaq_repro.integer.graph.nodes.layers import Linear
 from oaq_repro.integer.graph.nodes.layers import Part as Part
 from oaq_repro.integer.graph.nodes.lookup import Elementwise, Requantize
 from oaq_repro.integer.graph.nodes.lookup import Lookup as Lookup

@@ -1,15 +1,83 @@
-"""Transposed convolution."""
+"""Convolutions and transposed convolutions."""
 
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import ClassVar
+
+import numpy as np
 
 from oaq_repro.accumulator import is_integer
-from oaq_repro.integer.graph.nodes.layers import Convolution, Part
-from oaq_repro.integer.graph.windows import Pair, Window
+from oaq_repro.integer.graph.nodes.base import LARGEST_PARAMETER, Padded, Shape
+from oaq_repro.integer.graph.nodes.layers import Layer, Part, whole
+from oaq_repro.integer.graph.windows import Pair, Sides, Window
 from oaq_repro.transposed import Phase, output_size, phases
 
 LARGEST_PARTS = 1 << 10  # each is a step of the engine and several nodes in ONNX
+
+
+@dataclass(frozen=True, eq=False)
+class Convolution(Layer, Padded):
+    """Weights [O, I / groups, kh, kw] that slide over an image; what lies outside has the code zero_point."""
+
+    stride: Pair
+    padding: Sides
+    dilation: Pair
+    groups: int
+
+    weight_rank: ClassVar[int] = 4
+
+    @abstractmethod
+    def sizes(self, height: int, width: int) -> Sequence[int]:
+        """Height and width of the value for such an image; below 1 where the kernel does not fit."""
+
+    @property
+    def channel_groups(self) -> int:
+        return self.groups
+
+    @property
+    def depthwise(self) -> bool:
+        return self.weight.shape[1] == 1 and self.groups == len(self.weight)
+
+    @property
+    def kernel_weight(self) -> np.ndarray:
+        return self.weight.transpose(0, 2, 3, 1)
+
+    def check_fields(self) -> None:
+        self.expect_pairs("stride", "dilation")
+        self.expect_padding()
+        super().check_fields()
+        outputs = len(self.weight)
+        right = is_integer(self.groups) and 1 <= self.groups <= LARGEST_PARAMETER and outputs % self.groups == 0
+        self.expect(right, "groups", f"a divisor of the {outputs} output channels")
+
+    def output_shape(self, inputs: Sequence[Shape]) -> Shape:
+        self.expect_images(inputs)
+        channels = self.weight.shape[1] * self.groups
+        if inputs[0][0] != channels:
+            raise self.misfit(inputs, f"{channels} channels")
+        sizes = self.sizes(*inputs[0][1:])
+        if min(sizes) < 1:
+            raise self.misfit(inputs, "a padded height and width that hold the kernel")
+        return (len(self.weight), *sizes)
+
+
+@dataclass(frozen=True, eq=False)
+class Conv(Convolution):
+    """Convolution."""
+
+    @property
+    def window(self) -> Window:
+        """What one output reads."""
+        return Window((self.weight.shape[2], self.weight.shape[3]), self.stride, self.padding, self.dilation)
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        return (whole(self.window),)
+
+    def sizes(self, height: int, width: int) -> Sequence[int]:
+        return self.window.counts((height, width))
 
 
 @dataclass(frozen=True, eq=False)
