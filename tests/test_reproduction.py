@@ -91,6 +91,7 @@ def test_broken_data(roots, tmp_path):
     ("arguments", "message"),
     [
         (["--root", "imagnet=/data"], "error: --root: found imagnet, expected one of coco_segmentation, imagenet, voc"),
+        (["seed=1"], "error: seed: found among the overrides, expected --seeds"),
         (["data.batch=1"], "error: Could not override 'data.batch'"),
         (["data.batch_size=0"], "error: data.batch_size: found 0, expected greater than or equal to 1"),
     ],

@@ -22,8 +22,8 @@ from oaq_repro.results.store import find_record, list_records
 from oaq_repro.results.summary import experiments, percent
 from oaq_repro.settings.composing import config_folder, resolve
 from oaq_repro.settings.identity import run_hash
-from oaq_repro.settings.run import RunSettings, Section
 from oaq_repro.settings.schema import build, read
+from oaq_repro.settings.sections import RunSettings, Section
 
 
 @dataclass(frozen=True)
@@ -84,11 +84,13 @@ class Request:
 def survey(tables: Sequence[PaperTable], request: Request) -> list[Reproduction]:
     """Look what is there for every row; reads lists and annotations, no pixels, and downloads nothing.
 
-    InputError for an unknown data set among the roots, and for overrides that the rows do not have.
+    InputError for an unknown data set among the roots, and for overrides that the rows do not have or that are theirs.
     """
     known = {table.data for table in tables if table.data}
     if unknown := sorted(set(request.roots) - known):
         raise InputError(f"--root: found {unknown[0]}, expected one of {', '.join(sorted(known))}")
+    if any(override.partition("=")[0] == "seed" for override in request.overrides):
+        raise InputError("seed: found among the overrides, expected --seeds 0,1,2")
     data_of, runs_of = cache(_data), cache(_runs)  # rows share both
     found = []
     with initialize_config_dir(str(config_folder()), version_base="1.3"):

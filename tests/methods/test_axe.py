@@ -167,3 +167,18 @@ def test_errors_that_are_spread_come_nearer_to_the_float_outputs():
         with torch.no_grad():
             errors.append(sum((a - b).square().sum() for a, b in zip(model(x), network(x), strict=True)).item())
     assert errors[1] < 0.8 * errors[0]
+
+
+def test_scales_are_those_of_least_error():
+    """A filter of nine large weights: at the scale of its range the register holds half of their norm."""
+    errors, x = {}, images(16)
+    for start in ("range", "error"):
+        network = trained(Classifier())
+        model = quantized(network, AXE(), batches=[x])
+        AXE(scale_start=start).finish(model, lambda: [x])
+        factors = torch.cat([layer.weight_quantizer.alpha for layer in layers(model).values()])
+        assert (factors == 1).all() == (start == "range")
+        assert all(certify(node, lower(model).qparams(node.inputs[0])).certified for node in lower(model).layers())
+        with torch.no_grad():
+            errors[start] = (model(x) - network(x)).square().sum().item()
+    assert errors["error"] < 0.5 * errors["range"]

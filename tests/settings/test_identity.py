@@ -210,8 +210,8 @@ def test_a_module_that_moves_renames_no_run(fresh_forms, monkeypatch) -> None:
 
 
 def test_a_new_field_whose_default_is_new_behaviour_keeps_runs_of_before_apart(monkeypatch) -> None:
-    """As if `percentile`, `margin` and `lr_max` had come later, and 99.0, 2.0 and 0.5 had been done before."""
-    late = {"quantization.observer.percentile": 99.0, "method.settle.margin": 2.0, "method.lr_max": 0.5}
+    """As if `percentile`, `max_passes` and `lr_max` had come later, and 99.0, 7 and 0.5 had been done before."""
+    late = {"quantization.observer.percentile": 99.0, "method.settle.max_passes": 7, "method.lr_max": 0.5}
     earlier = BASE
     for path, value in late.items():
         earlier = with_value(path, value, earlier)
@@ -221,7 +221,8 @@ def test_a_new_field_whose_default_is_new_behaviour_keeps_runs_of_before_apart(m
     assert run_hash(BASE, FINGERPRINT) != default
     found = science(BASE)
     assert found["quantization"]["observer"] == {"percentile": 99.99}
-    assert found["method"]["settle"] == {"margin": 1.15, "split": "output_error"} and found["method"]["lr_max"] == 0.2
+    assert found["method"]["settle"] == {"margin": 1.5, "max_passes": 20, "split": "output_error"}
+    assert found["method"]["lr_max"] == 0.2
     for other in (settings_of("method=int8"), settings_of("method=int8_settle")):
         assert "lr_max" not in science(other)["method"]  # which int8 has not
     assert parent_hash(BASE, FINGERPRINT) == parent_hash(earlier, FINGERPRINT)

@@ -1,5 +1,5 @@
 import torch
-from tasks.suite import TaskSuite
+from tasks.suite import Once, TaskSuite
 
 from oaq_repro.models.classification import build
 from oaq_repro.tasks.classification import ClassificationTask
@@ -24,6 +24,20 @@ class TestClassification(TaskSuite):
         for part in (slice(0, 3), slice(3, 5)):  # batches of different sizes count by their images
             task.update(torch.eye(4)[torch.tensor([0, 1, 2, 3, 0])[part]], labels[part])
         assert task.compute()["top1"].item() == torch.tensor(0.8).item()
+
+    def test_agreement_is_the_fraction_whose_first_place_is_the_parents(self):
+        parent, task = self.network().dense.eval(), self.task(self.network(), None)
+        images, _ = self.batch()
+        with torch.no_grad():
+            theirs, ours = parent(images).argmax(1), task.eval()(images).argmax(1)
+        batch = Once((images, theirs))
+        (alone,) = self.trainer().validate(task, dataloaders=batch, verbose=False)
+        assert "agreement" not in alone
+        compared = self.task(self.network(), None, parent=parent)
+        compared.dense.load_state_dict(task.dense.state_dict())
+        for _ in range(2):
+            (metrics,) = self.trainer().validate(compared, dataloaders=batch, verbose=False)
+            assert metrics["agreement"] == metrics["top1"] == (theirs == ours).float().mean().item()
 
     def test_a_tie_goes_to_the_lowest_class(self):
         task = self.task(self.network(), None)

@@ -18,7 +18,19 @@ from oaq_repro.training.checkpoints import LAST
 from oaq_repro.training.shared import METRICS, train_or_load
 
 METHODS = sorted(path.stem for path in (config_folder() / "method").glob("*.yaml") if path.stem != "float32")
-BLIND = ["axe", "certified_scale", "dsq", "int8", "int8_settle", "lsq", "pact", "ptq_int8", "reduce_range", "rq"]
+BLIND = [
+    "axe",
+    "certified_scale",
+    "dsq",
+    "int8",
+    "int8_settle",
+    "lsq",
+    "pact",
+    "ptq_int8",
+    "ptq_oaq",
+    "reduce_range",
+    "rq",
+]
 
 
 def training(*overrides):

@@ -14,7 +14,10 @@ What the source leaves open and what is chosen here, besides what A2Q (`methods.
   have once all layers before are quantized, on the first `IMAGES` calibration images, and is damped by `damping` times
   its mean diagonal.
 - An input that is zero on all images keeps its weight (brevitas: zero).
-- Scales are those of the weights' range, as `int8`, and stay; activations keep their 8 bits, all factors are 1.
+- The source chooses bits so that little has to be given up. With 8 of them a fixed scale (`scale_start: range`) leaves
+  a short filter half of its norm, so by default, `scale_start: error`, each channel takes that one of `STARTS` range
+  mapping factors, from 1 to where rounding to nearest would be certified, with the least error of its sums, by H.
+- Activations keep their bits and their factors.
 """
 
 from collections.abc import Sequence
@@ -27,14 +30,15 @@ from torch import Tensor, nn
 
 from oaq_repro.accumulator import Accumulator
 from oaq_repro.fields import Positive
+from oaq_repro.methods.a2q import STARTS
 from oaq_repro.methods.a2q_plus import thresholds
 from oaq_repro.methods.base import Method
-from oaq_repro.quant.bounds import input_range, partial_sums, parts
+from oaq_repro.quant.bounds import input_range, partial_sums, parts, worst_case
 from oaq_repro.quant.calibrate import ImageBatches, layer_by_layer
 from oaq_repro.quant.layers import QuantLayer
 from oaq_repro.quant.modules import Value
 from oaq_repro.quant.network import QuantizedNetwork
-from oaq_repro.quant.numerics import QParams, QTensor, largest_magnitude, pad, rowwise
+from oaq_repro.quant.numerics import QParams, QTensor, largest_magnitude, pad
 from oaq_repro.quant.overflow import Geometry
 from oaq_repro.quant.quantizers import WeightQuantizer
 
@@ -45,11 +49,13 @@ SMALLEST_FACTOR = 1e-9  # instead of an input that is never on this side of zero
 class AXE(Method):
     """Weights rounded one by one, so that their errors cancel and no input can overflow. Never fine-tuned.
 
-    compensate: which error the weights that follow make up for (module docstring). damping: of H.
+    compensate: which error the weights that follow make up for. scale_start: `error` or `range` (both: module
+    docstring). damping: of H.
     """
 
     fine_tune: bool = field(init=False, default=False)
     compensate: Literal["all", "rounding"] = "all"
+    scale_start: Literal["error", "range"] = "error"
     damping: Positive = 0.01
     sees_accumulator: ClassVar[bool] = False
 
@@ -60,18 +66,34 @@ class AXE(Method):
     def finish(self, model: QuantizedNetwork, images: ImageBatches) -> None:
         """Round layer after layer."""
 
-        def round_layer(name: str, layer: QuantLayer, x: Value) -> None:
+        def visit(name: str, layer: QuantLayer, x: Value) -> None:
             assert isinstance(x, QTensor)
-            _, scale = layer.quantized_weight(x.qparams)
-            steps = rowwise(scale, layer.weight)
-            rows = (layer.weight / steps).flatten(1)
-            quantizer = layer.weight_quantizer
-            part, largest = parts(layer.weight, layer.accumulator, quantizer.meeting), quantizer.largest
-            found = codes(rows, second_moments(layer, x), part, x.qparams, layer.accumulator, largest, self)
-            # its own from now on, also where layers have had one together
-            layer.weight = nn.Parameter(found.reshape(layer.weight.shape).to(steps) * steps)
+            round_layer(layer, x, self)
 
-        layer_by_layer(model, images, round_layer)
+        layer_by_layer(model, images, visit)
+
+
+def round_layer(layer: QuantLayer, x: QTensor, method: AXE) -> None:
+    """Replace a layer's weights by multiples of scales that are chosen here and that no input overflows; in place."""
+    quantizer, accumulator, moments = layer.weight_quantizer, layer.accumulator, second_moments(layer, x)
+    rows, part = layer.weight.flatten(1), parts(layer.weight, accumulator, quantizer.meeting)
+    nearest, _ = layer.quantized_weight(x.qparams)
+    need = quantizer.per_factor(worst_case(nearest, x.qparams, accumulator, quantizer.meeting)).clamp(min=1.0)
+    starts = STARTS if method.scale_start == "error" and need.max() > 1 else 1
+    alphas, chosen, kept = quantizer.alpha.clone(), rows, torch.full_like(need, torch.inf)
+    for way in torch.linspace(0, 1, starts).tolist():
+        quantizer.alpha.copy_(need**way)
+        _, scale = layer.quantized_weight(x.qparams)
+        found = codes(rows / scale[:, None], moments, part, x.qparams, accumulator, quantizer.largest, method)
+        tried = found.to(scale) * scale[:, None]
+        error = summed_error(rows - tried, moments)
+        if quantizer.granularity == "tensor":
+            error = error.sum().expand_as(error)
+        better = error < kept
+        kept, alphas = torch.where(better, error, kept), torch.where(better, quantizer.alpha, alphas)
+        chosen = torch.where(better[:, None], tried, chosen)
+    quantizer.alpha.copy_(alphas)
+    layer.weight = nn.Parameter(chosen.reshape(layer.weight.shape))  # its own, also where layers have had one together
 
 
 class FixedRangeWeight(WeightQuantizer):
@@ -120,6 +142,12 @@ def _stretched(x: Tensor, kernel: Sequence[int], g: Geometry) -> Tensor:
     (top, left, bottom, right), more = g.padding, g.output_padding or (0, 0)
     sides = (reach[0] - top, reach[1] - left, reach[0] - bottom + more[0], reach[1] - right + more[1])
     return pad(stretched, sides)
+
+
+def summed_error(difference: Tensor, moments: Tensor) -> Tensor:
+    """Squared error of every channel's sums, float64 [O], for weights that differ by `difference` [O, K]."""
+    own = difference.double().reshape(len(moments), -1, difference.shape[1])
+    return ((own @ moments) * own).sum(2).flatten()
 
 
 def codes(

@@ -14,8 +14,8 @@ def label(config: Mapping[str, Any], section: str) -> str:
 
     The accumulator is named by its fields. Another section is named by the config file that was chosen
     (`choices`, as Hydra reports them), else by its text or its `kind`. A method says in parentheses where its range
-    mapping factors are not those of output channels, an excess is not split by the output's error, a teacher takes the
-    place of labels, or biases are corrected.
+    mapping factors are not those of output channels, an excess is not split by the output's error, the margin of
+    settling is not the usual one, a teacher takes the place of labels, or biases are corrected.
     """
     value = config.get(section)
     if value is None or value == {}:
@@ -40,6 +40,9 @@ def _marks(config: Mapping[str, Any]) -> str:
         (at(config, "method", "share"), "output_error"),
     )
     own = [str(value) for value, usual in factors if value not in (None, usual)]
+    margin = at(config, "method", "settle", "margin")
+    if margin not in (None, 1.5):
+        own.append(f"margin {margin:g}")
     tuned = at(config, "method", "fine_tune") is True and at(config, "method", "kind") != "float32"
     if tuned and at(config, "task", "teacher") is not None:
         own.append("teacher")

@@ -18,9 +18,9 @@ RECORD_NAME = "record.json"
 
 Status = Literal["finished", "failed", "interrupted"]
 Stage = Literal["float", "simulated", "integer_int32", "integer"]
-Metric = Literal["top1", "map50", "map", "voc_ap", "voc07_ap", "miou"]
+Metric = Literal["top1", "map50", "map", "voc_ap", "voc07_ap", "miou", "agreement"]
 STAGES: tuple[Stage, ...] = ("float", "simulated", "integer_int32", "integer")
-METRICS: tuple[Metric, ...] = ("top1", "map50", "map", "voc_ap", "voc07_ap", "miou")
+METRICS: tuple[Metric, ...] = ("top1", "map50", "map", "voc_ap", "voc07_ap", "miou", "agreement")
 STAGE_LABELS: dict[Stage, str] = {
     "float": "float",
     "simulated": "simulated",

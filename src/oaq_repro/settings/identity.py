@@ -24,6 +24,7 @@ SILENCE: dict[str, Any] = {
     "quantization.granularity": "tensor",
     "method.split": "even",
     "method.settle.split": "even",
+    "method.settle.margin": 1.15,
     "method.share": 0.0,
 }
 """What was done before a field existed, where its default does something else: path of the field -> value.

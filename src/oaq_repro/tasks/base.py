@@ -23,8 +23,8 @@ from oaq_repro.tasks.schedule import Schedule
 SMALLEST_VARIANCE = 1e-12  # an output that is the same everywhere has none
 
 
-class Teacher:
-    """A frozen network to learn from. No module: neither the optimizer nor a checkpoint sees it."""
+class Frozen:
+    """A network to learn from or to compare with. No module: neither the optimizer nor a checkpoint sees it."""
 
     def __init__(self, dense: nn.Module) -> None:
         self.dense = dense.requires_grad_(False)
@@ -54,12 +54,13 @@ class Task(pl.LightningModule, ABC):
         parent: nn.Module | None = None,
         teacher: Literal["float"] | None = None,
     ) -> None:
-        """teacher: whose outputs training follows, `float`: those of `parent`, the float network, frozen from now on.
+        """parent: the float network, frozen from now on; None in its own training.
 
-        None, and where there is no parent (the float network's own training): the labels.
+        teacher: whose outputs training follows, `float`: those of `parent`; None, and without a parent: the labels.
         """
         super().__init__()
-        self.teacher = None if teacher is None or parent is None else Teacher(parent)
+        self.parent = None if parent is None else Frozen(parent)
+        self.teacher = None if teacher is None else self.parent
         self.dense = network.dense
         self.codec = network.codec
         self.schedule = schedule

@@ -15,6 +15,9 @@ from oaq_repro.tasks.schedule import Schedule
 class ClassificationTask(Task):
     """Batches: images float32 [N, C, H, W], labels int64 [N]. Metric `top1`: fraction of images that are right.
 
+    With a float parent also `agreement`: fraction of images whose first place is the parent's, which tells networks
+    apart that differ by less than the noise of `top1`.
+
     8-bit logits tie now and then (3 to 11 of 650 ImageNet images): the class with the lowest index wins, as in
     `torch.argmax` and `numpy.argmax`, so that float, simulated and integer networks are judged alike.
     """
@@ -34,6 +37,8 @@ class ClassificationTask(Task):
         super().__init__(network, schedule, classes, **common)
         self.label_smoothing, self.temperature = label_smoothing, temperature
         self.top1 = MulticlassAccuracy(num_classes=len(self.classes), average="micro")
+        self.agreement = MulticlassAccuracy(num_classes=len(self.classes), average="micro")
+        self._parents: dict[int, Tensor] = {}
 
     def loss(self, outputs: Tensor, target: Tensor) -> Tensor:
         """Mean cross entropy of logits [N, classes]."""
@@ -51,8 +56,20 @@ class ClassificationTask(Task):
         """Count the right ones."""
         self.top1.update(outputs.argmax(dim=1), target)
 
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Add a held-out batch to the metrics."""
+        images, target = batch
+        outputs = self(images)
+        self.update(outputs, target)
+        if self.parent is not None:
+            if batch_idx not in self._parents:  # held-out batches are the same in every evaluation
+                self._parents[batch_idx] = self.parent(images).argmax(dim=1)
+            self.agreement.update(outputs.argmax(dim=1), self._parents[batch_idx].to(outputs.device))
+
     def compute(self) -> dict[str, Tensor]:
-        """`top1`."""
-        value = self.top1.compute()
-        self.top1.reset()
-        return {"top1": value}
+        """`top1`, and `agreement` where there is a parent."""
+        metrics = {"top1": self.top1} if self.parent is None else {"top1": self.top1, "agreement": self.agreement}
+        values = {name: metric.compute() for name, metric in metrics.items()}
+        for metric in metrics.values():
+            metric.reset()
+        return values
