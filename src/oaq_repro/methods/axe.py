@@ -33,7 +33,7 @@ from oaq_repro.fields import Positive
 from oaq_repro.methods.a2q import STARTS
 from oaq_repro.methods.a2q_plus import thresholds
 from oaq_repro.methods.base import Method
-from oaq_repro.quant.bounds import input_range, partial_sums, parts, worst_case
+from oaq_repro.quant.bounds import input_range, partial_sums, parts
 from oaq_repro.quant.calibrate import ImageBatches, layer_by_layer
 from oaq_repro.quant.layers import QuantLayer
 from oaq_repro.quant.modules import Value
@@ -77,8 +77,7 @@ def round_layer(layer: QuantLayer, x: QTensor, method: AXE) -> None:
     """Replace a layer's weights by multiples of scales that are chosen here and that no input overflows; in place."""
     quantizer, accumulator, moments = layer.weight_quantizer, layer.accumulator, second_moments(layer, x)
     rows, part = layer.weight.flatten(1), parts(layer.weight, accumulator, quantizer.meeting)
-    nearest, _ = layer.quantized_weight(x.qparams)
-    need = quantizer.per_factor(worst_case(nearest, x.qparams, accumulator, quantizer.meeting)).clamp(min=1.0)
+    need = quantizer.per_factor(layer.worst_case(x.qparams)).clamp(min=1.0)
     starts = STARTS if method.scale_start == "error" and need.max() > 1 else 1
     alphas, chosen, kept = quantizer.alpha.clone(), rows, torch.full_like(need, torch.inf)
     for way in torch.linspace(0, 1, starts).tolist():

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from oaq_repro.accumulator import Accumulator
-from oaq_repro.quant.bounds import meeting_in_transposed
+from oaq_repro.quant.bounds import meeting_in_transposed, worst_case
 from oaq_repro.quant.modules import QuantModule, Value
 from oaq_repro.quant.numerics import EXACT_FLOAT32, QParams, QTensor, Sides, channelwise, exchanged, pad
 from oaq_repro.quant.overflow import Geometry, OverflowMeter
@@ -69,6 +69,11 @@ class QuantLayer(QuantModule):
     def quantized_weight(self, x: QParams) -> tuple[Tensor, Tensor]:
         """Weight codes [O, ...] and weight scale [O] for this input."""
         return self.weight_quantizer(self.weight, self.bias, x, self.accumulator)
+
+    def worst_case(self, x: QParams) -> Tensor:
+        """Largest partial sum that any input can reach, as a multiple of the limit: float64 [O] (`quant.bounds`)."""
+        codes, _ = self.quantized_weight(x)
+        return worst_case(codes, x, self.accumulator, self.weight_quantizer.meeting)
 
     def weight_codes(self, x: QParams) -> tuple[Tensor, Tensor, Tensor]:
         """Weight codes [O, ...], bias codes [O] and their scale `s_a * s_w` [O] for this input."""
