@@ -123,6 +123,7 @@ BROADCAST = {
         lambda self, x: [self.b(y).sigmoid().mul(y) for y in [F.relu(self.a(x))]][0], a=conv(3), b=conv(4, 1, 1)
     ),
     "a sum": Calls(lambda self, x: self.a(x) + self.b(x), a=conv(3), b=conv(3, 1)),
+    "a sum in place": Calls(lambda self, x: self.a(x).add_(self.b(x)).add(self.a(x)), a=conv(3), b=conv(3, 1)),
     "numbers": Calls(lambda self, x: 0.5 * self.b(0.25 * self.a(x)), a=conv(3), b=conv()),
 }
 

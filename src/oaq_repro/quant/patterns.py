@@ -36,7 +36,7 @@ from oaq_repro.quant.resize import Factor, QuantResize, QuantResizeNearest
 from oaq_repro.quant.select import QuantSelect, selected_channels, selection_source
 from oaq_repro.quant.sizes import SHAPE
 from oaq_repro.quant.trace import input_node, module_of, size_source, tensor_inputs
-from oaq_repro.quant.views import PRODUCTS, VIEWS, RepeatChannel, Squeeze, Unsqueeze, is_batch, view_sizes
+from oaq_repro.quant.views import PRODUCTS, SUMS, VIEWS, RepeatChannel, Squeeze, Unsqueeze, is_batch, view_sizes
 
 
 class Context(Protocol):
@@ -259,9 +259,7 @@ PATTERNS: dict[Any, Builder] = {
     nn.Conv2d: _conv,
     nn.ConvTranspose2d: _conv_transpose,
     nn.Linear: _linear,
-    operator.add: _add,
-    operator.iadd: _add,
-    torch.add: _add,
+    **dict.fromkeys(SUMS, _add),
     **dict.fromkeys(PRODUCTS, _multiply),
     torch.cat: _concat,
     nn.PixelShuffle: _pixel_shuffle,
