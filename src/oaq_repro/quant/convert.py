@@ -17,7 +17,7 @@ from oaq_repro.quant.modules import QuantInput, QuantModule, QuantOutput, QuantR
 from oaq_repro.quant.network import QuantizedNetwork, layer_sources
 from oaq_repro.quant.ordinary import simplify
 from oaq_repro.quant.padding import fold_padding, padding_before
-from oaq_repro.quant.patterns import PATTERNS, activation_of
+from oaq_repro.quant.patterns import OWN, PATTERNS, activation_of
 from oaq_repro.quant.places import placed
 from oaq_repro.quant.quantizers import Activation, ActivationQuantizer, ObserverConfig, WeightQuantizer
 from oaq_repro.quant.select import is_parts
@@ -161,10 +161,10 @@ class _Conversion:
             if isinstance(source, QuantModule) and source.output is not None and len(inputs[0].users) == 1:
                 source.output.bounds = constant_beyond(function)  # codes for where it changes
         elif builder is None:
+            known = sorted({getattr(key, "__name__", str(key)) for key in PATTERNS if key not in OWN})
             raise InputError(
-                f"{self.name}: found {kind}, which has no quantized form; expected one of "
-                f"{', '.join(sorted({getattr(k, '__name__', str(k)) for k in PATTERNS}))} or a function of one "
-                "number (ReLU, Hardswish, ...)"
+                f"{self.name}: found {kind}, which has no quantized form; expected one of {', '.join(known)} or a "
+                "function of one number (ReLU, Hardswish, ...)"
             )
         else:
             quantized, inputs = builder(node, module, self)

@@ -290,6 +290,7 @@ PATTERNS: dict[Any, Builder] = {
     nn.UpsamplingBilinear2d: _interpolate,
 }
 """Keys: module classes (matched exactly), functions, and names of tensor methods."""
+OWN = (Squeeze, Unsqueeze, RepeatChannel)  # which no user has written
 
 
 def activation_of(node: fx.Node, module: nn.Module | None) -> Activation | None:
