@@ -7,7 +7,7 @@ BUILD ?= build
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test unit slow test-avx2 faults fuzz test-kernels test-neon sanitize lint tables check-tables paper clean
+.PHONY: help install demo test unit slow test-avx2 faults fuzz test-kernels test-neon sanitize lint tables networks check-tables paper clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -71,13 +71,20 @@ lint: $(STAMP) ## formatting, lint and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-tables: $(STAMP) ## results/tables, results/figures and DEVIATIONS.md, from run records and configuration
+tables: $(STAMP) ## results/tables, results/figures, DEVIATIONS.md, docs/networks.md, from records and configuration
 	$(BIN)/python scripts/make_tables.py
 	$(BIN)/python scripts/make_deviations.py
+	$(BIN)/python scripts/networks.py page
+
+networks: $(STAMP) ## convert, compare and time the networks of docs/networks.md that have no record yet: an hour
+	$(BIN)/python scripts/networks.py check
+	$(BIN)/python scripts/networks.py time
+	$(BIN)/python scripts/networks.py page
 
 check-tables: $(STAMP) ## whether they are what the committed records and the configuration give
 	$(BIN)/python scripts/make_tables.py --check
 	$(BIN)/python scripts/make_deviations.py --check
+	$(BIN)/python scripts/networks.py page --check
 
 paper: $(STAMP) ## what each row of the paper's tables needs and lacks; PAPER="--run --root imagenet=FOLDER" makes it
 	$(BIN)/python scripts/reproduce_paper.py $(PAPER)

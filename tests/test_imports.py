@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "src" / "oaq_repro"
-BASE = {"errors", "files", "fields", "accumulator", "resampling"}  # values and functions that every room may import
+# values and functions that every room may import
+BASE = {"errors", "files", "fields", "accumulator", "resampling", "transposed"}
 SPLIT = "integer"  # whose rooms are those one level below
 ROOMS: dict[str, set[str]] = {
     "quant": set(),
@@ -43,6 +44,7 @@ LIBRARIES: dict[str, set[str]] = {
     "files": set(),
     "accumulator": set(),
     "resampling": {"numpy"},
+    "transposed": set(),
     "quant": {"torch"},
     "integer.graph": {"numpy"},
     "integer.certificate": {"numpy"},

@@ -150,7 +150,7 @@ void test_layer(Random& random, const KernelSet& set, bool depthwise, const Rout
     std::vector<LayerConstants> constants;
     Table table(random.one_in(2) ? 256 : 0);
     for (std::uint8_t& code : table) code = static_cast<std::uint8_t>(random.between(0, 255));
-    DenseLayer packed{window, {}, table};
+    DenseLayer packed{window, {}, {}, table};
     for (int i = 0; i < groups; ++i) {
         constants.push_back(layer_constants(random, layer, i * outputs, outputs, depthwise ? kChannelBlock : kWidePanel));
         if (!depthwise) packed.groups.push_back(pack_group(layer, setting.in, i, constants.back()));

@@ -2,7 +2,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from quant.networks import Classifier, Pyramid, images, quantized, trained
+from quant.networks import Classifier, Larger, Pyramid, images, quantized, trained
 
 from oaq_repro.accumulator import NAMED, Accumulator
 from oaq_repro.deploy.lower import lower
@@ -84,14 +84,15 @@ def test_without_pressure_the_weights_are_only_rounded():
 @settings(max_examples=25, deadline=None)
 @given(
     st.sampled_from(METHODS),
+    st.sampled_from([Pyramid, Larger]),
     st.integers(0, 2**31),
     st.integers(9, 18),
     st.sampled_from(POLICIES),
     st.sampled_from([3, 4, 5, 8]),
 )
-def test_any_weights_are_certified(method, seed, bits, policy, operand_bits):
+def test_any_weights_are_certified(method, network, seed, bits, policy, operand_bits):
     model = quantized(
-        trained(Pyramid(), seed), method(), batches=[images(seed=seed)], weight_bits=operand_bits,
+        trained(network(), seed), method(), batches=[images(seed=seed)], weight_bits=operand_bits,
         activation_bits=operand_bits,
     )  # fmt: skip
     for layer in layers(model).values():

@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from quant.networks import Classifier, Gated, Pyramid, images, quantized, trained
+from quant.networks import Classifier, Gated, Larger, Pyramid, images, quantized, trained
 
 from oaq_repro.accumulator import NAMED, Accumulator
 from oaq_repro.deploy.lower import lower
@@ -126,7 +126,7 @@ def test_it_is_brevitas_where_only_rounding_is_made_up_for(bits, tile):
 
 
 def test_moments_are_those_of_the_windows():
-    for network in (Classifier, Gated):
+    for network in (Classifier, Gated, Larger):
         model, found = quantized(trained(network()), Int8()), {}
         for name, layer in layers(model).items():
 
@@ -143,7 +143,7 @@ def test_moments_are_those_of_the_windows():
 
 
 @pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: policy.name)
-@pytest.mark.parametrize("network", [Classifier, Pyramid])
+@pytest.mark.parametrize("network", [Classifier, Pyramid, Larger])
 def test_every_layer_is_certified_and_its_codes_are_kept(network, policy):
     model = quantized(trained(network()), AXE())
     for layer in layers(model).values():

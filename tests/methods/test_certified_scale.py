@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from quant.networks import Classifier, Pyramid, images, quantized, trained
+from quant.networks import Classifier, Larger, Pyramid, images, quantized, trained
 
 from oaq_repro.accumulator import NAMED
 from oaq_repro.deploy.lower import lower
@@ -49,9 +49,9 @@ def test_every_layer_is_certified_at_the_end(method, policy, per_channel, granul
 
 
 @settings(max_examples=15, deadline=None)
-@given(st.integers(0, 2**31), st.integers(9, 16), st.sampled_from(POLICIES))
-def test_any_weights_and_widths_are_certified(seed, bits, policy):
-    model = quantized(trained(Pyramid(), seed), CertifiedScale(), batches=[images(seed=seed)])
+@given(st.sampled_from([Pyramid, Larger]), st.integers(0, 2**31), st.integers(9, 16), st.sampled_from(POLICIES))
+def test_any_weights_and_widths_are_certified(network, seed, bits, policy):
+    model = quantized(trained(network(), seed), CertifiedScale(), batches=[images(seed=seed)])
     for layer in layers(model).values():
         layer.accumulator = NAMED[policy].with_bits(bits)
     CertifiedScale().finish(model, lambda: [images()])

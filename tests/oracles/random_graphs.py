@@ -48,9 +48,9 @@ class _Builder:
         self._append(ir.Quantize("x", ("image",), self._qparams(4 / 255)))
         wanted = int(rng.integers(3, 13)) if steps is None else steps
         makers: tuple[Callable[[str], ir.Node | None], ...] = (
-            self._conv, self._conv, self._depthwise, self._linear, self._add, self._multiply, self._concat,
-            self._requantize, self._elementwise, self._max_pool, self._avg_pool, self._global_avg_pool, self._resize,
-            self._resize_nearest, self._select, self._flatten,
+            self._conv, self._conv, self._depthwise, self._conv_transpose, self._linear, self._add, self._multiply,
+            self._concat, self._requantize, self._elementwise, self._max_pool, self._avg_pool, self._global_avg_pool,
+            self._resize, self._resize_nearest, self._select, self._depth_to_space, self._flatten,
         )  # fmt: skip
         for _ in range(60 * wanted):
             if len(self.nodes) > wanted:
@@ -154,6 +154,27 @@ class _Builder:
 
     def _depthwise(self, name: str) -> ir.Node | None:
         return self._conv(name, depthwise=True)
+
+    def _conv_transpose(self, name: str) -> ir.Node | None:
+        x, rng = self._source(3), self.rng
+        if x is None:
+            return None
+        channels, height, width = self.shapes[x]
+        groups = channels if rng.random() < 0.3 else 1
+        outputs = groups * int(rng.integers(1, 3)) if groups > 1 else int(rng.choice(CHANNELS[:8]))
+        kernel, stride = self._pair(1, 4), self._pair(1, 3)
+        dilation = (1, 1) if rng.random() < 0.7 else self._pair(1, 3)
+        most = [max(s, d) for s, d in zip(stride, dilation, strict=True)]
+        constants = self._constants(self.q[x], (outputs, channels // groups, *kernel))
+        node = ir.ConvTranspose(
+            name, (x,), stride=stride, padding=tuple(int(n) for n in rng.integers(0, 3, 4)), dilation=dilation,
+            groups=groups, output_padding=tuple(int(rng.integers(0, n)) for n in most), **constants,
+        )  # fmt: skip
+        sizes = node.sizes(height, width)
+        work = outputs * channels // groups * kernel[0] * kernel[1] * height * width
+        if min(sizes) < 1 or work > LARGEST_WORK or outputs * sizes[0] * sizes[1] > LARGEST_VALUE:
+            return None
+        return node
 
     def _linear(self, name: str) -> ir.Node | None:
         x = self._source(1)
@@ -264,6 +285,11 @@ class _Builder:
         if len(channels) * np.prod(self.shapes[x][1:]) > LARGEST_VALUE:
             return None
         return ir.Select(name, (x,), self.q[x], channels.astype(np.int64))
+
+    def _depth_to_space(self, name: str) -> ir.Node | None:
+        x = self._source(3)
+        fits = [] if x is None else [b for b in (1, 2, 3, 4) if self.shapes[x][0] % b**2 == 0]
+        return ir.DepthToSpace(name, (x,), self.q[x], int(self.rng.choice(fits))) if fits else None
 
     def _flatten(self, name: str) -> ir.Node | None:
         x = self._source(None)

@@ -92,7 +92,7 @@ def around(*nodes, source: QParams, outputs: tuple[str, ...] | None = None) -> G
 
 
 def small_network(seed: int = 0, accumulator: Accumulator | None = None) -> SimpleNamespace:
-    """A network with every operator, for images [N, 3, H, W] with H and W divisible by 4, and those images."""
+    """A network of two heads, for images [N, 3, H, W] with H and W divisible by 4, and those images."""
     from oaq_repro.integer import graph as ir
 
     rng = np.random.default_rng(seed)

@@ -56,6 +56,20 @@ class Pyramid(nn.Module):
         return self.first(x), self.second(self.smaller(x))
 
 
+class Larger(nn.Module):
+    """Transposed convolutions, one of them depthwise and dilated, whose taps meet in different places."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = unit(3, 8, 3, 2, act=nn.ReLU)
+        self.up = nn.Sequential(nn.ConvTranspose2d(8, 6, 3, stride=2, padding=1), nn.BatchNorm2d(6), nn.ReLU())
+        self.wide = nn.ConvTranspose2d(6, 6, 4, stride=3, dilation=(2, 1), groups=6)
+        self.shuffle, self.head = nn.PixelShuffle(2), nn.Conv2d(6, 8, 1)
+
+    def forward(self, x):
+        return self.shuffle(self.head(self.wide(self.up(self.stem(x)))))
+
+
 def shuffled(x, groups):
     """As torchvision's ShuffleNet writes it."""
     batch, channels, height, width = x.size()

@@ -2,6 +2,7 @@ import copy
 
 import pytest
 import torch
+import torch.nn.functional as F
 from quant.networks import Classifier, Gated, Pyramid, images, quantized, trained
 from torch import nn
 
@@ -69,6 +70,24 @@ def test_overrides_by_name_and_role():
     assert table["project.0"].accumulator.block == 4
     assert table["project.0"].output.bits == 6
     assert table["expand.0"].accumulator == NAMED["int16"]
+
+
+def test_first_and_last_are_layers_without_others_before_or_behind_them():
+    """A function of the image comes first, and the sum of two layers, pooled, last: as in SqueezeNet, LR-ASPP."""
+
+    class Ends(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.block, self.side = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)
+
+        def forward(self, x):
+            x = F.relu(self.stem(2 * x - 1))
+            x = x + self.block(x)
+            return F.relu(self.side(x) + x).mean((2, 3))
+
+    model = convert(trained(Ends()), Override("@first", weight_bits=5), Override("@last", weight_bits=4))
+    bits = {name: layer.weight_quantizer.bits for name, layer in layers(model).items()}
+    assert bits == {"stem": 5, "block": 8, "side": 4}
 
 
 def test_an_override_that_matches_nothing_is_an_error_with_the_names():

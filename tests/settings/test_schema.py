@@ -13,7 +13,10 @@ from oaq_repro.settings.kinds import KINDS
 from oaq_repro.settings.schema import build, check
 from oaq_repro.settings.sections import TrainerSettings
 
-MODELS = {"classifier": "resnet18_small", "ssd": "ssdlite_mobilenetv2", "deeplabv3": "deeplabv3_mobilenetv2"}
+MODELS = {
+    "classifier": "resnet18_small", "ssd": "ssdlite_mobilenetv2", "deeplabv3": "deeplabv3_mobilenetv2",
+    "ssdlite": "ssdlite_mobilenetv3_large", "lraspp": "lraspp_mobilenetv3_large",
+}  # fmt: skip
 COMMON = ("schedule", "accumulator", "quantization", "trainer", "logger", "seed", "results", "threads", "latency")
 PARTS = [(section, kind) for section, kinds in KINDS.items() for kind in kinds] + [
     (section, None) for section in COMMON

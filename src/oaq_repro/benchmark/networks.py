@@ -81,11 +81,16 @@ def float_network(name: str) -> nn.Module:
 
 def images(name: str, seed: int = SEED) -> Tensor:
     """Smooth noise float32 [BATCH_SIZE, C, H, W] of mean 0 and about unit variance, like normalized photographs."""
-    channels, height, width = ARCHITECTURES[name].input_shape
+    return smooth_noise(BATCH_SIZE, ARCHITECTURES[name].input_shape, seed)
+
+
+def smooth_noise(count: int, shape: tuple[int, int, int], seed: int) -> Tensor:
+    """float32 [count, C, H, W], as `images` says."""
+    channels, height, width = shape
     generator = torch.Generator().manual_seed(seed)
-    total = torch.zeros(BATCH_SIZE, channels, height, width)
+    total = torch.zeros(count, channels, height, width)
     for size in (4, 16, 64):
-        noise = torch.randn(BATCH_SIZE, channels, size, size, generator=generator)
+        noise = torch.randn(count, channels, size, size, generator=generator)
         total += nn.functional.interpolate(noise, (height, width), mode="bilinear", align_corners=False)
     return (total / total.std()).contiguous()
 

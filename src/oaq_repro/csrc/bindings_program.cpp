@@ -1,12 +1,14 @@
 // Python class oaq_repro._kernels.Program, and the table of kernels.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/array.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <cstring>
 #include <string>
@@ -68,10 +70,10 @@ using Taps = nb::ndarray<const std::int32_t, nb::shape<-1, 2>, nb::c_contig, nb:
 
 oaq::DepthwiseLayer depthwise_layer(const oaq::Window& window, const std::vector<Taps>& taps,
                                     const std::vector<Panel>& weights, const std::vector<NamedRoute>& routes,
-                                    oaq::LayerConstants constants, const Flat<std::uint8_t>& table) {
+                                    oaq::LayerConstants constants) {
     if (weights.size() != taps.size() || routes.size() != taps.size())
         throw nb::value_error("taps, weights, routes: expected one of each per block of channels");
-    oaq::DepthwiseLayer layer{window, {}, std::move(constants), copy(table)};
+    oaq::DepthwiseLayer layer{window, {}, std::move(constants)};
     for (std::size_t i = 0; i < taps.size(); ++i) {
         const Panel& part = weights[i];
         layer.panels.push_back({{}, oaq::Vector<std::int8_t>(part.data(), part.data() + part.size()), route_of(routes[i])});
@@ -142,6 +144,9 @@ void bind_program(nb::module_& module) {
                             std::int64_t dh, std::int64_t dw) {
             new (self) Window{kh, kw, sh, sw, top, left, bottom, right, dh, dw};
         });
+    nb::class_<oaq::Places>(module, "Places", "Pixels that a layer writes: first and step of rows and columns.")
+        .def("__init__", [](oaq::Places* self, std::int64_t first_h, std::int64_t first_w, std::int64_t step_h,
+                            std::int64_t step_w) { new (self) oaq::Places{first_h, first_w, step_h, step_w}; });
     nb::class_<oaq::Quantization>(module, "Quantization", "scale, zero_point, q_max.")
         .def(nb::init<float, int, int>());
     nb::class_<oaq::LayerConstants>(module, "LayerConstants", "Constants of a layer's outputs (csrc/program.hpp).")
@@ -164,19 +169,23 @@ void bind_program(nb::module_& module) {
         .def_prop_ro("isa", [](const Program& self) { return self.kernels().name; })
         .def("quantize", &Program::quantize)
         .def("dense", [](Program& self, const Value& in, const Value& out, const Window& window,
-                         std::vector<oaq::DenseGroup> groups, const Flat<std::uint8_t>& table) {
-            self.dense(in, out, {window, std::move(groups), copy(table)});
+                         std::vector<oaq::DenseGroup> groups, const oaq::Places& places, const Flat<std::uint8_t>& table) {
+            self.dense(in, out, {window, std::move(groups), places, copy(table)});
         })
         .def("depthwise", [](Program& self, const Value& in, const Value& out, const Window& window,
                              const std::vector<Taps>& taps, const std::vector<Panel>& weights,
                              const std::vector<NamedRoute>& routes, const oaq::LayerConstants& constants,
-                             const Flat<std::uint8_t>& table) {
-            self.depthwise(in, out, depthwise_layer(window, taps, weights, routes, constants, table));
+                             const oaq::Places& places, const Flat<std::uint8_t>& table) {
+            oaq::DepthwiseLayer layer = depthwise_layer(window, taps, weights, routes, constants);
+            layer.places = places;
+            layer.table = copy(table);
+            self.depthwise(in, out, std::move(layer));
         })
         .def("emulate", [](Program& self, const Value& in, const Value& out, const std::vector<std::int64_t>& shape,
                              const Window& w, std::int64_t groups, int bits, bool saturate, std::int64_t lanes,
                              std::int64_t block, int source_zero_point, const Flat<std::int8_t>& weight,
-                             const oaq::LayerConstants& constants, const Flat<std::uint8_t>& table) {
+                             const oaq::LayerConstants& constants, const oaq::Places& places,
+                             std::array<std::int64_t, 2> skip, const Flat<std::uint8_t>& table) {
             if (shape.size() != 4) throw nb::value_error("shape: expected that of the weights, [O, kh, kw, I]");
             if (static_cast<std::int64_t>(weight.size()) != shape[0] * shape[1] * shape[2] * shape[3])
                 throw nb::value_error("weight: expected as many values as its shape says");
@@ -184,7 +193,7 @@ void bind_program(nb::module_& module) {
                                          w.stride_h, w.stride_w, w.padding_h, w.padding_w, w.padding_bottom, w.padding_right,
                                          w.dilation_h, w.dilation_w, groups};
             self.emulate(in, out, geometry, {bits, saturate, lanes, block}, source_zero_point, copy(weight), constants,
-                         copy(table));
+                         places, skip, copy(table));
         })
         .def("add", &Program::add)
         .def("multiply", &Program::multiply)
@@ -210,8 +219,10 @@ void bind_program(nb::module_& module) {
         .def("select", [](Program& self, const Value& in, const Value& out, const Flat<std::int32_t>& channels) {
             self.select(in, out, copy(channels));
         })
+        .def("depth_to_space", &Program::depth_to_space)
         .def("flatten", &Program::flatten)
         .def("done", &Program::done)
+        .def("join", &Program::join, "count"_a, "One step of the last `count` ones.")
         .def("dequantize", &Program::dequantize)
         .def("run", [](Program& self, const Image<const float>& input, const std::vector<Image<float>>& outputs) {
             const std::vector<float*> results = pointers(outputs);

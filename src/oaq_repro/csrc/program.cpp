@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <iterator>
 #include <utility>
 
 #include "elementwise.hpp"
@@ -34,6 +35,24 @@ void Program::check(const Value& value) const {
             "a value of no size");
     require(first >= 0 && first + bytes + static_cast<std::int64_t>(kSlack) <= arena_bytes_, "a value beyond the arena");
 }
+
+void Program::check(const Places& places, const Value& value) const {
+    require(places.first_h >= 0 && places.first_w >= 0 && places.step_h > 0 && places.step_w > 0 &&
+                places.first_h < value.height && places.first_w < value.width, "places");
+}
+
+void Program::join(int count) {
+    require(count > 0 && static_cast<std::size_t>(count) <= steps_.size(), "steps to join");
+    if (count == 1) return;
+    std::vector<std::function<void()>> last(std::make_move_iterator(steps_.end() - count),
+                                            std::make_move_iterator(steps_.end()));
+    steps_.resize(steps_.size() - static_cast<std::size_t>(count));
+    steps_.push_back([last = std::move(last)] {
+        for (const std::function<void()>& step : last) step();
+    });
+}
+
+void Program::done() { step(nullptr, [] {}); }
 
 void Program::step(const Value* out, std::function<void()> operation) {
     if (out != nullptr && (out->border_h != 0 || out->border_w != 0))

@@ -2,6 +2,7 @@
 // before (in Python: integer/engine/); nothing is allocated while it runs.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -56,6 +57,14 @@ struct Window {
         dilation_w;
 };
 
+// The pixels of a value that a layer's step writes: rows first_h, first_h + step_h, ... and columns alike.
+struct Places {
+    std::int64_t first_h = 0, first_w = 0, step_h = 1, step_w = 1;
+
+    std::int64_t rows(const Value& value) const { return (value.height - first_h + step_h - 1) / step_h; }
+    std::int64_t columns(const Value& value) const { return (value.width - first_w + step_w - 1) / step_w; }
+};
+
 // Constants of a layer's outputs, padded to whole panels or blocks.
 struct LayerConstants {
     Vector<std::int32_t> start, bias;
@@ -86,7 +95,8 @@ using Table = std::vector<std::uint8_t>;  // a code for every code
 struct DenseLayer {
     Window window;                   // stride and padding are read
     std::vector<DenseGroup> groups;  // of as many output channels each
-    Table table;                     // for the codes before they leave the cache; empty: as they are
+    Places places = {};
+    Table table = {};                // for the codes before they leave the cache; empty: as they are
 };
 
 // Of kChannelBlock channels.
@@ -100,7 +110,8 @@ struct DepthwiseLayer {
     Window window;
     std::vector<DepthwisePanel> panels;
     LayerConstants constants;
-    Table table;
+    Places places = {};
+    Table table = {};
 };
 
 // A value whose codes go through a table of 256.
@@ -119,9 +130,11 @@ public:
     void quantize(const Value& out, Quantization q);
     void dense(const Value& in, const Value& out, DenseLayer layer);
     void depthwise(const Value& in, const Value& out, DepthwiseLayer layer);
-    // For accumulators that no kernel has.
+    // For accumulators that no kernel has. skip: rows and columns of the geometry's result that come before the first
+    // that is written.
     void emulate(const Value& in, const Value& out, Geometry geometry, Policy policy, int source_zero_point,
-                   std::vector<std::int8_t> weight, LayerConstants constants, Table table);
+                 std::vector<std::int8_t> weight, LayerConstants constants, Places places = {},
+                 std::array<std::int64_t, 2> skip = {0, 0}, Table table = {});
     void add(const Value& a, const Value& b, const Value& out, Quantization qa, Quantization qb, Quantization q);
     // b: of the size of a, or one pixel that multiplies every pixel of a.
     void multiply(const Value& a, const Value& b, const Value& out, float multiplier, int zero_a, int zero_b,
@@ -142,8 +155,13 @@ public:
     void flatten(const Value& in, const Value& out);
     // What another step has done.
     void done();
+    // Pixel (y * block + i, x * block + j) from channels (c * block + i) * block + j of pixel (y, x).
+    void depth_to_space(const Value& in, const Value& out, std::int64_t block);
     // To the outputs of these indices.
     void dequantize(const Value& in, Quantization q, std::vector<int> outputs);
+
+    // One step of the last `count` ones.
+    void join(int count);
 
     // input: float32 [C, H, W]; outputs: float32 [C, H, W] or [C], in the order of their indices.
     void run(const float* input, const std::vector<float*>& outputs);
@@ -157,6 +175,7 @@ public:
 private:
     std::uint8_t* at(const Value& value, std::int64_t y = 0, std::int64_t x = 0) const;
     void check(const Value& value) const;
+    void check(const Places& places, const Value& value) const;
     void step(const Value* out, std::function<void()> operation);
     void fill_border(const Value& value) const;
     // Copy a value with its border to wide_.

@@ -149,18 +149,21 @@ void Program::dense(const Value& in, const Value& out, DenseLayer layer) {
     check(in);
     check(out);
     require(layer.table.empty() || layer.table.size() == 256, "table");
-    const Demands demands = checked(layer, out.height * out.width, out.channels, kernels_);
+    const Places places = layer.places;
+    check(places, out);
+    const std::int64_t rows = places.rows(out), columns = places.columns(out);
+    const Demands demands = checked(layer, rows * columns, out.channels, kernels_);
     const DensePlan plan = plan_dense(demands.sizes, pool_.threads());
 
     const auto work = std::make_shared<DenseWork>();
     work->layer = std::move(layer);
     const Window& w = work->layer.window;
-    for (std::int64_t y = 0; y < out.height; ++y) {
-        for (std::int64_t x = 0; x < out.width; ++x) {
+    for (std::int64_t y = 0; y < rows; ++y) {
+        for (std::int64_t x = 0; x < columns; ++x) {
             const std::uint8_t* source = at(in, y * w.stride_h - w.padding_h, x * w.stride_w - w.padding_w);
             require(source + demands.lowest >= arena_ && source + demands.highest <= arena_ + arena_bytes_, "operands beyond the arena");
             work->sources.push_back(source);
-            work->targets.push_back(at(out, y, x));
+            work->targets.push_back(at(out, places.first_h + y * places.step_h, places.first_w + x * places.step_w));
         }
     }
     if (demands.wide) {

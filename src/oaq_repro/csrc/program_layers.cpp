@@ -15,6 +15,8 @@ void Program::depthwise(const Value& in, const Value& out, DepthwiseLayer layer)
     require(static_cast<std::int64_t>(layer.constants.bias.size()) >= blocks * kChannelBlock, "constants");
     require(layer.table.empty() || layer.table.size() == 256, "table");
     const Window& w = layer.window;
+    check(layer.places, out);
+    const std::int64_t rows = layer.places.rows(out), columns = layer.places.columns(out);
     std::int64_t products = 0;  // of a pixel's channels, two by two
     for (std::int64_t b = 0; b < blocks; ++b) {
         const DepthwisePanel& panel = layer.panels[static_cast<std::size_t>(b)];
@@ -24,28 +26,29 @@ void Program::depthwise(const Value& in, const Value& out, DepthwiseLayer layer)
         for (const TapPair& tap : panel.taps) {
             for (const std::int32_t offset : {tap.a, tap.b}) {
                 const std::uint8_t* first = at(in, -w.padding_h, -w.padding_w) + b * kChannelBlock + offset;
-                const std::uint8_t* last = first + (out.height - 1) * w.stride_h * in.row() +
-                                           (out.width - 1) * w.stride_w * in.channels + kChannelBlock;
+                const std::uint8_t* last = first + (rows - 1) * w.stride_h * in.row() +
+                                           (columns - 1) * w.stride_w * in.channels + kChannelBlock;
                 require(first >= arena_ && last <= arena_ + arena_bytes_, "operands beyond the arena");
             }
         }
         products += static_cast<std::int64_t>(panel.taps.size()) * kChannelBlock;
     }
-    step(&out, [this, in, out, layer = std::move(layer), products] {
-        split(out.height, out.width * products / 8, [&](std::int64_t first, std::int64_t last) {
+    step(&out, [this, in, out, layer = std::move(layer), rows, columns, products] {
+        split(rows, columns * products / 8, [&](std::int64_t first, std::int64_t last) {
             const Window& w = layer.window;
+            const Places& places = layer.places;
             DepthwiseBlock part;
             part.rows = static_cast<int>(last - first);
-            part.pixels = static_cast<int>(out.width);
+            part.pixels = static_cast<int>(columns);
             part.in_row = w.stride_h * in.row();
-            part.out_row = out.row();
+            part.out_row = places.step_h * out.row();
             part.in_step = w.stride_w * in.channels;
-            part.out_step = out.channels;
+            part.out_step = places.step_w * out.channels;
             part.code_offset = layer.constants.code_offset;
             std::int64_t channel = 0;
             for (const DepthwisePanel& panel : layer.panels) {
                 part.in = at(in, first * w.stride_h - w.padding_h, -w.padding_w) + channel;
-                part.out = at(out, first) + channel;
+                part.out = at(out, places.first_h + first * places.step_h, places.first_w) + channel;
                 part.taps = panel.taps.data();
                 part.tap_count = static_cast<int>(panel.taps.size());
                 part.weights = panel.weights.data();
@@ -56,36 +59,43 @@ void Program::depthwise(const Value& in, const Value& out, DepthwiseLayer layer)
                 channel += kChannelBlock;
             }
             if (layer.table.empty()) return;
+            const std::int64_t together = places.step_w == 1 ? columns : 1;  // pixels that stand side by side
             for (std::int64_t y = first; y < last; ++y)
-                kernels_.lookup(at(out, y), at(out, y), out.width * out.channels, layer.table.data());
+                for (std::int64_t x = 0; x < columns; x += together) {
+                    std::uint8_t* codes = at(out, places.first_h + y * places.step_h, places.first_w + x * places.step_w);
+                    kernels_.lookup(codes, codes, together * out.channels, layer.table.data());
+                }
         });
     });
 }
 
 void Program::emulate(const Value& in, const Value& out, Geometry geometry, Policy policy, int source_zero_point,
-                        std::vector<std::int8_t> weight, LayerConstants constants, Table table) {
+                      std::vector<std::int8_t> weight, LayerConstants constants, Places places,
+                      std::array<std::int64_t, 2> skip, Table table) {
     require(table.empty() || table.size() == 256, "table");
     check(in);
     check(out);
+    check(places, out);
     validate(geometry, source_zero_point, policy);
     require(in.channels == geometry.channels && out.channels == geometry.outputs && in.height == geometry.height &&
-                in.width == geometry.width && out.height == geometry.output_height() &&
-                out.width == geometry.output_width(), "geometry");
+                in.width == geometry.width && skip[0] >= 0 && skip[0] + places.rows(out) <= geometry.output_height() &&
+                skip[1] >= 0 && skip[1] + places.columns(out) <= geometry.output_width(), "geometry");
     const auto inputs = static_cast<std::size_t>(in.height * in.width * in.channels);
-    const auto results = static_cast<std::size_t>(out.height * out.width * out.channels);
-    step(&out, [this, in, out, geometry, policy, source_zero_point, weight = std::move(weight),
+    const auto results = static_cast<std::size_t>(geometry.output_height() * geometry.output_width() * out.channels);
+    step(&out, [this, in, out, geometry, policy, source_zero_point, places, skip, weight = std::move(weight),
                 constants = std::move(constants), table = std::move(table), codes = std::vector<std::uint8_t>(inputs),
                 acc = std::vector<std::int32_t>(results), events = std::vector<std::uint8_t>(results)]() mutable {
         read(in, codes.data());
         oaq::emulate(codes.data(), weight.data(), geometry, source_zero_point, policy, acc.data(), events.data());
-        const std::int32_t* sums = acc.data();
         const OutputConstants all = constants.at(0);
-        for (std::int64_t y = 0; y < out.height; ++y) {
-            std::uint8_t* row = at(out, y);
-            for (std::int64_t x = 0; x < out.width; ++x)
-                for (std::int64_t c = 0; c < out.channels; ++c)
-                    *row++ = requantize(*sums++, all, static_cast<int>(c));
-            if (!table.empty()) kernels_.lookup(at(out, y), at(out, y), out.width * out.channels, table.data());
+        for (std::int64_t y = 0; y < places.rows(out); ++y) {
+            for (std::int64_t x = 0; x < places.columns(out); ++x) {
+                const std::int32_t* sums =
+                    acc.data() + ((skip[0] + y) * geometry.output_width() + skip[1] + x) * out.channels;
+                std::uint8_t* codes = at(out, places.first_h + y * places.step_h, places.first_w + x * places.step_w);
+                for (std::int64_t c = 0; c < out.channels; ++c) codes[c] = requantize(sums[c], all, static_cast<int>(c));
+                if (!table.empty()) kernels_.lookup(codes, codes, out.channels, table.data());
+            }
         }
     });
 }

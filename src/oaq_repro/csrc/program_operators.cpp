@@ -218,8 +218,22 @@ void Program::select(const Value& in, const Value& out, std::vector<std::int32_t
     });
 }
 
-void Program::done() {
-    step(nullptr, [] {});
+void Program::depth_to_space(const Value& in, const Value& out, std::int64_t block) {
+    check(in);
+    check(out);
+    require(block > 0 && out.height == in.height * block && out.width == in.width * block &&
+                in.channels == out.channels * block * block, "sizes of depth to space");
+    step(&out, [this, in, out, block] {
+        split(out.height, out.width * out.channels, [&](std::int64_t first, std::int64_t last) {
+            for (std::int64_t y = first; y < last; ++y) {
+                std::uint8_t* result = at(out, y);
+                for (std::int64_t x = 0; x < out.width; ++x, result += out.channels) {
+                    const std::uint8_t* codes = at(in, y / block, x / block) + y % block * block + x % block;
+                    for (std::int64_t c = 0; c < out.channels; ++c) result[c] = codes[c * block * block];
+                }
+            }
+        });
+    });
 }
 
 void Program::flatten(const Value& in, const Value& out) {

@@ -97,18 +97,15 @@ def _layer(module: ql.QuantLayer, source: ir.QParams, output: ir.QParams) -> dic
     }
 
 
-def _conv(module: ql.QuantConv2d, name, inputs, source, output) -> ir.Node:
-    g = module.geometry
-    return ir.Conv(
-        name,
-        inputs,
-        output,
-        stride=g.stride,
-        padding=g.padding,
-        dilation=g.dilation,
-        groups=g.groups,
-        **_layer(module, source, output),
-    )
+def _convolution(operator: type[ir.Convolution], *more: str) -> Callable[..., ir.Node]:
+    """`more`: fields of the geometry that this operator has beside those of all convolutions."""
+
+    def build(module: ql.QuantLayer, name, inputs, source, output) -> ir.Node:
+        fields = ("stride", "padding", "dilation", "groups", *more)
+        geometry = {field: getattr(module.geometry, field) for field in fields}
+        return operator(name, inputs, output, **geometry, **_layer(module, source, output))
+
+    return build
 
 
 def _linear(module: ql.QuantLinear, name, inputs, source, output) -> ir.Node:
@@ -126,42 +123,33 @@ def _elementwise(module: QuantElementwise, name, inputs, source, output) -> ir.N
     return ir.Elementwise(name, inputs, output, _integers(table, np.uint8))
 
 
+def _plain(operator: type[ir.CodeNode], *fields: str) -> Callable[..., ir.Node]:
+    """An operator whose fields are the module's."""
+    return lambda module, name, inputs, source, output: operator(
+        name, inputs, output, **{field: getattr(module, field) for field in fields}
+    )
+
+
+_WINDOW = ("kernel", "stride", "padding")
 _BUILDERS: dict[type, Callable[..., ir.Node]] = {
-    qm.QuantInput: lambda m, name, inputs, source, output: ir.Quantize(name, inputs, output),
+    qm.QuantInput: _plain(ir.Quantize),
     qm.QuantOutput: lambda m, name, inputs, source, output: ir.Dequantize(name, inputs),
-    ql.QuantConv2d: _conv,
+    ql.QuantConv2d: _convolution(ir.Conv),
+    ql.QuantConvTranspose2d: _convolution(ir.ConvTranspose, "output_padding"),
     ql.QuantLinear: _linear,
-    qm.QuantAdd: lambda m, name, inputs, source, output: ir.Add(name, inputs, output),
-    qm.QuantMultiply: lambda m, name, inputs, source, output: ir.Multiply(name, inputs, output),
-    qm.QuantConcat: lambda m, name, inputs, source, output: ir.Concat(name, inputs, output),
-    qm.QuantRequantize: lambda m, name, inputs, source, output: ir.Requantize(name, inputs, output),
+    qm.QuantAdd: _plain(ir.Add),
+    qm.QuantMultiply: _plain(ir.Multiply),
+    qm.QuantConcat: _plain(ir.Concat),
+    qm.QuantRequantize: _plain(ir.Requantize),
     QuantElementwise: _elementwise,
     QuantSelect: lambda m, name, inputs, source, output: ir.Select(
         name, inputs, output, _integers(m.channels, np.int64)
     ),
-    qm.QuantFlatten: lambda m, name, inputs, source, output: ir.Flatten(name, inputs, output, keepdims=m.keepdims),
-    qm.QuantMaxPool2d: lambda m, name, inputs, source, output: ir.MaxPool(
-        name,
-        inputs,
-        output,
-        kernel=m.kernel,
-        stride=m.stride,
-        padding=m.padding,
-        dilation=m.dilation,
-        ceil_mode=m.ceil_mode,
-    ),
-    qm.QuantAvgPool2d: lambda m, name, inputs, source, output: ir.AvgPool(
-        name,
-        inputs,
-        output,
-        kernel=m.kernel,
-        stride=m.stride,
-        padding=m.padding,
-        count_include_pad=m.count_include_pad,
-    ),
-    qm.QuantGlobalAvgPool: lambda m, name, inputs, source, output: ir.GlobalAvgPool(
-        name, inputs, output, keepdims=m.keepdims
-    ),
+    qm.QuantPixelShuffle: _plain(ir.DepthToSpace, "block"),
+    qm.QuantFlatten: _plain(ir.Flatten, "keepdims"),
+    qm.QuantMaxPool2d: _plain(ir.MaxPool, *_WINDOW, "dilation", "ceil_mode"),
+    qm.QuantAvgPool2d: _plain(ir.AvgPool, *_WINDOW, "count_include_pad"),
+    qm.QuantGlobalAvgPool: _plain(ir.GlobalAvgPool, "keepdims"),
     QuantResize: lambda m, name, inputs, source, output: ir.Resize(
         name, inputs, output, align_corners=m.align_corners, factor=None if m.factor is None else _factor(m)
     ),

@@ -8,7 +8,7 @@ import numpy as np
 
 from oaq_repro.deploy.checked_engine import CheckedEngine, Simulation
 from oaq_repro.integer.certificate import certify
-from oaq_repro.integer.graph import Conv, Layer
+from oaq_repro.integer.graph import Convolution, ConvTranspose, Layer
 from oaq_repro.quant.network import input_quantizer, layers
 from oaq_repro.quant.quantizers import WeightQuantizer
 from oaq_repro.quant.settle import SettleReport
@@ -72,7 +72,7 @@ def layer_rows(
 
 def _weights(quantizer: WeightQuantizer, layer: Layer) -> dict[str, float]:
     """Alpha and effective bits of a layer's weights: mean and range over channels, or the one value for all of them."""
-    largest = np.abs(layer.matrix.astype(int)).max(1)
+    largest = np.abs(layer.weight.astype(int)).reshape(len(layer.weight), -1).max(1)
     if quantizer.granularity == "tensor":
         return {"alpha_weight": float(quantizer.alpha.max()), "bits_weight": math.log2(2 * largest.max() + 1)}
     row: dict[str, float] = {}
@@ -85,8 +85,10 @@ def _weights(quantizer: WeightQuantizer, layer: Layer) -> dict[str, float]:
 
 
 def _kind(layer: Layer) -> str:
-    if not isinstance(layer, Conv):
+    if not isinstance(layer, Convolution):
         return "linear"
+    if isinstance(layer, ConvTranspose):
+        return "transposed"
     if layer.depthwise:
         return "depthwise"
     return "pointwise" if layer.weight.shape[2:] == (1, 1) else "conv"

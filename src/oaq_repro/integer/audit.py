@@ -27,11 +27,12 @@ from oaq_repro.accumulator import NAMED, Accumulator
 from oaq_repro.integer.certificate import certify_matrix, reach_of_matrix
 from oaq_repro.integer.graph import Graph
 from oaq_repro.integer.graph.arithmetic import Array
-from oaq_repro.integer.graph.nodes import Conv, Layer, QParams
+from oaq_repro.integer.graph.nodes import Conv, ConvTranspose, Layer, Linear, QParams
 
 Kind = Literal["conv", "depthwise", "transposed", "linear"]
 Pairs = Literal["exact", "depends on pairing", "possible"]
 Products = Literal["exact", "neighbours", "unknown"]
+KINDS: dict[type[Layer], Kind] = {Conv: "conv", ConvTranspose: "transposed", Linear: "linear"}
 SHORTEST_BLOCK = 2  # a block of one product saves nothing over 32 bits
 PAIR = NAMED["pair_saturating"]
 
@@ -162,8 +163,9 @@ def audit_layer(found: Operands) -> LayerAudit:
 
 def _operands(layer: Layer, q: QParams) -> Operands:
     """A layer of a graph: int8 weights, run by ONNX Runtime as `onnx.exporter` writes it."""
-    kind: Kind = "depthwise" if layer.depthwise else "conv" if isinstance(layer, Conv) else "linear"
+    kind = next(kind for operator, kind in KINDS.items() if isinstance(layer, operator))
     matrix, products = layer.matrix, "exact" if layer.depthwise else "neighbours"
+    kind = "depthwise" if layer.depthwise and kind == "conv" else kind
     return Operands(layer.name, kind, matrix, q, matrix, q.q_max, products)  # type: ignore[arg-type]
 
 

@@ -47,16 +47,22 @@ def certify(layer: Layer, q: QParams, accumulator: Accumulator | None = None) ->
     Blocks are asked for the accumulator's bits, or for 16 where it has 32.
     """
     if not isinstance(layer, Layer):
-        raise InputError(f"certificate: found {type(layer).__name__}, expected a Conv or Linear node")
-    return certify_matrix(layer.name, layer.matrix, q, layer.accumulator if accumulator is None else accumulator)
+        raise InputError(f"certificate: found {type(layer).__name__}, expected a node that accumulates products")
+    policy = layer.accumulator if accumulator is None else accumulator
+    return certify_matrix(layer.name, layer.matrix, q, policy, len(layer.weight))
 
 
-def certify_matrix(name: str, matrix: np.ndarray, q: QParams, policy: Accumulator) -> Certificate:
-    """As `certify`, for weights [O, K] of any integer type, in the accumulator's order of k."""
+def certify_matrix(
+    name: str, matrix: np.ndarray, q: QParams, policy: Accumulator, outputs: int | None = None
+) -> Certificate:
+    """As `certify`, for weights [rows, K] of any integer type, in the accumulator's order of k.
+
+    outputs: channels, which have as many rows each, side by side; by default one.
+    """
     lowest, highest = reachable_products(matrix, q, policy)
     lower, upper = _extremes(lowest, highest, policy)
     block_bits = policy.bits if policy.bits < 32 else DEFAULT_BLOCK_BITS
-    longest, per_channel = longest_blocks(lowest, highest, block_bits)
+    longest, per_channel = longest_blocks(lowest, highest, block_bits, outputs or len(matrix))
     return Certificate(
         name=name,
         accumulator=policy,
@@ -100,14 +106,14 @@ def _sum_parts(products: np.ndarray, accumulator: Accumulator) -> np.ndarray:
     return np.add.reduceat(products[:, order], firsts, axis=1)
 
 
-def longest_blocks(lowest: np.ndarray, highest: np.ndarray, bits: int) -> tuple[int, np.ndarray]:
+def longest_blocks(lowest: np.ndarray, highest: np.ndarray, bits: int, outputs: int) -> tuple[int, np.ndarray]:
     """Largest safe aligned block for all channels together and for each alone, int64 [O]; 0 where no block is safe.
 
     B is searched downwards: a longer block can be safe where a shorter one is not, because its borders lie elsewhere.
     """
-    outputs, depth = lowest.shape
+    rows, depth = lowest.shape
     minimum, maximum = -(1 << (bits - 1)), (1 << (bits - 1)) - 1
-    zeros = np.zeros((1, outputs), np.int64)
+    zeros = np.zeros((1, rows), np.int64)
     sums_low = np.concatenate([zeros, np.cumsum(lowest.T, axis=0)])
     sums_high = np.concatenate([zeros, np.cumsum(highest.T, axis=0)])
     together, alone = 0, np.zeros(outputs, np.int64)
@@ -117,6 +123,7 @@ def longest_blocks(lowest: np.ndarray, highest: np.ndarray, bits: int) -> tuple[
         borders = np.append(np.arange(0, depth, block), depth)
         low, high = np.diff(sums_low[borders], axis=0), np.diff(sums_high[borders], axis=0)
         fits = (low.min(axis=0) >= minimum) & (high.max(axis=0) <= maximum)
+        fits = fits.reshape(outputs, -1).all(axis=1)
         alone = np.where((alone == 0) & fits, block, alone)
         if fits.all():
             together = block

@@ -105,7 +105,7 @@ class A2QWeight(WeightQuantizer):
     def norms(self, weight: Tensor, centre: Tensor, accumulator: Accumulator) -> tuple[Tensor, Tensor]:
         """L1 norm of every centred channel, and the share of it that its largest partial sum has: float32 [O] each."""
         rows = weight.flatten(1) - centre
-        per_part = partial_sums(rows.abs(), parts(weight, accumulator))
+        per_part = partial_sums(rows.abs(), parts(weight, accumulator, self.meeting))
         share = per_part.amax(1) / per_part.sum(1).clamp(min=SMALLEST_SCALE)
         share = share.clamp(min=1 / per_part.shape[1])  # less only where all weights are zero
         return torch.linalg.vector_norm(rows, 1, dim=1).clamp(min=SMALLEST_SCALE), share

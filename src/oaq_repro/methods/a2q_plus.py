@@ -69,11 +69,11 @@ class A2QPlusWeight(A2QWeight):
 
     def projected(self, weight: Tensor, radius: Tensor, accumulator: Accumulator) -> Tensor:
         """Euclidean projection."""
-        return project(weight.flatten(1), parts(weight, accumulator), radius).reshape(weight.shape)
+        return project(weight.flatten(1), parts(weight, accumulator, self.meeting), radius).reshape(weight.shape)
 
     def centre(self, weight: Tensor, x: QParams, accumulator: Accumulator) -> Tensor:
         """Mean of every partial sum's weights; zero where no sum could overflow."""
-        rows, part = weight.flatten(1), parts(weight, accumulator)
+        rows, part = weight.flatten(1), parts(weight, accumulator, self.meeting)
         counts = torch.bincount(part)
         low, high = input_range(x, accumulator)
         if self.largest * counts.max() * torch.maximum(-low, high) <= accumulator.maximum:

@@ -20,6 +20,7 @@ What the source leaves open and what is chosen here, besides what A2Q (`methods.
 - Activations keep their bits and their factors.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -32,12 +33,13 @@ from oaq_repro.fields import Positive
 from oaq_repro.methods.a2q import STARTS
 from oaq_repro.methods.a2q_plus import thresholds
 from oaq_repro.methods.base import Method
-from oaq_repro.quant.bounds import input_range, partial_sums, parts, worst_case
+from oaq_repro.quant.bounds import input_range, partial_sums, parts
 from oaq_repro.quant.calibrate import ImageBatches, layer_by_layer
 from oaq_repro.quant.layers import QuantLayer
 from oaq_repro.quant.modules import Value
 from oaq_repro.quant.network import QuantizedNetwork
 from oaq_repro.quant.numerics import QParams, QTensor, largest_magnitude, pad
+from oaq_repro.quant.overflow import Geometry
 from oaq_repro.quant.quantizers import WeightQuantizer
 
 SMALLEST_FACTOR = 1e-9  # instead of an input that is never on this side of zero, which leaves room for any code
@@ -74,9 +76,8 @@ class AXE(Method):
 def round_layer(layer: QuantLayer, x: QTensor, method: AXE) -> None:
     """Replace a layer's weights by multiples of scales that are chosen here and that no input overflows; in place."""
     quantizer, accumulator, moments = layer.weight_quantizer, layer.accumulator, second_moments(layer, x)
-    rows, part = layer.weight.flatten(1), parts(layer.weight, accumulator)
-    nearest, _ = layer.quantized_weight(x.qparams)
-    need = quantizer.per_factor(worst_case(nearest, x.qparams, accumulator)).clamp(min=1.0)
+    rows, part = layer.weight.flatten(1), parts(layer.weight, accumulator, quantizer.meeting)
+    need = quantizer.per_factor(layer.worst_case(x.qparams)).clamp(min=1.0)
     starts = STARTS if method.scale_start == "error" and need.max() > 1 else 1
     alphas, chosen, kept = quantizer.alpha.clone(), rows, torch.full_like(need, torch.inf)
     for way in torch.linspace(0, 1, starts).tolist():
@@ -120,10 +121,26 @@ def second_moments(layer: QuantLayer, x: QTensor) -> Tensor:
     kernel = layer.weight.shape[2:]
     depth = layer.weight[0].numel()
     total = centred.new_zeros(g.groups, depth, depth, dtype=torch.float64)
-    for image in pad(centred, g.padding).split(1):  # a filter's windows of all images would not fit in memory
-        seen = F.unfold(image, kernel, dilation=g.dilation, stride=g.stride).reshape(g.groups, depth, -1)
+    transposed = g.output_padding is not None
+    whole = _stretched(centred, kernel, g) if transposed else pad(centred, g.padding)
+    for image in whole.split(1):  # a filter's windows of all images would not fit in memory
+        seen = F.unfold(image, kernel, dilation=g.dilation, stride=1 if transposed else g.stride)
+        if transposed:  # which reads inputs with its taps in the other direction
+            seen = seen.reshape(-1, *kernel, seen.shape[-1]).flip(1, 2)
+        seen = seen.reshape(g.groups, depth, -1)
         total += seen @ seen.transpose(1, 2)
     return total
+
+
+def _stretched(x: Tensor, kernel: Sequence[int], g: Geometry) -> Tensor:
+    """The input [N, C, H, W] of a transposed convolution as that of an ordinary one: `stride - 1` zeros between."""
+    rows, columns = ((size - 1) * stride + 1 for size, stride in zip(x.shape[2:], g.stride, strict=True))
+    stretched = x.new_zeros(*x.shape[:2], rows, columns)
+    stretched[:, :, :: g.stride[0], :: g.stride[1]] = x
+    reach = [dilation * (size - 1) for size, dilation in zip(kernel, g.dilation, strict=True)]
+    (top, left, bottom, right), more = g.padding, g.output_padding or (0, 0)
+    sides = (reach[0] - top, reach[1] - left, reach[0] - bottom + more[0], reach[1] - right + more[1])
+    return pad(stretched, sides)
 
 
 def summed_error(difference: Tensor, moments: Tensor) -> Tensor:

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from oaq_repro.methods.base import Method
-from oaq_repro.quant.bounds import worst_case
 from oaq_repro.quant.calibrate import ImageBatches
 from oaq_repro.quant.layers import QuantLayer
 from oaq_repro.quant.network import QuantizedNetwork, input_qparams, input_quantizer, layers
@@ -49,7 +48,7 @@ def certify_network(model: QuantizedNetwork, images: ImageBatches, share: Split)
     needs = {}
     for name, layer in layers(model).items():
         x, quantizer = input_qparams(model, name), layer.weight_quantizer
-        ratios = worst_case(layer.quantized_weight(x)[0], x, layer.accumulator)
+        ratios = layer.worst_case(x)
         needs[name] = quantizer.per_factor(ratios).clamp(min=1.0)
     taken: dict[str, float] = {}
     shares = choose_shares(model, images, needs, share)
@@ -74,7 +73,7 @@ def certify_channels(layer: QuantLayer, x: QParams) -> None:
 
     def ratios(alpha: Tensor) -> Tensor:
         quantizer.alpha.copy_(alpha)
-        return quantizer.per_factor(worst_case(layer.quantized_weight(x)[0], x, layer.accumulator))
+        return quantizer.per_factor(layer.worst_case(x))
 
     fits = quantizer.alpha.clone()
     too_small = fits.clone()

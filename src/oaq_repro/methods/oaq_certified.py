@@ -20,7 +20,6 @@ import torch
 from oaq_repro.methods.certified_scale import certify_network
 from oaq_repro.methods.controller import BatchOverflow
 from oaq_repro.methods.oaq import OAQ, OAQController
-from oaq_repro.quant.bounds import worst_case
 from oaq_repro.quant.calibrate import ImageBatches
 from oaq_repro.quant.network import QuantizedNetwork, input_qparams, layers
 
@@ -51,6 +50,6 @@ class CertificateController(OAQController):
         bounds = {}
         for name, layer in layers(model).items():
             x = input_qparams(model, name)
-            ratios = worst_case(layer.quantized_weight(x)[0], x, layer.accumulator).cpu()
+            ratios = layer.worst_case(x).cpu()
             bounds[name] = BatchOverflow((ratios > 1.0).double(), ratios)
         super().update(model, bounds, batch_size, progress)

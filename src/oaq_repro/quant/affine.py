@@ -6,9 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-ADD = (operator.add, operator.iadd, torch.add, "add", "add_")
+from oaq_repro.quant.views import PRODUCTS, SUMS
+
 SUBTRACT = (operator.sub, operator.isub, torch.sub, torch.subtract, "sub", "sub_")
-MULTIPLY = (operator.mul, operator.imul, torch.mul, torch.multiply, "mul", "mul_")
+MULTIPLY = (*PRODUCTS, torch.multiply)
 DIVIDE = (operator.truediv, operator.itruediv, torch.div, torch.divide, torch.true_divide, "div", "div_")
 
 
@@ -56,7 +57,7 @@ def _operand(model: fx.GraphModule, node: fx.Node) -> tuple[fx.Node, Tensor, Ten
     if not isinstance(source, fx.Node) or constant is None:
         return None
     one, zero = torch.ones_like(constant), torch.zeros_like(constant)
-    if node.target in ADD:
+    if node.target in SUMS:
         return source, one, constant
     if node.target in SUBTRACT:
         return (source, one, -constant) if first else (source, -one, constant)

@@ -3,13 +3,16 @@
 import copy
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
 MODULE = "module"  # key in a node's `meta`: the name that the module it calls has in the user's network
 CONVOLUTION = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+TRANSPOSED = ("input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation")
 LINEAR = ("input", "weight", "bias")
+
+FIELDS: dict[Any, tuple[str, ...]] = {F.conv2d: CONVOLUTION, F.linear: LINEAR, F.conv_transpose2d: TRANSPOSED}
+"""Functions that become modules, and their arguments."""
 
 
 def one_module_per_call(model: fx.GraphModule) -> None:
@@ -19,7 +22,7 @@ def one_module_per_call(model: fx.GraphModule) -> None:
     """
     seen: set[str] = set()
     for node in model.graph.nodes:
-        if node.op == "call_function" and node.target in (F.conv2d, torch.conv2d, F.linear):
+        if node.op == "call_function" and node.target in FIELDS:
             _as_module(model, node)
         if node.op == "call_module":
             name = node.meta.setdefault(MODULE, str(node.target))
@@ -51,8 +54,8 @@ def _as_module(model: fx.GraphModule, node: fx.Node) -> None:
 
     It goes by the name of the module whose weights they are. Where they are computed nothing happens.
     """
-    is_linear = node.target is F.linear
-    fields: dict[str, Any] = dict(zip(LINEAR if is_linear else CONVOLUTION, node.args, strict=False))
+    names = FIELDS[node.target]
+    fields: dict[str, Any] = dict(zip(names, node.args, strict=False))
     fields |= node.kwargs
     weight, bias = fields["weight"], fields.get("bias")
     given = [value for value in (weight, bias) if value is not None]
@@ -61,13 +64,16 @@ def _as_module(model: fx.GraphModule, node: fx.Node) -> None:
     parameters = [_attribute(model, str(value.target)) for value in given]
     outputs, inputs, *kernel = parameters[0].shape
     layer: nn.Module
-    if is_linear:
+    if names is LINEAR:
         layer = nn.Linear(inputs, outputs, bias is not None)
     else:
         groups = fields.get("groups", 1)
-        geometry = {name: fields[name] for name in ("stride", "padding", "dilation") if name in fields}
-        size = (kernel[0], kernel[1])
-        layer = nn.Conv2d(inputs * groups, outputs, size, groups=groups, bias=bias is not None, **geometry)
+        geometry = {name: fields[name] for name in names[3:] if name in fields and name != "groups"}
+        size, options = (kernel[0], kernel[1]), {"groups": groups, "bias": bias is not None, **geometry}
+        if names is TRANSPOSED:
+            layer = nn.ConvTranspose2d(outputs, inputs * groups, size, **options)
+        else:
+            layer = nn.Conv2d(inputs * groups, outputs, size, **options)
     for name, parameter in zip(("weight", "bias"), parameters, strict=False):
         setattr(layer, name, parameter)
     owner = str(weight.target).rpartition(".")[0]

@@ -20,8 +20,9 @@ def accumulator_or_name(value: Any) -> Any:
 class Override:
     """Other settings for the layers whose qualified name matches.
 
-    match: a glob over qualified names (`backbone.*.conv_dw`), or `@first` (layers that read the image), or
-    `@last` (layers whose result leaves the dense part). The fields that are None keep the common setting;
+    match: a glob over qualified names (`backbone.*.conv_dw`), or `@first` (layers that read the image, or
+    have no layer before them), or `@last` (layers whose result leaves the dense part, or that have no layer behind
+    them). The fields that are None keep the common setting;
     `skip` leaves the layer in float. `reason` goes into the record.
     """
 

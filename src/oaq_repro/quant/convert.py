@@ -17,12 +17,14 @@ from oaq_repro.quant.modules import QuantInput, QuantModule, QuantOutput, QuantR
 from oaq_repro.quant.network import QuantizedNetwork, layer_sources
 from oaq_repro.quant.ordinary import simplify
 from oaq_repro.quant.padding import fold_padding, padding_before
-from oaq_repro.quant.patterns import PATTERNS, activation_of
+from oaq_repro.quant.patterns import OWN, PATTERNS, activation_of
 from oaq_repro.quant.places import placed
 from oaq_repro.quant.quantizers import Activation, ActivationQuantizer, ObserverConfig, WeightQuantizer
 from oaq_repro.quant.select import is_parts
 from oaq_repro.quant.sizes import note_shapes
-from oaq_repro.quant.trace import fold, input_node, kind_of, module_of, reads_sizes, tensor_inputs
+from oaq_repro.quant.trace import LAYERS, fold, input_node, kind_of, module_of, reads_sizes, tensor_inputs
+
+CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 
 
 class QuantizerFactory(Protocol):
@@ -105,7 +107,7 @@ class _Conversion:
 
     def run(self) -> QuantizedNetwork:
         nodes = list(self.graph.nodes)
-        self.first = {id(n) for n in nodes if any(i.op == "placeholder" for i in n.all_input_nodes)}
+        self.ends = self._ends(nodes)
         for node in nodes:
             if node.op == "placeholder":
                 self._insert_input(node)
@@ -159,10 +161,10 @@ class _Conversion:
             if isinstance(source, QuantModule) and source.output is not None and len(inputs[0].users) == 1:
                 source.output.bounds = constant_beyond(function)  # codes for where it changes
         elif builder is None:
+            known = sorted({getattr(key, "__name__", str(key)) for key in PATTERNS if key not in OWN})
             raise InputError(
-                f"{self.name}: found {kind}, which has no quantized form; expected one of "
-                f"{', '.join(sorted({getattr(k, '__name__', str(k)) for k in PATTERNS}))} or a function of one "
-                "number (ReLU, Hardswish, ...)"
+                f"{self.name}: found {kind}, which has no quantized form; expected one of {', '.join(known)} or a "
+                "function of one number (ReLU, Hardswish, ...)"
             )
         else:
             quantized, inputs = builder(node, module, self)
@@ -228,7 +230,7 @@ class _Conversion:
             new = self.graph.call_module("input", (node,))
         new.meta = dict(node.meta)
         readers = [module_of(self.model, user) for user in node.users if user is not new]
-        self.counts[new] = next((x.in_channels for x in readers if isinstance(x, nn.Conv2d)), None)
+        self.counts[new] = next((x.in_channels for x in readers if isinstance(x, CONVOLUTIONS)), None)
         node.replace_all_uses_with(new, delete_user_cb=lambda user: user is not new)
 
     def _insert_outputs(self, node: fx.Node) -> None:
@@ -246,14 +248,24 @@ class _Conversion:
 
     # -- overrides -----------------------------------------------------------------------------------------
 
+    def _ends(self, nodes: list[fx.Node]) -> dict[str, set[int]]:
+        """By role the nodes, by identity, that have no layer before them, or behind them."""
+        is_layer = {node: isinstance(module_of(self.model, node), LAYERS) for node in nodes}
+        before: dict[fx.Node, bool] = {}
+        behind: dict[fx.Node, bool] = {}
+        for node in nodes:
+            before[node] = any(is_layer[x] or before[x] for x in node.all_input_nodes)
+        for node in reversed(nodes):
+            behind[node] = any(is_layer[x] or behind[x] for x in node.users)
+        first = {id(n) for n in nodes if not before[n] or any(i.op == "placeholder" for i in n.all_input_nodes)}
+        return {"@first": first, "@last": {id(n) for n in nodes if not behind[n]}}
+
     def _matching_overrides(self, node: fx.Node, last: fx.Node) -> list[Override]:
         """Overrides that apply; `last` is the node whose value the quantized module will produce."""
-        roles = set()
-        if id(node) in self.first:
-            roles.add("@first")
+        roles = {role for role, nodes in self.ends.items() if id(node) in nodes}
         if any(user.op == "output" for user in last.users):
             roles.add("@last")
-        is_layer = isinstance(module_of(self.model, node), (nn.Conv2d, nn.Linear))
+        is_layer = isinstance(module_of(self.model, node), LAYERS)
         found = []
         for name, override in self.config.overrides.items():
             by_role = override.match in roles and is_layer

@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from oaq_repro.accumulator import Accumulator
+from oaq_repro.quant.bounds import meeting_in_transposed, worst_case
 from oaq_repro.quant.modules import QuantModule, Value
-from oaq_repro.quant.numerics import EXACT_FLOAT32, QParams, QTensor, Sides, channelwise, pad
+from oaq_repro.quant.numerics import EXACT_FLOAT32, QParams, QTensor, Sides, channelwise, exchanged, pad
 from oaq_repro.quant.overflow import Geometry, OverflowMeter
 from oaq_repro.quant.quantizers import ActivationQuantizer, WeightQuantizer, quantize_bias
 
@@ -26,7 +27,7 @@ class QuantLayer(QuantModule):
 
     def __init__(
         self,
-        float_layer: nn.Conv2d | nn.Linear,
+        float_layer: nn.Conv2d | nn.ConvTranspose2d | nn.Linear,
         weights: WeightQuantizer,
         output: ActivationQuantizer,
         accumulator: Accumulator,
@@ -34,7 +35,7 @@ class QuantLayer(QuantModule):
     ) -> None:
         """Takes the float layer's parameters; a missing bias becomes zeros, so that it can be learned."""
         super().__init__()
-        self.weight = nn.Parameter(float_layer.weight.detach().clone())
+        self.weight = nn.Parameter(self.rows(float_layer).detach().clone())
         bias = float_layer.bias
         self.bias = nn.Parameter(self.weight.new_zeros(len(self.weight)) if bias is None else bias.detach().clone())
         weights.attach(self.weight)
@@ -56,13 +57,23 @@ class QuantLayer(QuantModule):
         """One per row of weights."""
         return len(self.weight)
 
+    @staticmethod
+    def rows(float_layer: Any) -> Tensor:
+        """The float layer's weights as [O, ...]."""
+        return float_layer.weight
+
     def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """The convolution or matrix product itself."""
+        """The convolution or matrix product itself, with weights [O, ...]."""
         raise NotImplementedError
 
     def quantized_weight(self, x: QParams) -> tuple[Tensor, Tensor]:
         """Weight codes [O, ...] and weight scale [O] for this input."""
         return self.weight_quantizer(self.weight, self.bias, x, self.accumulator)
+
+    def worst_case(self, x: QParams) -> Tensor:
+        """Largest partial sum that any input can reach, as a multiple of the limit: float64 [O] (`quant.bounds`)."""
+        codes, _ = self.quantized_weight(x)
+        return worst_case(codes, x, self.accumulator, self.weight_quantizer.meeting)
 
     def weight_codes(self, x: QParams) -> tuple[Tensor, Tensor, Tensor]:
         """Weight codes [O, ...], bias codes [O] and their scale `s_a * s_w` [O] for this input."""
@@ -136,6 +147,36 @@ class QuantConv2d(QuantLayer):
         )
 
 
+class QuantConvTranspose2d(QuantLayer):
+    """Transposed convolution + folded batch norm + activation; weights are [O, I / groups, kh, kw] here."""
+
+    def __init__(
+        self,
+        float_layer: nn.ConvTranspose2d,
+        weights: WeightQuantizer,
+        output: ActivationQuantizer,
+        accumulator: Accumulator,
+        accumulator_reason: str,
+    ) -> None:
+        super().__init__(float_layer, weights, output, accumulator, accumulator_reason)
+        layer: Any = float_layer
+        self.geometry = Geometry(
+            layer.stride, layer.padding * 2, layer.dilation, layer.groups, output_padding=layer.output_padding
+        )
+        weights.meeting = meeting_in_transposed(self.weight, layer.stride, layer.dilation)
+
+    @staticmethod
+    def rows(float_layer: Any) -> Tensor:
+        """PyTorch has them as [I, O / groups, kh, kw]."""
+        return exchanged(float_layer.weight, float_layer.groups)
+
+    def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Transposed convolution with this layer's geometry."""
+        g = self.geometry
+        kernel = exchanged(weight, g.groups)
+        return F.conv_transpose2d(x, kernel, bias, g.stride, g.padding[:2], g.output_padding or 0, g.groups, g.dilation)
+
+
 class QuantLinear(QuantLayer):
     """Linear layer + activation, on [N, K]."""
 
@@ -155,8 +196,7 @@ class QuantSkip(QuantModule):
 
     def output_channels(self, inputs: Sequence[int | None]) -> int | None:
         """Those of a layer; of other modules they are not known."""
-        weight = getattr(self.float_layer, "weight", None)
-        return None if weight is None else len(weight)
+        return getattr(self.float_layer, "out_channels", getattr(self.float_layer, "out_features", None))
 
     def forward(self, *inputs: Value) -> Value:
         """[N, C, H, W] or [N, K], as many as the module takes."""

@@ -178,6 +178,24 @@ def _averaged(output: ActivationQuantizer, x: QTensor, total: Tensor, n: int | T
     return output.encode(total * (x.scale / (scale * n)), scale, zero_point, q_max)
 
 
+class QuantPixelShuffle(QuantModule):
+    """Channels moved into the image (torch.nn.PixelShuffle); codes pass through."""
+
+    def __init__(self, block: int) -> None:
+        super().__init__()
+        self.block = block
+
+    def output_channels(self, inputs: Sequence[int | None]) -> int | None:
+        """A block's pixels come from as many channels."""
+        return None if inputs[0] is None else inputs[0] // self.block**2
+
+    def forward(self, x: Value) -> Value:
+        """[N, C * block^2, H, W] to [N, C, H * block, W * block]."""
+        if isinstance(x, QTensor):
+            return x._replace(codes=F.pixel_shuffle(x.codes, self.block))
+        return F.pixel_shuffle(x, self.block)
+
+
 class QuantMaxPool2d(QuantModule):
     """Maximum over windows, on the codes (the order of codes is the order of values)."""
 

@@ -59,7 +59,7 @@ class QTensor(NamedTuple):
 
 
 def pad(x: Tensor, sides: Sides, value: float = 0.0) -> Tensor:
-    """x [N, C, H, W] with a border of `value`."""
+    """x [N, C, H, W] with a border of `value`; a negative number of pixels is cut off."""
     top, left, bottom, right = sides
     return F.pad(x, (left, right, top, bottom), value=value) if any(sides) else x
 
@@ -140,6 +140,13 @@ def smallest_scale(bias: Tensor, x: QParams) -> Tensor:
     a channel's weights do not matter. x: of the layer's input.
     """
     return bias.detach().abs() / (x.scale.detach() * BIAS_LIMIT)
+
+
+def exchanged(weight: Tensor, groups: int) -> Tensor:
+    """Weights [O, I / groups, kh, kw] as [I, O / groups, kh, kw], as a transposed convolution has them, and back."""
+    rows, columns, *kernel = weight.shape
+    split = weight.reshape(groups, rows // groups, columns, *kernel)
+    return split.transpose(1, 2).reshape(groups * columns, rows // groups, *kernel)
 
 
 def rowwise(values: Tensor, like: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What is something more ordinary at the size at hand: adaptive pooling, and ways to drop height and width."""
+"""What is something more ordinary at the size at hand: adaptive pooling, ways to drop height and width, a broadcast."""
 
 import operator
 from typing import Any
@@ -11,7 +11,7 @@ from oaq_repro.errors import InputError
 from oaq_repro.quant.places import placed
 from oaq_repro.quant.sizes import SHAPE
 from oaq_repro.quant.trace import input_node, module_of
-from oaq_repro.quant.views import SQUEEZES
+from oaq_repro.quant.views import PRODUCTS, SQUEEZES, SUMS, RepeatChannel
 
 AVERAGES = (nn.AdaptiveAvgPool2d, F.adaptive_avg_pool2d)
 MAXIMA = (nn.AdaptiveMaxPool2d, F.adaptive_max_pool2d, F.adaptive_max_pool2d_with_indices)
@@ -29,11 +29,27 @@ def simplify(model: fx.GraphModule) -> None:
         if target in AVERAGES + MAXIMA:
             with placed(node, module):
                 _adaptive_pool(model, node, module, target in MAXIMA)
+        elif target in PRODUCTS + SUMS:
+            _repeat(model, node)
         elif node.op in ("call_method", "call_function"):
             source = _flattened(node, target)
             if source is not None:
                 node.op, node.target = "call_function", torch.flatten
                 node.args, node.kwargs = (source, 1), {}
+
+
+def _repeat(model: fx.GraphModule, node: fx.Node) -> None:
+    """Repeat an operand [N, 1, H, W] of a sum or product with [N, C, H, W], so that both have one shape."""
+    shapes: list[tuple[int, ...]] = [x.meta.get(SHAPE, ()) if isinstance(x, fx.Node) else () for x in node.args]
+    whole: tuple[int, ...] = node.meta.get(SHAPE, ())
+    for at, shape in enumerate(shapes):
+        if len(whole) == 4 and len(shape) == 4 and (shape[1], shape[2:]) == (1, whole[2:]) and whole[1] > 1:
+            name = f"{node.name}_repeated_{at}"
+            model.add_submodule(name, RepeatChannel(whole[1]))
+            with model.graph.inserting_before(node):
+                repeated = model.graph.call_module(name, (node.args[at],))
+            repeated.meta = {**node.meta}
+            node.update_arg(at, repeated)
 
 
 def _adaptive_pool(model: fx.GraphModule, node: fx.Node, module: Any, maximum: bool) -> None:

@@ -7,6 +7,7 @@ computed here from the same integers.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import product, zip_longest
 
 import torch
 import torch.nn.functional as F
@@ -14,16 +15,21 @@ from torch import Tensor
 
 from oaq_repro.accumulator import Accumulator
 from oaq_repro.quant.numerics import Sides, pad
+from oaq_repro.transposed import output_size, phases
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """How a convolution walks over its input. A linear layer is a 1x1 convolution on [N, K, 1, 1]."""
+    """How a convolution walks over its input. A linear layer is a 1x1 convolution on [N, K, 1, 1].
+
+    output_padding: that of a transposed convolution (torch.nn.ConvTranspose2d); None where it is none.
+    """
 
     stride: tuple[int, int] = (1, 1)
     padding: Sides = (0, 0, 0, 0)
     dilation: tuple[int, int] = (1, 1)
     groups: int = 1
+    output_padding: tuple[int, int] | None = None
 
 
 @dataclass
@@ -65,9 +71,44 @@ def partial_convolutions(
 
     Arguments as those of `simulate`. Gradients flow to codes and weights.
     """
-    x = pad(codes.double() - zero_point.double(), geometry.padding)
-    if accumulator.overflow == "saturate":
-        x = x + zero_point.double()
+    centred = codes.double() - zero_point.double()
+    shift = zero_point.double() if accumulator.overflow == "saturate" else zero_point.new_zeros((), dtype=torch.float64)
+    if geometry.output_padding is None:
+        yield from _sums(pad(centred, geometry.padding) + shift, weight, geometry, accumulator)
+    else:
+        yield from _transposed_sums(centred, shift, weight, geometry, accumulator)
+
+
+def _transposed_sums(
+    centred: Tensor, shift: Tensor, weight: Tensor, geometry: Geometry, accumulator: Accumulator
+) -> Iterator[Tensor]:
+    """Partial sums of a transposed convolution: those of its phases, each at its place, zero where one has no more."""
+    assert geometry.output_padding is not None
+    top, left, bottom, right = geometry.padding
+    axes = zip(weight.shape[2:], geometry.stride, geometry.dilation, ((top, bottom), (left, right)),
+               geometry.output_padding, strict=True)  # fmt: skip
+    axes_phases, sizes = [], []
+    for size, axis in zip(centred.shape[2:], axes, strict=True):
+        axes_phases.append([phase for phase in phases(*axis) if phase.taps])
+        sizes.append(output_size(size, *axis))
+    places, found = [], []
+    for rows, columns in product(*axes_phases):
+        sides = (rows.padding[0], columns.padding[0], rows.padding[1], columns.padding[1])
+        part = Geometry(dilation=(rows.dilation, columns.dilation), groups=geometry.groups)
+        if rows.first < sizes[0] and columns.first < sizes[1]:
+            taps = weight[:, :, list(rows.taps)][:, :, :, list(columns.taps)]
+            found.append(_sums(pad(centred, sides) + shift, taps, part, accumulator))
+            places.append((slice(rows.first, None, geometry.stride[0]), slice(columns.first, None, geometry.stride[1])))
+    for sums in zip_longest(*found):
+        whole = centred.new_zeros(len(centred), len(weight), *sizes)
+        for (rows_of, columns_of), values in zip(places, sums, strict=True):
+            if values is not None:
+                whole[:, :, rows_of, columns_of] = values
+        yield whole
+
+
+def _sums(x: Tensor, weight: Tensor, geometry: Geometry, accumulator: Accumulator) -> Iterator[Tensor]:
+    """Partial sums of a convolution on x, padded already."""
     n, channels = x.shape[:2]
     out_channels, group_channels, kh, kw = weight.shape
     groups, k = geometry.groups, group_channels * kh * kw

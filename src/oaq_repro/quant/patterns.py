@@ -17,7 +17,7 @@ from torch import fx, nn
 
 from oaq_repro.accumulator import Accumulator
 from oaq_repro.errors import InputError
-from oaq_repro.quant.layers import QuantConv2d, QuantLinear
+from oaq_repro.quant.layers import QuantConv2d, QuantConvTranspose2d, QuantLinear
 from oaq_repro.quant.modules import (
     QuantAdd,
     QuantAvgPool2d,
@@ -27,6 +27,7 @@ from oaq_repro.quant.modules import (
     QuantMaxPool2d,
     QuantModule,
     QuantMultiply,
+    QuantPixelShuffle,
 )
 from oaq_repro.quant.numerics import Sides
 from oaq_repro.quant.padding import both, padding_before, sides_of
@@ -35,7 +36,7 @@ from oaq_repro.quant.resize import Factor, QuantResize, QuantResizeNearest
 from oaq_repro.quant.select import QuantSelect, selected_channels, selection_source
 from oaq_repro.quant.sizes import SHAPE
 from oaq_repro.quant.trace import input_node, module_of, size_source, tensor_inputs
-from oaq_repro.quant.views import PRODUCTS, VIEWS, Squeeze, Unsqueeze, is_batch, view_sizes
+from oaq_repro.quant.views import PRODUCTS, SUMS, VIEWS, RepeatChannel, Squeeze, Unsqueeze, is_batch, view_sizes
 
 
 class Context(Protocol):
@@ -78,6 +79,14 @@ def _conv(node: fx.Node, module: nn.Conv2d, context: Context) -> Built:
     return quantized, [input_node(node)]
 
 
+def _conv_transpose(node: fx.Node, module: nn.ConvTranspose2d, context: Context) -> Built:
+    if len(node.args) != 1 or node.kwargs:
+        raise InputError(f"{node.target}: found an output_size, expected that which the layer's own fields give")
+    accumulator, reason = context.accumulator()
+    quantized = QuantConvTranspose2d(module, context.weights(), context.output(), accumulator, reason)
+    return quantized, [input_node(node)]
+
+
 def _linear(node: fx.Node, module: nn.Linear, context: Context) -> Built:
     accumulator, reason = context.accumulator()
     return QuantLinear(module, context.weights(), context.output(), accumulator, reason), [input_node(node)]
@@ -109,6 +118,13 @@ def _select(node: fx.Node, module: nn.ChannelShuffle | None, context: Context) -
     if isinstance(first, QuantSelect):  # a part of a shuffle is a selection of what was shuffled
         source, channels = input_node(source), first.channels[channels].tolist()
     return None if channels == list(range(context.channels(source) or 0)) else QuantSelect(channels), [source]
+
+
+def _pixel_shuffle(node: fx.Node, module: nn.PixelShuffle | None, context: Context) -> Built:
+    block = (
+        module.upscale_factor if module is not None else _arguments(node, ("input", "upscale_factor"))["upscale_factor"]
+    )
+    return QuantPixelShuffle(block), [input_node(node)]
 
 
 def _concat(node: fx.Node, module: None, context: Context) -> Built:
@@ -184,6 +200,10 @@ def _flatten(node: fx.Node, module: nn.Flatten | None, context: Context) -> Buil
     return QuantFlatten(), [input_node(node)]
 
 
+def _repeat(node: fx.Node, module: RepeatChannel, context: Context) -> Built:
+    return QuantSelect([0] * module.count), [input_node(node)]
+
+
 def _squeeze(node: fx.Node, module: Squeeze | Unsqueeze, context: Context) -> Built:
     return QuantFlatten(keepdims=isinstance(module, Unsqueeze), single=True), [input_node(node)]
 
@@ -205,7 +225,7 @@ def _interpolate(node: fx.Node, module: nn.Upsample | None, context: Context) ->
     like = size_source(size) if isinstance(size, fx.Node) else None
     if like is not None and mode == "bilinear":
         return QuantResize(bool(fields.get("align_corners"))), [source, like]
-    factor = _resize_factor(node, source, like, size, fields.get("scale_factor"))
+    factor = _resize_factor(node, source, size, fields.get("scale_factor"))
     if mode == "bilinear":
         return QuantResize(bool(fields.get("align_corners")), factor), [source]
     if mode == "nearest-exact" and any(part.denominator % 2 == 0 for part in factor):
@@ -215,7 +235,7 @@ def _interpolate(node: fx.Node, module: nn.Upsample | None, context: Context) ->
     return QuantResizeNearest(factor, NEAREST[mode]), [source]
 
 
-def _resize_factor(node: fx.Node, source: fx.Node, like: fx.Node | None, size: Any, scale: Any) -> Factor:
+def _resize_factor(node: fx.Node, source: fx.Node, size: Any, scale: Any) -> Factor:
     """The factor of height and width by which a resize multiplies, exactly, at the size at hand."""
     before = source.meta.get(SHAPE, ())[2:]
     if scale is not None:
@@ -226,9 +246,8 @@ def _resize_factor(node: fx.Node, source: fx.Node, like: fx.Node | None, size: A
         if exact and all(whole):
             return factors[0], factors[1]
     else:
-        after = size if like is None else like.meta.get(SHAPE, ())[2:]
-        after = (after, after) if isinstance(after, int) else after
-        if before and after and isinstance(after, (tuple, list)) and all(isinstance(part, int) for part in after):
+        after = node.meta.get(SHAPE, ())[2:]
+        if before and after:
             return Fraction(after[0], before[0]), Fraction(after[1], before[1])
     raise InputError(
         f"{node.name}: found a resize of {list(before) or 'images of any size'} to size {size} or by {scale}; expected "
@@ -238,12 +257,14 @@ def _resize_factor(node: fx.Node, source: fx.Node, like: fx.Node | None, size: A
 
 PATTERNS: dict[Any, Builder] = {
     nn.Conv2d: _conv,
+    nn.ConvTranspose2d: _conv_transpose,
     nn.Linear: _linear,
-    operator.add: _add,
-    operator.iadd: _add,
-    torch.add: _add,
+    **dict.fromkeys(SUMS, _add),
     **dict.fromkeys(PRODUCTS, _multiply),
     torch.cat: _concat,
+    nn.PixelShuffle: _pixel_shuffle,
+    F.pixel_shuffle: _pixel_shuffle,
+    torch.pixel_shuffle: _pixel_shuffle,
     nn.ChannelShuffle: _select,
     F.channel_shuffle: _select,
     operator.getitem: _select,
@@ -262,12 +283,14 @@ PATTERNS: dict[Any, Builder] = {
     **dict.fromkeys(VIEWS, _view),
     Squeeze: _squeeze,
     Unsqueeze: _squeeze,
+    RepeatChannel: _repeat,
     F.interpolate: _interpolate,
     nn.Upsample: _interpolate,
     nn.UpsamplingNearest2d: _interpolate,
     nn.UpsamplingBilinear2d: _interpolate,
 }
 """Keys: module classes (matched exactly), functions, and names of tensor methods."""
+OWN = (Squeeze, Unsqueeze, RepeatChannel)  # which no user has written
 
 
 def activation_of(node: fx.Node, module: nn.Module | None) -> Activation | None:

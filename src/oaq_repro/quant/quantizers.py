@@ -13,6 +13,7 @@ from torch import Tensor, distributed, nn
 from oaq_repro.accumulator import Accumulator
 from oaq_repro.errors import InputError
 from oaq_repro.fields import Percentile, PositiveFraction
+from oaq_repro.quant.bounds import Meeting
 from oaq_repro.quant.numerics import (
     QParams,
     QTensor,
@@ -152,7 +153,8 @@ class WeightQuantizer(nn.Module):
     scale. Range mapping factors and the floor of the scale are applied here, once for all methods.
 
     Buffer alpha (float32 [O]): the factor of every output channel. granularity: whether channels have factors of their
-    own, `channel`, or all of them the same one, `tensor`, as they must where they share their scale.
+    own, `channel`, or all of them the same one, `tensor`, as they must where they share their scale. meeting: which
+    products meet in a sum, None: all of an output channel (`bounds.parts`).
     """
 
     alpha: Tensor
@@ -165,6 +167,7 @@ class WeightQuantizer(nn.Module):
         self.bits, self.per_channel = bits, per_channel
         self.granularity: Granularity = "channel" if per_channel else "tensor"
         self.steps = self.largest
+        self.meeting: Meeting | None = None
         self.register_buffer("alpha", torch.ones(()))
         self.register_load_state_dict_pre_hook(_one_for_all)
 

@@ -11,15 +11,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils import parametrize
 from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from oaq_repro.errors import InputError
 from oaq_repro.quant.affine import name_affine
 from oaq_repro.quant.calls import one_module_per_call
+from oaq_repro.quant.numerics import exchanged
 from oaq_repro.quant.places import innermost, place, placed
 from oaq_repro.quant.sizes import SizedTracer
 from oaq_repro.quant.views import name_views
 
+LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 IDENTITY_MODULES = (nn.Identity, nn.modules.dropout._DropoutNd)
 IDENTITY_FUNCTIONS = (F.dropout, F.dropout2d, F.dropout3d, "clone", "contiguous", "detach", torch.clone)
 RANDOM_DEPTH = "stochastic_depth"  # torchvision's function that drops whole branches in training
@@ -80,7 +85,8 @@ def trace(dense: nn.Module, input_shape: Sequence[int] | None = None, whole: Seq
 
 def _plain(dense: nn.Module) -> nn.Module:
     """A copy without wrappers, in evaluation mode, in float32; what is changed is said."""
-    dense = copy.deepcopy(dense)
+    computed = [value for module in dense.modules() for value in vars(module).values() if isinstance(value, Tensor)]
+    dense = copy.deepcopy(dense, {id(value): value.detach().clone() for value in computed})  # torch copies no others
     while type(dense).__name__ in WRAPPERS:
         (inner,) = dense.children()
         warnings.warn(f"{type(dense).__name__}: unwrapped, quantizing the {type(inner).__name__} in it", stacklevel=4)
@@ -89,7 +95,27 @@ def _plain(dense: nn.Module) -> nn.Module:
     found = sorted({str(t.dtype) for t in tensors if t.is_floating_point() and t.dtype != torch.float32})
     if found:
         warnings.warn(f"{type(dense).__name__}: converted from {', '.join(found)} to torch.float32", stacklevel=4)
-    return dense.float().eval()
+    dense = dense.float().eval()
+    for module in list(dense.modules()):
+        _keep_computed_weights(module)
+    return dense
+
+
+def _keep_computed_weights(module: nn.Module) -> None:
+    """Make parameters of weights that are computed anew for every call: spectral and weight norm, parametrizations."""
+    if parametrize.is_parametrized(module):
+        # remove_parametrizations would change the class of the original, too, which the copy shares
+        names = [name for name, _ in module.get_submodule("parametrizations").named_children()]
+        values = {name: getattr(module, name).detach().clone() for name in names}
+        module.__class__ = parametrize.type_before_parametrizations(module)
+        del module._modules["parametrizations"]
+        for name, value in values.items():
+            module.register_parameter(name, nn.Parameter(value))
+    for hook in list(module._forward_pre_hooks.values()):
+        if isinstance(hook, SpectralNorm):
+            nn.utils.remove_spectral_norm(module, hook.name)
+        elif isinstance(hook, WeightNorm):
+            nn.utils.remove_weight_norm(module, hook.name)
 
 
 def fold(dense: nn.Module, input_shape: Sequence[int] | None = None, whole: Sequence[str] = ()) -> fx.GraphModule:
@@ -164,14 +190,17 @@ def _fold_batch_norm(model: fx.GraphModule, node: fx.Node, norm: _BatchNorm, fus
         raise InputError(f"{node.target}: found a batch norm without running statistics, which cannot be folded")
     source, name = input_node(node), str(node.target)
     before = module_of(model, source)
-    folds = isinstance(before, (nn.Conv2d, nn.Linear)) and len(source.users) == 1
+    folds = isinstance(before, LAYERS) and len(source.users) == 1
     layer = before if folds else _depthwise_identity(node, norm)
-    assert isinstance(layer, (nn.Conv2d, nn.Linear))
+    assert isinstance(layer, LAYERS)
     shared = layer.weight, norm.running_mean  # compared by identity, as tensors in keys are
     if shared not in fused:
-        fused[shared] = fuse_conv_bn_weights(
-            layer.weight, layer.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+        groups = layer.groups if isinstance(layer, nn.ConvTranspose2d) else 0
+        weight = exchanged(layer.weight, groups) if groups else layer.weight
+        weight, bias = fuse_conv_bn_weights(
+            weight, layer.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
         )
+        fused[shared] = nn.Parameter(exchanged(weight, groups)) if groups else weight, bias
     layer.weight, layer.bias = fused[shared]
     activation = getattr(norm, "act", nn.Identity())  # timm: batch norm and activation in one module
     if folds:

@@ -16,6 +16,7 @@ PERMUTES = ("permute", torch.permute)
 FLATTENS = ("flatten", torch.flatten)
 SQUEEZES = ("squeeze", torch.squeeze)
 UNSQUEEZES = ("unsqueeze", torch.unsqueeze)
+SUMS = (operator.add, operator.iadd, torch.add, "add", "add_")
 PRODUCTS = (operator.mul, operator.imul, torch.mul, "mul", "mul_")
 SWAPPED = (0, 2, 1, 3, 4)
 
@@ -34,6 +35,18 @@ class Unsqueeze(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x: [N, C]."""
         return x[:, :, None, None]
+
+
+class RepeatChannel(nn.Module):
+    """[N, 1, H, W] to [N, count, H, W]: what a product or sum with images of so many channels makes of it."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.count = count
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: [N, 1, H, W]."""
+        return x.expand(-1, self.count, -1, -1)
 
 
 def name_views(model: fx.GraphModule) -> None:

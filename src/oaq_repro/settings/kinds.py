@@ -47,6 +47,8 @@ KINDS: dict[str, dict[str, Kind]] = {
         "classifier": Kind("oaq_repro.models.classification:build", CLASSIFICATION),
         "timm": Kind("oaq_repro.models.timm_classifier:build", CLASSIFICATION),
         "ssd": Kind("oaq_repro.models.ssd:build", DETECTION),
+        "ssdlite": Kind("oaq_repro.models.ssdlite:build", DETECTION),
+        "lraspp": Kind("oaq_repro.models.lraspp:build", SEGMENTATION),
         "deeplabv3": Kind("oaq_repro.models.mmseg_deeplab:build", SEGMENTATION),
     },
     "method": {

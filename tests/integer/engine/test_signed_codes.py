@@ -32,7 +32,10 @@ class Program:
 
     dequantize = quantize
 
-    def dense(self, x, out, window, groups, table):
+    def join(self, count):
+        assert count == 1
+
+    def dense(self, x, out, window, groups, places, table):
         self.layers += [partial(self.group, out.channels // len(groups), group) for group in groups]
 
     @staticmethod
@@ -43,7 +46,7 @@ class Program:
             acc.append(dense_panel(codes, runs, panel, route, start, constants.code_offset))
         return wrap(np.concatenate(acc)[:outputs], 32 - constants.wrap_shift)
 
-    def depthwise(self, x, out, window, taps, weights, routes, constants, table):
+    def depthwise(self, x, out, window, taps, weights, routes, constants, places, table):
         def compute(codes):
             acc = []
             for b, (pairs, block, route) in enumerate(zip(taps, weights, routes, strict=True)):

@@ -37,7 +37,13 @@ def test_random_graphs(first):
         assert_equal(graph, random_images(np.random.default_rng(seed), 2, shape))
 
 
-def test_a_network_with_every_operator_in_any_batch():
+def test_every_operator_is_in_a_random_graph():
+    """What holds for all of these holds for every operator."""
+    kinds = {type(node) for seed in range(120) for node in random_graph(seed)[0].nodes}
+    assert kinds == set(ir.OPERATORS.values())
+
+
+def test_a_network_in_any_batch():
     case = small_network()
     assert_equal(case.graph, case.images)
     assert_equal(case.graph, case.images[:1])

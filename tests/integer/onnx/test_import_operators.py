@@ -605,3 +605,75 @@ def test_every_opset(path, opset):
               node("Relu", ["d"], "r"), node("QuantizeLinear", ["r", "so", "zo"], "rq"),
               node("DequantizeLinear", ["rq", "so", "zo"], "out")]  # fmt: skip
     assert_as_onnxruntime(path, model(nodes, constants, outputs=("out",), opset=opset))
+
+
+# --- larger images ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"strides": [2, 2]},
+        {"strides": [2, 3], "pads": [1, 0, 2, 1], "output_padding": [1, 2], "group": 2},
+        {"dilations": [2, 1], "pads": [3, 1, 0, 0], "group": 4},
+        {"strides": [1, 4], "auto_pad": "VALID", "kernel_shape": [3, 3]},
+    ],
+)
+def test_transposed_convolutions(path, fields):
+    """In float in ONNX Runtime: one code off at ties. Weights [I, O / groups, kh, kw] with scales per output."""
+    rng = np.random.default_rng(4)
+    outputs = 3
+    bias = rng.normal(size=outputs * fields.get("group", 1)).astype(F32)
+    constants = {
+        "v": rng.integers(-127, 128, (4, outputs, 3, 3)).astype(np.int8), "vz": np.zeros(outputs, np.int8),
+        "vs": rng.uniform(0.001, 0.003, outputs).astype(F32), "b2": bias,
+    }  # fmt: skip
+    weights = node("DequantizeLinear", ["v", "vs", "vz"], "vd", axis=1)
+    layer = node("ConvTranspose", ["y", "vd", "b2"], "p", **fields)
+    graph = assert_as_onnxruntime(path, after_conv(weights, layer, **constants), near=0.01)
+    assert [type(n) for n in graph.layers()] == [ir.Conv, ir.ConvTranspose]
+    two = [node("ConvTranspose", ["y", "vd"], "c2", **fields), node("Add", ["c2", "b3"], "p")]
+    constants = constants | {"b3": bias.reshape(1, -1, 1, 1)}
+    same = assert_as_onnxruntime(path, after_conv(weights, *two, **constants), near=0.01)
+    np.testing.assert_array_equal(same.layers()[1].bias, graph.layers()[1].bias)
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"output_shape": [33, 33]}, "output_shape: expected pads"),
+        ({"group": 3}, "group: found 3, expected a divisor of the 4 input channels"),
+        ({"auto_pad": "SAME_UPPER"}, "auto_pad: found 'SAME_UPPER'"),
+        ({"output_padding": [2, 0], "strides": [2, 2]}, "output_padding: found"),
+    ],
+)
+def test_transposed_convolutions_that_are_refused(path, fields, message):
+    constants = {"v": np.ones((4, 3, 3, 3), np.int8), "vz": np.int8(0), "vs": F32(0.01)}
+    weights = node("DequantizeLinear", ["v", "vs", "vz"], "vd")
+    with pytest.raises(InputError, match=message):
+        imported(path, after_conv(weights, node("ConvTranspose", ["y", "vd"], "p", **fields), **constants))
+
+
+@pytest.mark.parametrize("mode", ["CRD", "DCR", None])
+def test_depth_to_space(path, mode):
+    fields = {} if mode is None else {"mode": mode}
+    graph = assert_as_onnxruntime(path, after_conv(node("DepthToSpace", ["y"], "p", blocksize=2, **fields)))
+    assert sum(isinstance(n, ir.DepthToSpace) for n in graph.nodes) == 1
+    with pytest.raises(InputError, match="blocksize: found 3|a multiple of 9 channels"):
+        imported(path, after_conv(node("DepthToSpace", ["y"], "p", blocksize=3, **fields)))
+
+
+@pytest.mark.parametrize("operator", ["Mul", "Add"])
+def test_one_channel_beside_several(path, operator):
+    rng = np.random.default_rng(8)
+    constants = {
+        "v": rng.integers(-127, 128, (1, 4, 1, 1)).astype(np.int8), "vz": np.int8(0), "vs": F32(0.01),
+        "sm": F32(0.03), "zm": np.uint8(130),
+    }  # fmt: skip
+    nodes = [
+        node("DequantizeLinear", ["v", "vs", "vz"], "vd"), node("Conv", ["y", "vd"], "m"),
+        node("QuantizeLinear", ["m", "sm", "zm"], "mq"), node("DequantizeLinear", ["mq", "sm", "zm"], "md"),
+        node(operator, ["md", "y"], "p"),
+    ]  # fmt: skip
+    graph = assert_as_onnxruntime(path, after_conv(*nodes, **constants), near=0.05)
+    assert [type(n) for n in graph.nodes].count(ir.Select) == 1

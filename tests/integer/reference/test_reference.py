@@ -481,3 +481,44 @@ print(execution.outputs[0].ravel().tolist(), certify(layer, q).certified)
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert result.stdout.split() == ["[6.0,", "6.0]", "True"]
+
+
+@pytest.mark.parametrize("policy", [NAMED["int32"], NAMED["int16_lanes8"], NAMED["pair_saturating"], NAMED["int16"]])
+@pytest.mark.parametrize("groups", [1, 3])
+def test_transposed_convolution(policy, groups):
+    """An output's products are those of the taps that meet in it, in the order of the inputs that they read."""
+    rng = np.random.default_rng(6)
+    source, output, each = q(0.05, 17), q(0.4, 100), 6 // groups
+    (sh, sw), (dh, dw), (top, left, bottom, right) = (2, 3), (1, 2), (1, 0, 2, 4)
+    weight, bias = rng.integers(-127, 128, (6, each, 4, 3)), rng.integers(-5000, 5000, 6)
+    numbers = reference.constants(source, output, rng.uniform(0.01, 0.03, 6), bias)
+    node = ir.ConvTranspose(
+        "t", ("x",), output, weight=weight.astype(np.int8), **numbers, stride=(sh, sw), dilation=(dh, dw),
+        groups=groups, padding=(top, left, bottom, right), output_padding=(1, 2), accumulator=policy,
+    )  # fmt: skip
+    codes = random_codes(rng, (2, 6, 3, 4), source)
+    execution = Reference(around(node, source=source)).run(image(codes, source), trace=True)
+    values, events = execution.values["t"], 0
+    assert values.shape == (2, 6, 2 * sh - top - bottom + 3 * dh + 1 + 1, 3 * sw - left - right + 2 * dw + 1 + 2)
+    for n, o, y, x in np.ndindex(values.shape):
+        met = []
+        for ky, kx in np.ndindex(4, 3):
+            (iy, more), (ix, rest) = divmod(y + top - ky * dh, sh), divmod(x + left - kx * dw, sw)
+            if more == rest == 0:
+                inside = 0 <= iy < 3 and 0 <= ix < 4
+                read = codes[n, o // each * each :, iy, ix] if inside else np.full(each, 17)
+                met += [(iy, ix, c, int(read[c]), int(weight[o, c, ky, kx])) for c in range(each)]
+        met.sort()
+        acc, event, _, _ = reference.accumulate([p[3] for p in met], [p[4] for p in met], 17, policy)
+        events += event
+        assert values[n, o, y, x] == clamp(half_even(F32(np.int32(acc + bias[o])) * node.multiplier[o]), output)
+    assert execution.events["t"].sum() == events and (events > 0 or groups == 3 or policy == NAMED["int32"])
+
+
+def test_depth_to_space():
+    source = q(0.1, 3)
+    codes = random_codes(np.random.default_rng(7), (2, 18, 3, 4), source)
+    found = codes_of([ir.DepthToSpace("d", ("x",), source, 3)], source, image(codes, source))
+    for n, c, y, x in np.ndindex(found.shape):
+        assert found[n, c, y, x] == codes[n, 9 * c + 3 * (y % 3) + x % 3, y // 3, x // 3]
+    assert found.shape == (2, 2, 9, 12)

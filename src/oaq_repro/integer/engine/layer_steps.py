@@ -1,7 +1,7 @@
 """Layers as steps of the compiled program: packs weights, chooses routes, writes constants."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,8 +20,10 @@ from oaq_repro.integer.engine.routes import (
     scales_within_int32,
 )
 from oaq_repro.integer.engine.sums import EXACT, WHOLE, Route
-from oaq_repro.integer.graph.nodes import Layer
+from oaq_repro.integer.graph.arithmetic import Array
+from oaq_repro.integer.graph.nodes import Layer, Part
 
+Found = tuple[Sequence[Route], Obstacle]
 MOST_GROUPS = 1024  # that are packed one by one
 
 
@@ -33,73 +35,100 @@ def append_layer(layer: Layer, to: Compilation) -> None:
     elif not scales_within_int32(layer, to.source(layer), demanded):
         step.emulated(Accumulator(bits=demanded.bits), "its multipliers can leave int32")
     elif layer.depthwise and layer.channel_groups > 1:
-        step.depthwise(demanded)
+        step.summed("depthwise", step.depthwise, demanded)
     elif layer.channel_groups > MOST_GROUPS:
         step.emulated(Accumulator(bits=demanded.bits), f"more than {MOST_GROUPS} groups")
     else:
-        step.dense(demanded)
+        step.summed("dense", step.dense, demanded)
 
 
 @dataclass
 class _LayerStep:
+    """Every part of the layer is a step of the program; they are joined to one."""
+
     layer: Layer
     to: Compilation
 
     def __post_init__(self) -> None:
         layer, to = self.layer, self.to
-        self.source, self.weight = to.source(layer), layer.kernel_weight
+        self.source = to.source(layer)
         self.place = to.placed[layer.inputs[0]]
         self.operands, self.table = (to.x(layer), to.target(layer)), to.table(layer)
-        self.window = kernel_window(layer.window)
+        sizes = self.operands[1].height, self.operands[1].width
+        self.parts = [p for p in layer.parts if p.first[0] < sizes[0] and p.first[1] < sizes[1]]
 
-    def dense(self, demanded: Demand) -> None:
-        layer, to, groups = self.layer, self.to, self.layer.channel_groups
-        outputs, inputs = len(self.weight) // groups, self.weight.shape[3]
+    def summed(self, kind: str, step: Callable[[Part, Demand], Found], demanded: Demand) -> None:
+        """By kernels. `step` appends that of a part; returns the routes of its sums, and what keeps them from WHOLE."""
         sums: list[Route] = []
-        parts, obstacles = [], Obstacle(0)
+        obstacles = Obstacle(0)
+        for part in self.parts:
+            found, against = step(part, demanded)
+            sums += found
+            obstacles |= against
+        self.to.program.join(len(self.parts))
+        layer = self.layer
+        reason = reason_of(sums, demanded, obstacles, layer.accumulator, self.to.permits)
+        route = LayerRoute(layer.name, kind, layer.depth, self.source.q_max, tuple(sums), demanded.claim, reason)
+        self.to.routes.append(route)
+
+    def dense(self, part: Part, demanded: Demand) -> Found:
+        """Every output reads all channels of its group."""
+        layer, to, groups = self.layer, self.to, self.layer.channel_groups
+        weights = layer.part_weight(part)
+        outputs, inputs = len(weights) // groups, weights.shape[3]
+        sums: list[Route] = []
+        made, obstacles = [], Obstacle(0)
         for group in range(groups):
-            part = slice(group * outputs, (group + 1) * outputs)
+            rows = slice(group * outputs, (group + 1) * outputs)
             packed = pack_dense(
-                self.weight[part], self.place.row, self.place.channels, group * inputs, layer.window.dilation
+                weights[rows], self.place.row, self.place.channels, group * inputs, part.window.dilation
             )
             channels = to.ordered.folds.get(layer.name) if groups == 1 else None
             if channels is None:
-                channels = channel_folds(packed, layer.bias[part], self.source, demanded, to.permits, to.kernels)
+                channels = channel_folds(packed, layer.bias[rows], self.source, demanded, to.permits, to.kernels)
             chosen = channels.panels()
-            constants = self._constants(part, chosen, _kernels.PANEL, demanded.bits)
+            constants = self._constants(weights[rows], rows, chosen, _kernels.PANEL, demanded.bits)
             panels = packed.panels(chosen, to.kernels.pairs, channels.apart)
-            parts.append(_kernels.DenseGroup(panels, constants))
+            made.append(_kernels.DenseGroup(panels, constants))
             sums += chosen
             obstacles |= Obstacle(int(np.bitwise_or.reduce(channels.obstacles)))
-        to.program.dense(*self.operands, self.window, parts, self.table)
-        self._note("dense", tuple(sums), demanded, obstacles)
+        to.program.dense(*self.operands, kernel_window(part.window), made, _places(part), self.table)
+        return sums, obstacles
 
-    def depthwise(self, demanded: Demand) -> None:
-        layer, to = self.layer, self.to
+    def depthwise(self, part: Part, demanded: Demand) -> Found:
+        """Every output reads a channel of its own."""
+        layer, to, weights = self.layer, self.to, self.layer.part_weight(part)
         codes = depthwise_codes(self.source, to.permits, to.kernels)
-        blocks = pack_depthwise(self.weight[..., 0], self.place.row, layer.window.dilation, codes)
+        blocks = pack_depthwise(weights[..., 0], self.place.row, part.window.dilation, codes)
         sums, obstacles = depthwise_routes(blocks, layer.bias, self.source, demanded, to.permits, to.kernels)
-        constants = self._constants(slice(None), sums, _kernels.CHANNEL_BLOCK, demanded.bits)
-        taps, weights = [block.taps for block in blocks], [block.weights for block in blocks]
-        to.program.depthwise(*self.operands, self.window, taps, weights, list(sums), constants, self.table)
-        self._note("depthwise", sums, demanded, obstacles)
+        constants = self._constants(weights, slice(None), sums, _kernels.CHANNEL_BLOCK, demanded.bits)
+        taps, packed = [block.taps for block in blocks], [block.weights for block in blocks]
+        window = kernel_window(part.window)
+        to.program.depthwise(*self.operands, window, taps, packed, list(sums), constants, _places(part), self.table)
+        return sums, obstacles
 
     def emulated(self, policy: Accumulator, reason: str) -> None:
         """By the emulator of any accumulator, which is scalar."""
         layer, policy = self.layer, policy.within(self.layer.depth)
-        constants = self._constants(slice(None), (WHOLE,), len(self.weight), 32)
-        self.to.program.emulate(
-            *self.operands, list(self.weight.shape), self.window, layer.channel_groups, policy.bits,
-            policy.overflow == "saturate", policy.lanes, policy.block or 0, self.source.zero_point,
-            self.weight.ravel(), constants, self.table,
-        )  # fmt: skip
+        for part in self.parts:
+            weights = layer.part_weight(part)
+            constants = self._constants(weights, slice(None), (WHOLE,), len(weights), 32)
+            window = kernel_window(replace(part.window, padding=part.padding))
+            top, left = part.window.padding[:2]
+            self.to.program.emulate(
+                *self.operands, list(weights.shape), window, layer.channel_groups, policy.bits,
+                policy.overflow == "saturate", policy.lanes, policy.block or 0, self.source.zero_point,
+                weights.ravel(), constants, _places(part), [max(-top, 0), max(-left, 0)],
+                self.table,
+            )  # fmt: skip
+        self.to.program.join(len(self.parts))
         self.to.routes.append(
             LayerRoute(layer.name, "reference", layer.depth, self.source.q_max, (), "emulated", reason)
         )
 
-    def _constants(self, channels: slice, sums: Sequence[Route], width: int, bits: int) -> Any:
-        """Of these output channels, padded to `width` for each of `sums`."""
-        layer, weight, offset = self.layer, self.weight[channels], self.to.kernels.code_offset(self.source)
+    def _constants(self, weight: Array, channels: slice, sums: Sequence[Route], width: int, bits: int) -> Any:
+        """Of these output channels with weights [O, ...], padded to `width` for each of `sums`."""
+        layer, offset = self.layer, self.to.kernels.code_offset(self.source)
         missing = (0, width * len(sums) - len(weight))
         totals = np.pad(weight.reshape(len(weight), -1).sum(1, dtype=np.int64), missing)
         bias = np.pad(layer.bias[channels], missing)
@@ -117,8 +146,6 @@ class _LayerStep:
             code_offset=offset,
         )
 
-    def _note(self, kind: str, sums: tuple[Route, ...], demanded: Demand, obstacles: Obstacle) -> None:
-        layer = self.layer
-        reason = reason_of(sums, demanded, obstacles, layer.accumulator, self.to.permits)
-        route = LayerRoute(layer.name, kind, layer.depth, self.source.q_max, sums, demanded.claim, reason)
-        self.to.routes.append(route)
+
+def _places(part: Part) -> Any:
+    return _kernels.Places(*part.first, *part.step)

@@ -67,9 +67,9 @@ def reorder(graph: Graph, shapes: dict[str, Shape], permits: Permits, kernels: I
             permutations[order] = found
             folds |= {layer.name: folds[layer.name].permuted(found) for layer in writers if layer.name in folds}
     nodes = tuple(orders.permuted(node, permutations) for node in graph.nodes)
-    # Runs of dilated layers are other ones than were looked at.
-    dilated = {node.name for node in nodes if isinstance(node, Layer) and node.window.dilation != (1, 1)}
-    known = {name: channels for name, channels in folds.items() if name not in dilated}
+    # Runs of dilated layers, and of those that are several convolutions, are other ones than were looked at.
+    others = {node.name for node in nodes if isinstance(node, Layer) and not _is_plain(node)}
+    known = {name: channels for name, channels in folds.items() if name not in others}
     return Ordered(replace(graph, nodes=nodes), given.demands, known)
 
 
@@ -176,6 +176,10 @@ class _Search:
         reach = np.concatenate([high, -low], axis=1).astype(np.float32)  # [I, both signs of every output and tap]
         reach = reach[:, np.argsort(-reach.sum(0), kind="stable")[:LARGEST_SUMS]]
         return _kernels.deal(np.ascontiguousarray(reach), ranks.tolist(), block)
+
+
+def _is_plain(layer: Layer) -> bool:
+    return [part.window.dilation for part in layer.parts] == [(1, 1)]
 
 
 def _packed(weight: Array) -> Dense:

@@ -182,6 +182,7 @@ def _small(bias: Array) -> Array:
 def scales_within_int32(layer: Layer, q: QParams, demanded: Demand) -> bool:
     """Whether `(acc + bias) * multiplier` stays inside int32 for all that acc can be, as the kernels ask."""
     low, high = product_range(layer.matrix, -q.zero_point, q.q_max - q.zero_point)
-    largest = np.minimum(np.maximum(-low.sum(1, dtype=np.int64), high.sum(1, dtype=np.int64)), 1 << (demanded.bits - 1))
+    reached = np.maximum(-low.sum(1, dtype=np.int64), high.sum(1, dtype=np.int64))
+    largest = np.minimum(reached.reshape(len(layer.bias), -1).max(1), 1 << (demanded.bits - 1))
     reach = np.minimum(largest + np.abs(layer.bias.astype(np.int64)), 1 << 31)
     return bool((reach * layer.multiplier.astype(np.float64) < (1 << 31) - 256).all())

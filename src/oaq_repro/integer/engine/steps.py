@@ -12,6 +12,7 @@ from oaq_repro.integer.graph.nodes import (
     Add,
     AvgPool,
     Concat,
+    DepthToSpace,
     Dequantize,
     Flatten,
     GlobalAvgPool,
@@ -123,6 +124,11 @@ def _resize_nearest(node: ResizeNearest, to: Compilation) -> None:
 @append.register
 def _select(node: Select, to: Compilation) -> None:
     to.program.select(to.x(node), to.values[node.name], node.channels.astype(np.int32))
+
+
+@append.register
+def _depth_to_space(node: DepthToSpace, to: Compilation) -> None:
+    to.program.depth_to_space(to.x(node), to.values[node.name], node.block)
 
 
 @append.register

@@ -18,7 +18,10 @@ def four_sides(padding: Pair | Sides) -> Sides:
 
 @dataclass(frozen=True)
 class Window:
-    """Sizes in pixels, of height and width, padding of four sides. `ceil`: a partial window at the end counts too."""
+    """Sizes in pixels, of height and width, padding of four sides. `ceil`: a partial window at the end counts too.
+
+    A negative padding is a number of pixels at that end that are not read.
+    """
 
     kernel: Pair
     stride: Pair = (1, 1)
@@ -46,6 +49,15 @@ class Window:
             before = self.ends[i][0]
             found.append((before, max(needed - size - before, 0)))
         return found
+
+    def seen(self, x: Array, fill: int) -> Array:
+        """What windows without padding read: x [N, H, W, C] with a border of `fill`, or cut where it is negative."""
+        added = [(max(before, 0), max(after, 0)) for before, after in self.ends]
+        padded = np.pad(x, ((0, 0), *added, (0, 0)), constant_values=fill)
+        rows, columns = (
+            slice(max(-b, 0), size + min(a, 0)) for size, (b, a) in zip(padded.shape[1:3], self.ends, strict=True)
+        )
+        return padded[:, rows, columns]
 
     def taps(self, x: Array, fill: int) -> Iterator[Array]:
         """One view [N, H', W', C] per position within the kernel, of x [N, H, W, C] with a border of `fill`."""

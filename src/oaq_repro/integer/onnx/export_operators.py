@@ -12,6 +12,8 @@ from oaq_repro.integer.graph.nodes import (
     AvgPool,
     Concat,
     Conv,
+    ConvTranspose,
+    DepthToSpace,
     Dequantize,
     Elementwise,
     Flatten,
@@ -31,6 +33,7 @@ from oaq_repro.integer.graph.nodes import (
     multiply_multiplier,
     pool_multiplier,
 )
+from oaq_repro.integer.onnx.export_layers import conv, conv_transpose, linear
 from oaq_repro.integer.onnx.writer import BARRIER, Writer
 from oaq_repro.resampling import resize_taps
 
@@ -39,6 +42,11 @@ from oaq_repro.resampling import resize_taps
 def write(node: Node, to: Writer) -> None:
     """Append the node's ONNX nodes and constants; InputError for an operator that has no form in ONNX."""
     raise InputError(f"graph node {node.name!r}: found {type(node).__name__}, which has no form in ONNX")
+
+
+write.register(Conv, conv)
+write.register(ConvTranspose, conv_transpose)
+write.register(Linear, linear)
 
 
 @singledispatch
@@ -50,6 +58,13 @@ def constant_bytes(node: Node, shapes: dict[str, Shape]) -> int:
 @constant_bytes.register
 def _(node: Layer, shapes: dict[str, Shape]) -> int:
     return node.weight.nbytes
+
+
+@constant_bytes.register
+def _(node: ConvTranspose, shapes: dict[str, Shape]) -> int:
+    """The weights, an index int64 per column, and one per row for each place of a column."""
+    height, width = shapes[node.name][1:]
+    return node.weight.nbytes + 8 * (min(node.stride[1], width) * height + width)
 
 
 @constant_bytes.register
@@ -81,21 +96,6 @@ def _quantize(node: Quantize, to: Writer) -> None:
 @write.register
 def _dequantize(node: Dequantize, to: Writer) -> None:
     to.dequantized(node, 0, node.name)
-
-
-@write.register
-def _conv(node: Conv, to: Writer) -> None:
-    real = to.add(
-        "Conv", _dequantized_operands(node, to), to.part(node, "real"), kernel_shape=node.weight.shape[2:],
-        strides=node.stride, pads=node.padding, dilations=node.dilation, group=node.groups,
-    )  # fmt: skip
-    to.quantized(node, real, node.output, node.name)
-
-
-@write.register
-def _linear(node: Linear, to: Writer) -> None:
-    real = to.add("Gemm", _dequantized_operands(node, to), to.part(node, "real"), transB=1)
-    to.quantized(node, real, node.output, node.name)
 
 
 @write.register
@@ -240,25 +240,7 @@ def _flatten(node: Flatten, to: Writer) -> None:
         to.add("Flatten", [node.inputs[0]], node.name, axis=1)
 
 
-def _dequantized_operands(node: Layer, to: Writer) -> list[str]:
-    """Dequantized input, weight and bias of a layer."""
-    source = to.q[node.inputs[0]]
-    bias_scale = source.scale * node.weight_scale
-    if not np.array_equal(bias_scale / node.output.scale, node.multiplier):
-        expected = "scale of the input * weight_scale / scale of the output, in float32 and this order"
-        raise InputError(f"graph node {node.name!r}: multiplier: found another value than {expected}")
-    outputs = len(node.weight)
-    weight = [
-        to.constant(node, "weight", node.weight, np.int8),
-        to.constant(node, "weight_scale", node.weight_scale, np.float32),
-        to.constant(node, "weight_zero_point", np.zeros(outputs), np.int8),
-    ]
-    bias = [
-        to.constant(node, "bias", node.bias, np.int32),
-        to.constant(node, "bias_scale", bias_scale, np.float32),
-    ]
-    return [
-        to.dequantized(node, 0),
-        to.add("DequantizeLinear", weight, to.part(node, "weight_dequantized"), axis=0),
-        to.add("DequantizeLinear", bias, to.part(node, "bias_dequantized"), axis=0),
-    ]
+@write.register
+def _depthtospace(node: DepthToSpace, to: Writer) -> None:
+    value = to.add("DepthToSpace", [to.dequantized(node, 0)], to.part(node, "real"), blocksize=node.block, mode="CRD")
+    to.quantized(node, value, node.output, node.name)

@@ -1,6 +1,7 @@
 """Convolutions and matrix products of QDQ models as layers of an integer graph, with ONNX Runtime's arithmetic."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -115,7 +116,32 @@ def _layer(
 
 def conv(values: Values, node: OnnxNode, bias: str = "", added: OnnxNode | None = None) -> None:
     """Conv in two dimensions; `bias` of a constant [1, O, 1, 1] that the node `added` adds."""
-    weight, scale = _weight(values, node, 4, 0)
+    _convolution(values, node, *_weight(values, node, 4, 0), ir.Conv, bias, added)
+
+
+def conv_transpose(values: Values, node: OnnxNode, bias: str = "", added: OnnxNode | None = None) -> None:
+    """ConvTranspose in two dimensions, otherwise as `conv`. ONNX Runtime runs it in float."""
+    found, scale = _weight(values, node, 4, 1)
+    if node.attribute("output_shape", ()):
+        raise node.error("output_shape: expected pads and output_padding, which say the same at all sizes")
+    groups, (inputs, outputs, *kernel) = node.attribute("group", 1), found.shape
+    if groups < 1 or inputs % groups:
+        raise node.error(f"group: found {groups}, expected a divisor of the {inputs} input channels")
+    weight = found.reshape(groups, inputs // groups, outputs, *kernel).swapaxes(1, 2)
+    weight = weight.reshape(groups * outputs, inputs // groups, *kernel)
+    make = partial(ir.ConvTranspose, output_padding=pair(node, "output_padding", 0))
+    _convolution(values, node, weight, np.tile(scale, groups), make, bias, added)
+
+
+def _convolution(
+    values: Values,
+    node: OnnxNode,
+    weight: Array,
+    scale: Array,
+    make: Callable[..., ir.Node],
+    bias: str,
+    added: OnnxNode | None,
+) -> None:
     if node.attribute("kernel_shape", weight.shape[2:]) != weight.shape[2:]:
         raise node.error("kernel_shape: expected that of the weight")
     dilation = pair(node, "dilations", 1)
@@ -127,7 +153,7 @@ def conv(values: Values, node: OnnxNode, bias: str = "", added: OnnxNode | None 
     }  # fmt: skip
     shapes = ((-1, 1, 1), (1, -1, 1, 1)) if bias else ((-1,),)
     layer = _layer(values, node, weight, scale, bias or node.input(2), shapes)
-    made = Pending(node, lambda name, q: ir.Conv(name, **layer(q), **geometry))
+    made = Pending(node, lambda name, q: make(name, **layer(q), **geometry))
     values.real[(added or node).outputs[0]] = Real(made)
 
 
@@ -150,7 +176,7 @@ def _product(values: Values, node: OnnxNode, transposed: bool, bias: str, added:
     values.real[(added or node).outputs[0]] = Real(made)
 
 
-LAYERS = {"Conv": conv, "Gemm": gemm, "MatMul": matmul}
+LAYERS = {"Conv": conv, "ConvTranspose": conv_transpose, "Gemm": gemm, "MatMul": matmul}
 
 
 def add_bias(values: Values, node: OnnxNode) -> bool:

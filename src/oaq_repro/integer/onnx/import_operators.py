@@ -11,7 +11,7 @@ import numpy as np
 from oaq_repro.integer.graph import nodes as ir
 from oaq_repro.integer.onnx.constants import value_of
 from oaq_repro.integer.onnx.import_elementwise import FUNCTIONS, elementwise
-from oaq_repro.integer.onnx.import_layers import add_bias, conv, gemm, matmul, padding_of, pair
+from oaq_repro.integer.onnx.import_layers import add_bias, conv, conv_transpose, gemm, matmul, padding_of, pair
 from oaq_repro.integer.onnx.import_quantize import clip_codes, dequantize, quantize
 from oaq_repro.integer.onnx.import_resize import resize
 from oaq_repro.integer.onnx.import_select import gather, slice_channels, split
@@ -19,7 +19,7 @@ from oaq_repro.integer.onnx.import_views import flatten, reshape, squeeze, trans
 from oaq_repro.integer.onnx.meanings import Codes, Function, Pending, Real
 from oaq_repro.integer.onnx.qoperators import Converter, QOperator, same_as
 from oaq_repro.integer.onnx.reader import OnnxNode
-from oaq_repro.integer.onnx.values import Values, passed
+from oaq_repro.integer.onnx.values import Values, moved, passed
 
 
 def _constant(values: Values, node: OnnxNode) -> None:
@@ -82,8 +82,18 @@ def _of_two(values: Values, node: OnnxNode, operator: type[ir.Add | ir.Multiply]
     if a is None or b is None or a.source == b.source and not (a.is_plain() and b.is_plain()):
         elementwise(values, node)
         return
-    inputs = values.value(node, 0), values.value(node, 1)
+    names = values.value(node, 0), values.value(node, 1)
+    inputs = _repeated(values, *names), _repeated(values, *names[::-1])
     values.real[node.outputs[0]] = Real(Pending(node, lambda name, q: operator(name, inputs, q)))
+
+
+def _repeated(values: Values, name: str, other: str) -> str:
+    """A value [1, H, W] beside another [C, H, W] as one of C channels."""
+    shape, whole = values.shapes.get(name, ()), values.shapes.get(other, ())
+    if not (len(shape) == len(whole) == 3 and shape[0] == 1 < whole[0] and shape[1:] == whole[1:]):
+        return name
+    channels = np.zeros(whole[0], np.int64)
+    return values.add(ir.Select(values.name(f"{name}.repeated"), (name,), values.q[name], channels))
 
 
 def _concat(values: Values, node: OnnxNode) -> None:
@@ -134,9 +144,25 @@ def _resize(values: Values, node: OnnxNode) -> None:
     passed(values, node, lambda name, x, q: resize(values, node, name, x))
 
 
+def _depth_to_space(values: Values, node: OnnxNode) -> None:
+    """Mode CRD as it is; of DCR, the default, the channels are brought into the order of CRD first."""
+    block, mode = node.attribute("blocksize", 0), node.attribute("mode", "DCR")
+    source = node
+    if mode == "DCR":
+        channels = values.shape_at(node, 0)[0]
+        if block < 1 or channels % block**2:
+            raise node.error(f"blocksize: found {block} for {channels} channels, expected its square to divide them")
+        order = np.arange(channels).reshape(block, block, -1).transpose(2, 0, 1).ravel()
+        source = node.part("Gather", [node.input(0)], values.tensor_name(f"{node.outputs[0]}.channels"))
+        moved(values, source, lambda name, x, q: ir.Select(name, (x,), q, order))
+        source = node.part(node.op, source.outputs[:1], node.outputs[0])
+    moved(values, source, lambda name, x, q: ir.DepthToSpace(name, (x,), q, block))
+
+
 CONVERTERS: dict[str, Converter] = {
     **dict.fromkeys(FUNCTIONS, elementwise),
     "Add": _add, "AveragePool": _average_pool, "Clip": _clip, "Concat": _concat, "Constant": _constant, "Conv": conv,
+    "ConvTranspose": conv_transpose, "DepthToSpace": _depth_to_space,
     "DequantizeLinear": dequantize, "Dropout": _identity, "Flatten": flatten, "Gather": gather, "Gemm": gemm,
     "GlobalAveragePool": _global_average_pool, "Identity": _identity, "MatMul": matmul, "Max": _clip,
     "MaxPool": _max_pool, "Mul": _multiply, "QuantizeLinear": quantize, "ReduceMean": _global_average_pool,

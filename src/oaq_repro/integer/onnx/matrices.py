@@ -12,6 +12,7 @@ import numpy as np
 
 from oaq_repro.integer.graph.arithmetic import Array
 from oaq_repro.integer.onnx.reader import OnnxNode
+from oaq_repro.transposed import meeting_taps
 
 Fill = Literal["constant", "edge"]  # modes of np.pad, for rows that are shorter than others: zeros, or their last value
 Arrange = Callable[[Array, Fill], Array]
@@ -40,7 +41,7 @@ def transposed_rows(node: OnnxNode, shape: tuple[int, ...]) -> Arrange:
     """[I, O / groups, *kernel] of a ConvTranspose as [rows, K]; InputError where its attributes do not fit.
 
     With a stride, the taps that meet in a pixel depend on where it lies: one row per output channel and place modulo
-    the stride. Taps keep the order of the kernel.
+    the stride. Their order is that of `oaq_repro.transposed`.
     """
     kernel, ones = shape[2:], (1,) * len(shape[2:])
     strides, dilations = node.attribute("strides", ones), node.attribute("dilations", ones)
@@ -48,14 +49,8 @@ def transposed_rows(node: OnnxNode, shape: tuple[int, ...]) -> Arrange:
     fitting = len(strides) == len(dilations) == len(kernel) and min((*strides, *dilations, groups)) > 0
     if not fitting or shape[0] % groups:
         raise node.error(f"strides, dilations and group do not fit the weight {list(shape)}")
-    phases = [
-        np.arange(size) * (dilation % stride) % stride
-        for size, dilation, stride in zip(kernel, dilations, strides, strict=True)
-    ]
-    meeting: list[tuple[Any, ...]] = [
-        np.ix_(*(np.flatnonzero(each == at) for each, at in zip(phases, place, strict=True)))
-        for place in product(*(np.unique(each) for each in phases))
-    ]
+    axes = [meeting_taps(*axis).values() for axis in zip(kernel, strides, dilations, strict=True)]
+    meeting: list[tuple[Any, ...]] = [np.ix_(*place) for place in product(*axes)]
     return partial(_gathered, groups, meeting)
 
 

@@ -6,9 +6,13 @@ from oaq_repro.integer.graph.nodes.base import CodeNode as CodeNode
 from oaq_repro.integer.graph.nodes.base import Node
 from oaq_repro.integer.graph.nodes.base import Shape as Shape
 from oaq_repro.integer.graph.nodes.concat import Concat
+from oaq_repro.integer.graph.nodes.conv import Conv, ConvTranspose
+from oaq_repro.integer.graph.nodes.conv import Convolution as Convolution
+from oaq_repro.integer.graph.nodes.depth_to_space import DepthToSpace
 from oaq_repro.integer.graph.nodes.flatten import Flatten
-from oaq_repro.integer.graph.nodes.layers import Conv, Linear
 from oaq_repro.integer.graph.nodes.layers import Layer as Layer
+from oaq_repro.integer.graph.nodes.layers import Linear
+from oaq_repro.integer.graph.nodes.layers import Part as Part
 from oaq_repro.integer.graph.nodes.lookup import Elementwise, Requantize
 from oaq_repro.integer.graph.nodes.lookup import Lookup as Lookup
 from oaq_repro.integer.graph.nodes.multiply import Multiply
@@ -22,7 +26,7 @@ from oaq_repro.integer.graph.nodes.select import Select
 OPERATORS: dict[str, type[Node]] = {
     operator.__name__: operator
     for operator in (
-        Quantize, Conv, Linear, Add, Multiply, Concat, Requantize, Elementwise, MaxPool, AvgPool, GlobalAvgPool, Resize,
-        ResizeNearest, Flatten, Select, Dequantize,
+        Quantize, Conv, ConvTranspose, Linear, Add, Multiply, Concat, Requantize, Elementwise, MaxPool, AvgPool,
+        GlobalAvgPool, Resize, ResizeNearest, Flatten, Select, DepthToSpace, Dequantize,
     )
 }  # fmt: skip

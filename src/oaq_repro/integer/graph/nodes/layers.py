@@ -9,13 +9,14 @@ from typing import ClassVar, NamedTuple, Self
 import numpy as np
 
 from oaq_repro import _kernels
-from oaq_repro.accumulator import Accumulator, is_integer
+from oaq_repro.accumulator import Accumulator
 from oaq_repro.errors import InputError
 from oaq_repro.integer.graph import arithmetic
 from oaq_repro.integer.graph.arithmetic import Array, QParams
-from oaq_repro.integer.graph.nodes.base import LARGEST_PARAMETER, CodeNode, Padded, Shape
+from oaq_repro.integer.graph.nodes.base import CodeNode, Shape
 from oaq_repro.integer.graph.windows import Pair, Sides, Window
 
+Taps = tuple[int, ...]
 MULTIPLIER_TOLERANCE = 1e-5  # float32 products may be taken in any order, no more
 
 
@@ -29,6 +30,31 @@ class Accumulated(NamedTuple):
     events: Array
     lowest: int
     highest: int
+
+
+class Part(NamedTuple):
+    """Some of a layer's outputs, every step-th row and column from `first` on, as those of a convolution.
+
+    rows, columns: the taps of the kernel that it has, in its order; () where there is none, and its weights are zero.
+    The padding of `window` may be negative: so many rows or columns at that end are not read.
+    """
+
+    window: Window
+    rows: Taps
+    columns: Taps
+    first: Pair = (0, 0)
+    step: Pair = (1, 1)
+
+    @property
+    def padding(self) -> Sides:
+        """That of the window as far as it adds pixels."""
+        top, left, bottom, right = self.window.padding
+        return max(top, 0), max(left, 0), max(bottom, 0), max(right, 0)
+
+
+def whole(window: Window) -> Part:
+    """The one part of a layer with such a window."""
+    return Part(window, tuple(range(window.kernel[0])), tuple(range(window.kernel[1])))
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,8 +78,8 @@ class Layer(CodeNode):
 
     @property
     @abstractmethod
-    def window(self) -> Window:
-        """What one output reads."""
+    def parts(self) -> tuple[Part, ...]:
+        """The convolutions that its outputs come from."""
 
     @property
     @abstractmethod
@@ -63,17 +89,28 @@ class Layer(CodeNode):
     @property
     @abstractmethod
     def kernel_weight(self) -> np.ndarray:
-        """Weights as contiguous int8 [O, kh, kw, I / groups], their axes in the accumulator's order of k."""
+        """Weights as int8 [O, kh, kw, I / groups]."""
+
+    def part_weight(self, part: Part) -> np.ndarray:
+        """Weights of a part as contiguous int8 [O, kh, kw, I / groups], their axes in the accumulator's order of k."""
+        if not part.rows or not part.columns:
+            return np.zeros((len(self.weight), *part.window.kernel, self.kernel_weight.shape[3]), np.int8)
+        return np.ascontiguousarray(self.kernel_weight[:, part.rows][:, :, part.columns])
 
     @property
     def matrix(self) -> np.ndarray:
-        """Weights as int8 [O, K] in the accumulator's order of k: (kernel row, kernel column, channel of the group)."""
-        return self.kernel_weight.reshape(len(self.weight), -1)
+        """Weights as int8 [O * parts, K] in the accumulator's order of k: (kernel row, kernel column, channel of the
+        group). A row per output channel and part that has taps, those of a channel side by side, short ones with zeros
+        behind."""
+        parts = [part for part in self.parts if part.rows and part.columns]
+        rows = [self.part_weight(part).reshape(len(self.weight), -1) for part in parts]
+        padded = [np.pad(row, ((0, 0), (0, self.depth - row.shape[1]))) for row in rows]
+        return np.stack(padded, axis=1).reshape(-1, self.depth)
 
     @property
     def depth(self) -> int:
-        """Products per output, K."""
-        return self.weight[0].size
+        """The most products per output, K."""
+        return max(prod(part.window.kernel) for part in self.parts) * self.kernel_weight.shape[3]
 
     @property
     def depthwise(self) -> bool:
@@ -82,15 +119,20 @@ class Layer(CodeNode):
 
     def products(self, output_shape: Sequence[int]) -> int:
         """Products of one image whose value is [O, H, W] or [O], padding included."""
-        return self.weight.size * prod(output_shape[1:])
+        taps, sizes = 0, output_shape[1:] or (1, 1)
+        for part in self.parts:
+            counts = [len(range(f, size, s)) for f, size, s in zip(part.first, sizes, part.step, strict=True)]
+            taps += len(part.rows) * len(part.columns) * prod(counts)
+        return taps * len(self.weight) * self.kernel_weight.shape[3]
 
     @property
     def padding_added(self) -> Sides:
-        return self.window.padding
+        top, left, bottom, right = (max(sides) for sides in zip(*(part.padding for part in self.parts), strict=True))
+        return top, left, bottom, right
 
     @property
     def border(self) -> Sides:
-        return self.window.padding
+        return self.padding_added
 
     def check_fields(self) -> None:
         super().check_fields()
@@ -113,16 +155,34 @@ class Layer(CodeNode):
 
     def accumulate(self, x: Array, source: QParams) -> Accumulated:
         """Run the accumulators over codes [N, H, W, C] or [N, K]."""
-        policy = self.accumulator.within(self.depth)  # what has no products need not fit the kernel's integers
         images = x if x.ndim == 4 else x.reshape(1, 1, *x.shape)  # a row of N pixels: the weights are then read once
-        window = self.window
-        acc, events, lowest, highest = _kernels.emulate(
-            np.ascontiguousarray(images), self.kernel_weight, source.zero_point, stride=window.stride,
-            padding=window.padding, dilation=window.dilation, groups=self.channel_groups, bits=policy.bits,
+        parts = self.parts
+        sums = self._joined(images, source) if len(parts) > 1 else self._accumulate(parts[0], images, source)
+        shape = sums.acc.shape if x.ndim == 4 else (len(x), -1)
+        return sums._replace(acc=sums.acc.reshape(shape), events=sums.events.reshape(shape))
+
+    def _joined(self, images: Array, source: QParams) -> Accumulated:
+        """The sums of all parts, each at its place."""
+        outputs, *sizes = self.output_shape([(images.shape[3], *images.shape[1:3])])
+        shape = (len(images), *sizes, outputs)
+        acc, events, lowest, highest = np.zeros(shape, np.int32), np.zeros(shape, np.uint8), 0, 0
+        for part in self.parts:
+            if all(first < size for first, size in zip(part.first, sizes, strict=True)):
+                at = (slice(None), *(slice(f, None, s) for f, s in zip(part.first, part.step, strict=True)))
+                acc[at], events[at], low, high = self._accumulate(part, images, source)
+                lowest, highest = min(lowest, low), max(highest, high)
+        return Accumulated(acc, events, lowest, highest)
+
+    def _accumulate(self, part: Part, images: Array, source: QParams) -> Accumulated:
+        policy = self.accumulator.within(self.depth)  # what has no products need not fit the kernel's integers
+        window, padding = part.window, part.window.padding
+        if min(padding) < 0:
+            images, padding = window.seen(images, source.zero_point), (0, 0, 0, 0)
+        return Accumulated(*_kernels.emulate(
+            np.ascontiguousarray(images), self.part_weight(part), source.zero_point, stride=window.stride,
+            padding=padding, dilation=window.dilation, groups=self.channel_groups, bits=policy.bits,
             saturate=policy.overflow == "saturate", lanes=policy.lanes, block=policy.block,
-        )  # fmt: skip
-        shape = acc.shape if x.ndim == 4 else (len(x), -1)
-        return Accumulated(acc.reshape(shape), events.reshape(shape), lowest, highest)
+        ))  # fmt: skip
 
     def requantized(self, sums: Accumulated) -> Array:
         """Codes of the sums, which are overwritten."""
@@ -152,60 +212,14 @@ class Layer(CodeNode):
 
 
 @dataclass(frozen=True, eq=False)
-class Conv(Padded, Layer):
-    """Convolution with weights [O, I / groups, kh, kw]; padding has the code zero_point."""
-
-    stride: Pair
-    padding: Sides
-    dilation: Pair
-    groups: int
-
-    weight_rank: ClassVar[int] = 4
-
-    @property
-    def window(self) -> Window:
-        return Window((self.weight.shape[2], self.weight.shape[3]), self.stride, self.padding, self.dilation)
-
-    @property
-    def channel_groups(self) -> int:
-        return self.groups
-
-    @property
-    def depthwise(self) -> bool:
-        return self.weight.shape[1] == 1 and self.groups == len(self.weight)
-
-    @property
-    def kernel_weight(self) -> np.ndarray:
-        return np.ascontiguousarray(self.weight.transpose(0, 2, 3, 1))
-
-    def check_fields(self) -> None:
-        self.expect_pairs("stride", "dilation")
-        self.expect_padding()
-        super().check_fields()
-        outputs = len(self.weight)
-        right = is_integer(self.groups) and 1 <= self.groups <= LARGEST_PARAMETER and outputs % self.groups == 0
-        self.expect(right, "groups", f"a divisor of the {outputs} output channels")
-
-    def output_shape(self, inputs: Sequence[Shape]) -> Shape:
-        self.expect_images(inputs)
-        channels = self.weight.shape[1] * self.groups
-        if inputs[0][0] != channels:
-            raise self.misfit(inputs, f"{channels} channels")
-        sizes = self.window.counts(inputs[0][1:])
-        if min(sizes) < 1:
-            raise self.misfit(inputs, "a padded height and width that hold the kernel")
-        return (len(self.weight), *sizes)
-
-
-@dataclass(frozen=True, eq=False)
 class Linear(Layer):
     """Matrix product on [N, K] with weights [O, K]."""
 
     weight_rank: ClassVar[int] = 2
 
     @property
-    def window(self) -> Window:
-        return Window((1, 1))
+    def parts(self) -> tuple[Part, ...]:
+        return (whole(Window((1, 1))),)
 
     @property
     def channel_groups(self) -> int:
@@ -213,7 +227,7 @@ class Linear(Layer):
 
     @property
     def kernel_weight(self) -> np.ndarray:
-        return np.ascontiguousarray(self.weight).reshape(len(self.weight), 1, 1, -1)
+        return self.weight.reshape(len(self.weight), 1, 1, -1)
 
     def output_shape(self, inputs: Sequence[Shape]) -> Shape:
         if len(inputs[0]) != 1 or inputs[0][0] != self.weight.shape[1]:

@@ -1,0 +1,1 @@
+"""Which networks of others' libraries run as integers: the page docs/networks.md, from a record per network."""
