@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from composing import composed
+from composing import settings_of
 from deploy.exactness import assert_exact, quantized_for
 from torch.nn.functional import interpolate
 from torchvision.models.detection import ssdlite320_mobilenet_v3_large
@@ -80,7 +80,7 @@ def test_bad_fields_are_named(room, fields, message):
     "task, model", [("detection", "ssdlite_mobilenetv3_small"), ("segmentation", "lraspp_mobilenetv3_small")]
 )
 def test_a_run(task, model, tmp_path):
-    config = composed(
+    config = settings_of(
         f"task={task}", f"model={model}", "model.width=0.35", "method=int8", f"results={tmp_path}", "data.subset=32",
         "data.val_subset=8", "data.batch_size=8", "schedule.float.epochs=null", "schedule.float.steps=8",
         "schedule.float.warmup_steps=1", "schedule.finetune.epochs=null", "schedule.finetune.steps=4",
