@@ -8,6 +8,10 @@ import argparse
 import sys
 from pathlib import Path
 
+from oaq_repro.extras import require
+
+require("train")
+
 from oaq_repro.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -37,10 +37,10 @@ def test_waiting_threads_sleep_unless_the_user_has_chosen(chosen):
     """As torch is imported, which reads the variable."""
     code = (
         "import os, sys, runpy\n"
-        "class Watch:\n"
-        "    def find_spec(self, name, *rest):\n"
-        "        if name == 'torch': print(os.environ.get('OMP_WAIT_POLICY')); sys.exit()\n"
-        "sys.meta_path.insert(0, Watch())\n"
+        "def watch(event, about):\n"
+        "    if event == 'import' and about[0] == 'torch':\n"
+        "        print(os.environ.get('OMP_WAIT_POLICY'), flush=True); os._exit(0)\n"
+        "sys.addaudithook(watch)\n"
         "sys.argv = ['oaq_repro', 'task=classification']\n"
         "runpy.run_module('oaq_repro', run_name='__main__')"
     )

@@ -1,0 +1,110 @@
+"""What each method loses at each accumulator: one small table per sweep, differences to float paired over seeds.
+
+A difference is taken between stages of the same run, so on the same held-out data and the same float network, and its
+interval is that of the differences over seeds: narrower than what two separate intervals say.
+"""
+
+from collections.abc import Sequence
+
+from oaq_repro.results.grid import Grid, csv_text
+from oaq_repro.results.record import Metric, Record, Stage
+from oaq_repro.results.summary import Interval, interval
+from oaq_repro.results.sweep import Point, Sweep, sweeps
+
+NOTES = """\
+Generated from the run records by `scripts/make_tables.py`; do not edit. {metric} of the integer network on the row's
+accumulator minus that of its float parent, in points: mean over {seeds} ± half of the 95 % interval (Student t) of the
+paired differences. In brackets the held-out images in which a sum overflows, all seeds together; `certified`: none can,
+on any input. `{exact}` is plain INT8 with exact sums. {agreement}Float: {float} %."""
+AGREEMENT = "After the semicolon: images whose first place is the float network's, in %. "
+EXACT = "32-bit sums"
+
+
+def width_files(records: Sequence[Record]) -> dict[str, str]:
+    """File name to text of `widths-<sweep>.md` and `.csv`, for sweeps over more than one method."""
+    by_hash: dict[str, list[Record]] = {}
+    for record in sorted(records, key=lambda record: record.seed):
+        if record.status == "finished":
+            by_hash.setdefault(record.hash, []).append(record)
+    files = {}
+    for sweep in sweeps(records):
+        if len(sweep.series) > 1:
+            files[f"widths-{sweep.name}.md"] = _grid(sweep, by_hash).markdown()
+            files[f"widths-{sweep.name}.csv"] = _csv(sweep, by_hash)
+    return files
+
+
+def paired(group: Sequence[Record], stage: Stage, metric: Metric) -> Interval | None:
+    """`stage` minus float, run by run; None where no run has both."""
+    pairs = [(record.metrics.get(stage, {}).get(metric), record.metrics["float"].get(metric)) for record in group]
+    found = [value - before for value, before in pairs if value is not None and before is not None]
+    return interval(found) if found else None
+
+
+def _grid(sweep: Sweep, by_hash: dict[str, list[Record]]) -> Grid:
+    columns = sorted({(p.accumulator.bits, p.accumulator.name) for points in sweep.series.values() for p in points})
+    rows = []
+    for name, points in sweep.series.items():
+        at = {point.accumulator.name: point for point in points}
+        cells = [
+            _cell(by_hash[at[column].hash], at[column], sweep.metric) if column in at else "" for _, column in columns
+        ]
+        rows.append((name, _exact(by_hash, points, sweep.metric) if name in ("int8", "ptq_int8") else "", *cells))
+    groups = [by_hash[point.hash] for points in sweep.series.values() for point in points]
+    seeds = sorted({len(group) for group in groups})
+    agrees = any("agreement" in record.metrics["integer"] for group in groups for record in group)
+    notes = NOTES.format(
+        metric=sweep.metric,
+        seeds=f"{'-'.join(str(n) for n in dict.fromkeys((seeds[0], seeds[-1])))} seeds",
+        exact=EXACT,
+        agreement=AGREEMENT if agrees else "",
+        float=_percent(sweep.float_accuracy),
+    )
+    heads = ("method", EXACT, *(name for _, name in columns))
+    return Grid(f"What is lost by width: {sweep.title}", notes, heads, "l" + "r" * (len(heads) - 1), tuple(rows))
+
+
+def _cell(group: Sequence[Record], point: Point, metric: Metric) -> str:
+    found = paired(group, "integer", metric)
+    overflows = [record.overflow for record in group if record.overflow is not None]
+    seen = f"{sum(o.images_affected for o in overflows):,}/{sum(o.images for o in overflows):,}" if overflows else "-"
+    return f"{_points(found)} [{'certified' if point.guaranteed else seen}]{_agreement(group, 'integer')}"
+
+
+def _exact(by_hash: dict[str, list[Record]], points: Sequence[Point], metric: Metric) -> str:
+    group = by_hash[points[-1].hash]
+    return f"{_points(paired(group, 'integer_int32', metric))}{_agreement(group, 'integer_int32')}"
+
+
+def _agreement(group: Sequence[Record], stage: Stage) -> str:
+    found = [record.metrics[stage]["agreement"] for record in group if "agreement" in record.metrics.get(stage, {})]
+    return f"; {100 * interval(found).mean:.1f}" if found else ""
+
+
+def _points(found: Interval | None) -> str:
+    if found is None:
+        return "-"
+    return f"{100 * found.mean:+.2f}" + ("" if found.half is None else f" ± {100 * found.half:.2f}")
+
+
+def _percent(value: Interval) -> str:
+    return f"{100 * value.mean:.2f}" + ("" if value.half is None else f" ± {100 * value.half:.2f}")
+
+
+def _csv(sweep: Sweep, by_hash: dict[str, list[Record]]) -> str:
+    heads = ["method", "accumulator", "bits", "seeds", "difference", "half_95", "difference_int32", "half_95_int32"]
+    heads += ["agreement", "images_affected", "images", "certified", "run"]
+    lines = []
+    for name, points in sweep.series.items():
+        for point in points:
+            group = by_hash[point.hash]
+            line: list[object] = [name, point.accumulator.name, point.accumulator.bits, len(group)]
+            for stage in ("integer", "integer_int32"):
+                found = paired(group, stage, sweep.metric)
+                line += [None, None] if found is None else [found.mean, found.half]
+            agreement = [r.metrics["integer"]["agreement"] for r in group if "agreement" in r.metrics["integer"]]
+            overflows = [record.overflow for record in group if record.overflow is not None]
+            line += [interval(agreement).mean if agreement else None]
+            line += [sum(o.images_affected for o in overflows), sum(o.images for o in overflows)]
+            lines.append([*line, point.guaranteed, point.hash])
+    return csv_text(heads, lines)
