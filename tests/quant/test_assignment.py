@@ -34,6 +34,17 @@ def everything(problem, bound):
             yield sum(problem.sensitivity[name][bits[name]] for name in free), cost, bits
 
 
+def full(problem, bound, cost, bits):
+    """Whether no single group of layers has room to cost more."""
+    raises = (
+        cost - group.cost[bits[group.layers[0]]] + other
+        for group in problem.groups()
+        for other in group.cost.values()
+        if other > group.cost[bits[group.layers[0]]]
+    )
+    return not any(raised <= bound for raised in raises)
+
+
 @st.composite
 def problems(draw):
     count = draw(st.integers(1, 6))
@@ -66,7 +77,10 @@ def test_it_is_the_best_of_all_assignments(drawn, worst, sensitivity_unit, cost_
             assign(in_units, bound * cost_unit, worst)
         return
     found = assign(in_units, bound * cost_unit, worst)
-    best = (max if worst else min)(sensitivity for sensitivity, _, _ in expected)
+    if worst:
+        best = max(sensitivity for sensitivity, cost, bits in expected if full(problem, bound, cost, bits))
+    else:
+        best = min(sensitivity for sensitivity, _, _ in expected)
     assert found.sensitivity == pytest.approx(best * sensitivity_unit, rel=1e-9)
     bits = {name: width for name, width in found.bits.items() if name not in problem.fixed}
     (cost,) = (cost for _, cost, other in expected if other == bits)  # it is within the bound, and keeps the ties
@@ -137,9 +151,8 @@ def test_random_assignments_are_full_and_never_better(drawn, seed):
         bits = {name: width for name, width in one.bits.items() if name not in problem.fixed}
         assert (one.sensitivity, one.cost, bits) in feasible
         assert one.sensitivity >= best - 1e-9
-        for group in problem.groups():  # none has room to cost more
-            rest = one.cost - group.cost[bits[group.layers[0]]]
-            assert not any(one.cost < rest + cost <= bound for cost in group.cost.values())
+        assert full(problem, bound, one.cost, bits)
+        assert one.sensitivity <= assign(problem, bound, worst=True).sensitivity + 1e-9
 
 
 def test_random_assignments_differ():
@@ -147,6 +160,12 @@ def test_random_assignments_differ():
     found = random_assignments(problem, 9, 20, seed=1)
     assert {one.cost for one in found} == {9}
     assert len({tuple(sorted(one.bits.items())) for one in found}) > 8
+
+
+def test_the_worst_assignment_uses_the_bound_up_all_the_same():
+    problem = problem_of([(9.0, 0.0), (1.0, 0.0), (5.0, 0.0)], [(1, 2)] * 3)
+    assert assign(problem, 4, worst=True).bits == {"a": 2, "b": 4, "c": 2}
+    assert assign(problem, 4).bits == {"a": 4, "b": 2, "c": 2}
 
 
 @pytest.mark.parametrize("fraction", ["0.75", "0.5", "0.25"])

@@ -4,8 +4,10 @@ import math
 
 import pytest
 import torch
+import torchvision
 from quant.networks import Classifier, Larger, quantized, trained
 from torch import nn
+from torchvision.models.resnet import Bottleneck
 
 from oaq_repro.deploy.lower import lower
 from oaq_repro.quant.config import Override
@@ -25,6 +27,22 @@ def jets(bits, first):
 )
 def test_qap_counts_its_network_as_published(bits, first, published):
     assert jets(bits, first) == published
+
+
+def resnet(depth):
+    """The networks of HAWQ-V3: in its ResNet-50, as in the first one, the 1x1 convolution has the stride."""
+    network = getattr(torchvision.models, f"resnet{depth}")().eval()
+    for module in network.modules():
+        if isinstance(module, Bottleneck):
+            module.conv1.stride, module.conv2.stride = module.conv2.stride, module.conv1.stride
+    return network
+
+
+@pytest.mark.parametrize(("depth", "float32", "int8"), [(18, 1858, 116), (50, 3951, 247)])
+def test_hawq_counts_its_networks_as_published(depth, float32, int8):
+    costs = layer_costs(resnet(depth), (3, 224, 224))
+    assert round(network_cost(costs).bops / 1e9) == float32
+    assert round(sum(bit_operations(x.macs, 8, 8) for x in costs) / 1e9) == int8
 
 
 def test_float_layers_by_hand():

@@ -7,7 +7,7 @@ that what is found is optimal. Costs are whatever is added over layers: bytes, b
 
 import math
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from scipy.optimize import Bounds, LinearConstraint, milp
@@ -17,6 +17,7 @@ from oaq_repro.errors import InputError
 Table = Mapping[str, Mapping[int, float]]  # by layer and bits
 ROUNDING = 1e-9  # of the bound: what the order of a sum may make of it
 SPAN = 1e4  # largest coefficient that the solver sees, whose tolerances are 1e-6
+STRICTLY = 1e-5  # beyond these tolerances
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Problem:
 
     sensitivity: Table
     cost: Table
-    ties: Sequence[Iterable[str]] = ()
+    ties: Sequence[Sequence[str]] = ()
     fixed: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -108,8 +109,9 @@ class Problem:
 
 
 def assign(problem: Problem, bound: float, worst: bool = False) -> Assignment:
-    """The least sensitive assignment that costs at most `bound`; with `worst`, as a control, the most sensitive one.
+    """The least sensitive assignment that costs at most `bound`.
 
+    With `worst`, as a control, the most sensitive one of those that use the bound up, as `random_assignments` do.
     Raises InputError where not even the cheapest widths fit.
     """
     groups = problem.groups()
@@ -120,34 +122,44 @@ def assign(problem: Problem, bound: float, worst: bool = False) -> Assignment:
     options = [(i, bits) for i, group in enumerate(groups) for bits in group.cost]
     sign = -1.0 if worst else 1.0
     best = [min(sign * value for value in group.sensitivity.values()) for group in groups]
-    gained = _scaled([sign * groups[i].sensitivity[bits] - best[i] for i, bits in options])
+    lost = _scaled([sign * groups[i].sensitivity[bits] - best[i] for i, bits in options])
     above = [groups[i].cost[bits] - cheapest[i] for i, bits in options]
     # a bound beyond all costs must not make these small beside the solver's tolerances
-    *extra, room = _scaled([*above, min(limit - math.fsum(cheapest), sum(above))])
-    one_each = [[float(i == j) for i, _ in options] for j in range(len(groups))]
-    excluded: list[list[float]] = []
+    *above, room = _scaled([*above, min(limit - math.fsum(cheapest), sum(above))])
+    rows = [([float(i == j) for i, _ in options], 1.0, 1.0) for j in range(len(groups))]
+    rows.append((above, -math.inf, room))
+    if worst:
+        rows += [(row, room + STRICTLY, math.inf) for row in _next(options, above, room)]
     while True:
+        coefficients, low, high = zip(*rows, strict=True)
         result = milp(
-            gained,
+            lost,
             integrality=[1] * len(options),
             bounds=Bounds(0, 1),
-            constraints=LinearConstraint(
-                [*one_each, extra, *excluded],
-                [*(1.0 for _ in groups), *(-math.inf for _ in [room, *excluded])],
-                [*(1.0 for _ in groups), room, *(len(groups) - 1.0 for _ in excluded)],
-            ),
+            constraints=LinearConstraint(coefficients, low, high),
             options={"mip_rel_gap": 0.0},
         )
         assert result.success, result.message  # the cheapest widths fit
         taken = [value > 0.5 for value in result.x]
-        found = problem.assignment(groups, [bits for (_, bits), yes in zip(options, taken, strict=True) if yes])
-        if found.cost <= limit:
+        chosen = [bits for (_, bits), yes in zip(options, taken, strict=True) if yes]
+        found = problem.assignment(groups, chosen)
+        if found.cost <= limit and not (worst and _raises(groups, chosen, limit)):
             return found
-        excluded.append([float(yes) for yes in taken])  # it is over the bound by less than the solver sees
+        rows.append(([float(yes) for yes in taken], -math.inf, len(groups) - 1.0))  # wrong by less than the solver sees
+
+
+def _next(options: Sequence[tuple[int, int]], above: Sequence[float], room: float) -> Iterator[list[float]]:
+    """For each group the coefficients of the cost with this group's least raise; beyond the room where it has none."""
+    raised = []
+    for (i, _), cost in zip(options, above, strict=True):
+        others = (other for (j, _), other in zip(options, above, strict=True) if j == i and other > cost)
+        raised.append(min(others, default=cost + room + SPAN))
+    for group in dict(options):
+        yield [after if i == group else cost for (i, _), cost, after in zip(options, above, raised, strict=True)]
 
 
 def random_assignments(problem: Problem, bound: float, count: int, seed: int) -> list[Assignment]:
-    """Assignments of about equal cost, as controls: from the cheapest widths, random raises until none fits any more.
+    """Assignments that use the bound up, as controls: from the cheapest widths, random raises until none fits any more.
 
     Each raise is drawn evenly from all that fit, a raise being a group of layers and a width that costs more than its
     present one. Our choice; the paper has no such control. Raises InputError as `assign` does.
