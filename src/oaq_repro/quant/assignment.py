@@ -16,7 +16,7 @@ from oaq_repro.errors import InputError
 
 Table = Mapping[str, Mapping[int, float]]  # by layer and bits
 ROUNDING = 1e-9  # of the bound: what the order of a sum may make of it
-SPAN = 1e4  # largest coefficient that the solver sees, whose tolerances are 1e-6
+SPAN = 1e2  # largest coefficient that the solver sees, whose tolerances are 1e-6
 STRICTLY = 1e-5  # beyond these tolerances
 
 
@@ -137,7 +137,7 @@ def assign(problem: Problem, bound: float, worst: bool = False) -> Assignment:
             integrality=[1] * len(options),
             bounds=Bounds(0, 1),
             constraints=LinearConstraint(coefficients, low, high),
-            options={"mip_rel_gap": 0.0},
+            options={"mip_rel_gap": 0.0, "presolve": False},  # which loses solutions that just meet the bound
         )
         assert result.success, result.message  # the cheapest widths fit
         taken = [value > 0.5 for value in result.x]
@@ -153,7 +153,7 @@ def _next(options: Sequence[tuple[int, int]], above: Sequence[float], room: floa
     raised = []
     for (i, _), cost in zip(options, above, strict=True):
         others = (other for (j, _), other in zip(options, above, strict=True) if j == i and other > cost)
-        raised.append(min(others, default=cost + room + SPAN))
+        raised.append(min(others, default=room + 1))
     for group in dict(options):
         yield [after if i == group else cost for (i, _), cost, after in zip(options, above, raised, strict=True)]
 
