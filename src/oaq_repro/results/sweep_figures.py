@@ -53,6 +53,7 @@ def accuracy_bits(sweep: Sweep) -> Plot | None:
             _series(axes, series[name], x, order.index(name), looks[name])
         references = _references(axes, sweep)
         axes.set_xticks(range(len(widths)), [str(width) for width in widths])
+        axes.set_xlim(-0.5, len(widths) - 0.5)
         axes.set_title(title, fontsize=10, loc="left")
         style(axes, "", METRIC_LABELS[sweep.metric])
         axes.grid(visible=False, axis="x")
