@@ -8,6 +8,7 @@ OVERRIDES are those of the run. Prints overrides to add to them, one a line, and
 
 import argparse
 import sys
+from contextlib import redirect_stdout
 from typing import get_args
 
 from oaq_repro.extras import require
@@ -47,7 +48,7 @@ def main(given: list[str] | None = None) -> int:
         with initialize_config_dir(str(config_folder()), version_base="1.3"):
             settings = read(resolve(compose("config", overrides)))
         pl.seed_everything(settings.seed, workers=True, verbose=False)
-        with torch_threads(settings.threads):
+        with torch_threads(settings.threads), redirect_stdout(sys.stderr):  # where progress belongs here
             found = search(Run.prepared(settings), wanted)
     except (InputError, HydraException) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from composing import TINY, quantization_of, read_of, tiny
+from composing import TINY, changed, quantization_of, read_of, tiny
 
 from oaq_repro.bit_search import Search, arguments, overrides, search
 from oaq_repro.errors import InputError
@@ -40,7 +40,7 @@ def test_arguments_say_the_layers_that_differ():
 @pytest.mark.slow
 def test_a_search_gives_a_run_its_bits(script, results, capsys):
     given = [
-        *TINY,
+        *changed(TINY, "trainer.enable_progress_bar=true"),
         f"results={results}",
         "method=int8",
         "+quantization.overrides.mine={match: layer4.1.conv2, weight_bits: 6}",
