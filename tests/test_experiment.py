@@ -102,6 +102,8 @@ def test_the_float_parent_alone(results, oaq):
     record = run(tiny(results, "method=float32"))
     assert record.metrics == {"float": oaq.metrics["float"]}
     assert record.layers == [] and record.overflow is None and record.provenance.kernels is None
+    assert (record.cost.macs, record.cost.weight_bytes) == (oaq.cost.macs, 4 * oaq.cost.weight_bytes)
+    assert record.cost.bops == 16 * oaq.cost.bops
 
 
 def test_clamps_are_whole_numbers(results, oaq):

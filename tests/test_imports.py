@@ -45,7 +45,7 @@ LIBRARIES: dict[str, set[str]] = {
     "accumulator": set(),
     "resampling": {"numpy"},
     "transposed": set(),
-    "quant": {"torch"},
+    "quant": {"scipy", "torch"},
     "integer.graph": {"numpy"},
     "integer.certificate": {"numpy"},
     "integer.reference": {"numpy"},

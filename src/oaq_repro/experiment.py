@@ -17,7 +17,7 @@ from torch import distributed, nn
 
 from oaq_repro.deploy.checked_engine import CheckedEngine, Simulation
 from oaq_repro.deploy.lower import lower
-from oaq_repro.deploy.record_sections import layer_rows, overflow_section
+from oaq_repro.deploy.record_sections import cost_section, layer_rows, overflow_section
 from oaq_repro.errors import InputError
 from oaq_repro.files import write_atomic
 from oaq_repro.integer.engine.latency import latencies
@@ -132,6 +132,7 @@ def stages(run: Run, outcome: Outcome) -> None:
     parent = float_parent(run, float_task)
     outcome.parent_hash, outcome.metrics["float"] = parent.hash, parent.metrics
     if not method.quantizes:
+        outcome.sections["cost"] = cost_section(float_task.dense.eval(), run.data.input_shape)
         return
 
     quantized = quantize_network(float_task.dense, method, run.settings.quantization, run.data.input_shape)
@@ -150,6 +151,7 @@ def stages(run: Run, outcome: Outcome) -> None:
     state = task.state_dict()
     write_atomic(run.folder / CHECKPOINT_NAME, torch_bytes({"state_dict": state}))
     outcome.checkpoint_hash = content_hash(state)
+    outcome.sections["cost"] = cost_section(quantized, run.data.input_shape)
     task.dense = simulation = Simulation(quantized)
     outcome.metrics["simulated"] = evaluate(run, task, "simulated on held-out data", on_cpu=True)
     if not quantized.left_float:

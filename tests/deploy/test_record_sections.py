@@ -7,7 +7,7 @@ from quant.networks import Classifier, images, quantized, trained
 from oaq_repro.deploy import checked_engine as network
 from oaq_repro.deploy.checked_engine import CheckedEngine, Simulation
 from oaq_repro.deploy.lower import lower
-from oaq_repro.deploy.record_sections import layer_rows
+from oaq_repro.deploy.record_sections import cost_section, layer_rows
 from oaq_repro.quant.network import layers
 
 
@@ -35,6 +35,21 @@ def test_rows_are_those_of_the_engines_that_evaluated(monkeypatch):
         assert (row["name"], row["route_certified"]) == (sure.name, sure.registers)
         assert row["overflow_seen"] == simulation.totals()[row["name"]]
         assert row["outputs"] == simulation.outputs[row["name"]] > 0
+        assert row["bits_input"] == 8
+    for row, layer in zip(rows, graph.layers(), strict=True):
+        assert row["levels_weight"] == len({int(code) for code in layer.weight.flat})
+
+
+def test_cost_is_that_of_the_integer_graph():
+    model = quantized(trained(Classifier()))
+    graph = lower(model)
+    shapes = graph.shapes((3, 16, 16))
+    cost = cost_section(model, (3, 16, 16))
+    codes = [code for layer in graph.layers() for code in layer.weight.flat]
+    assert cost["macs"] == sum(layer.products(shapes[layer.name]) for layer in graph.layers())
+    assert cost["weight_bytes"] == len(codes)
+    assert cost["density"] == pytest.approx(sum(code != 0 for code in codes) / len(codes))
+    assert cost["bops"] == 64 * cost["macs"]
 
 
 @pytest.mark.parametrize("granularity", ["channel", "tensor"])

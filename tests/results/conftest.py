@@ -111,6 +111,7 @@ def fake_record(
                 settle_outputs={layer.name: layer.outputs * settle_images // images for layer in rows},
             ),
             "layers": rows,
+            "cost": {"macs": 10**8, "bops": 64 * 10**8, "bops_qap": 6.5e9, "weight_bytes": 2.5e6, "density": 0.75},
             "latency_ms": {"fast": 10.0, "certified": 12.5},
             "swapped": [layer.name for layer in rows],
             "left_float": [],

@@ -33,6 +33,7 @@ def test_terminal_has_the_numbers(make_record, width: int) -> None:
     assert "in 37 of 1,000 images" in words
     assert f"{record.certified} of 22 layers certified (✓)" in words
     assert "the classifier keeps int32" in words
+    assert "100.00 M products, 6.400 G bit operations, 2.500 MB of weights, 25% of them zero" in words
     for layer in record.layers:
         assert f"{layer.alpha_activation:.2f}/{layer.alpha_weight:.2f}" in text
         assert f"{layer.worst_case:.2f}" in text

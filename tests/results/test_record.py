@@ -46,6 +46,8 @@ def records(draw: st.DrawFn) -> Record:
             "alpha_weight": draw(POSITIVE),
             "bits_activation": draw(st.floats(0, 32)),
             "bits_weight": draw(st.floats(0, 32)),
+            "levels_weight": draw(st.none() | COUNT),
+            "bits_input": draw(st.none() | COUNT),
             "overflow_seen": draw(COUNT),
             "outputs": outputs[name],
             "worst_case": draw(st.none() | st.floats(0, 1e9)),
@@ -58,6 +60,13 @@ def records(draw: st.DrawFn) -> Record:
         }
         for name in names
     ]
+    cost = {
+        "macs": draw(COUNT),
+        "bops": draw(COUNT),
+        "bops_qap": draw(st.floats(0, 1e20)),
+        "weight_bytes": draw(st.floats(0, 1e12)),
+        "density": draw(FRACTION),
+    }
     metric = st.dictionaries(st.sampled_from(METRICS), FRACTION, min_size=1)
     return Record.model_validate(
         {
@@ -68,6 +77,7 @@ def records(draw: st.DrawFn) -> Record:
             "metrics": draw(st.dictionaries(st.sampled_from(STAGES), metric, min_size=1)),
             "overflow": draw(st.none() | st.just(overflow)),
             "layers": layers,
+            "cost": draw(st.none() | st.just(cost)),
             "latency_ms": draw(st.dictionaries(TEXT, st.floats(0, 1e6), max_size=2)),
             "swapped": draw(st.lists(TEXT, max_size=2)),
             "left_float": draw(st.lists(TEXT, max_size=2)),

@@ -100,6 +100,18 @@ def test_csv_has_fractions_to_nine_digits(make_record) -> None:
     assert int(read["images_affected"]) == row.images_affected
 
 
+def test_csv_has_the_mean_cost_of_the_records_that_have_one(make_record) -> None:
+    records = [make_record(4, seed=seed) for seed in range(3)]
+    records[0].cost = None
+    records[1].cost.density = 0.25
+    (read,) = csv.DictReader(io.StringIO(csv_text(comparison(records))))
+    assert (read["macs"], read["bops"], read["density"]) == ("100000000", "6.4e+09", "0.5")
+    for record in records:
+        record.cost = None
+    (read,) = csv.DictReader(io.StringIO(csv_text(comparison(records))))
+    assert read["macs"] == ""
+
+
 def test_times_are_relative_to_mode_fast(make_record) -> None:
     first, second = make_record(4), make_record(4, seed=1)
     first.latency_ms = {"fast": 10.0, "certified": 12.0}

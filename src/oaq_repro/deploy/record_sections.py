@@ -2,13 +2,16 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from oaq_repro.deploy.checked_engine import CheckedEngine, Simulation
 from oaq_repro.integer.certificate import certify
 from oaq_repro.integer.graph import Convolution, ConvTranspose, Layer
+from oaq_repro.quant.cost import layer_costs, network_cost
 from oaq_repro.quant.network import input_quantizer, layers
 from oaq_repro.quant.quantizers import WeightQuantizer
 from oaq_repro.quant.settle import SettleReport
@@ -25,6 +28,11 @@ def overflow_section(settled: SettleReport, simulation: Simulation) -> dict[str,
         "images": len(simulation.digests),
         "images_affected": len(simulation.affected()),
     }
+
+
+def cost_section(network: nn.Module, input_shape: Sequence[int]) -> dict[str, Any]:
+    """`cost` of the record, of a float or quantized network in evaluation mode."""
+    return asdict(network_cost(layer_costs(network, input_shape)))
 
 
 def layer_rows(
@@ -47,14 +55,17 @@ def layer_rows(
         source = graph.qparams(layer.inputs[0])
         certificate = certify(layer, source)
         module = modules[layer.name]
+        source_quantizer = input_quantizer(quantized, layer.name)
         asked = layer.accumulator_reason == "asked for"
         rows.append(
             {
                 "name": layer.name,
                 "kind": _kind(layer),
-                "alpha_activation": float(input_quantizer(quantized, layer.name).alpha),
+                "alpha_activation": float(source_quantizer.alpha),
                 "bits_activation": math.log2(source.q_max + 1),
+                "bits_input": source_quantizer.bits,
                 **_weights(module.weight_quantizer, layer),
+                "levels_weight": len(np.unique(layer.weight)),
                 "bias_shift": corrected.get(layer.name),
                 "overflow_seen": totals[layer.name],
                 "outputs": simulation.outputs[layer.name],

@@ -105,6 +105,11 @@ class Layer(_Section):
     )
     bits_weight_min: float | None = Field(default=None, ge=0, description="as alpha_weight_min")
     bits_weight_max: float | None = Field(default=None, ge=0, description="as alpha_weight_max")
+    levels_weight: Count | None = Field(
+        default=None,
+        description="distinct weight codes of the layer; null in records of earlier versions, as bits_input",
+    )
+    bits_input: Count | None = Field(default=None, description="bits of the input's grid, before any alpha")
     bias_shift: NonNegative | None = Field(
         default=None, description="largest shift of a bias by bias correction, in output codes; null without it"
     )
@@ -123,6 +128,16 @@ class Layer(_Section):
     reason: str | None = Field(
         default=None, description="why the layer left the run's accumulator; null when it did not"
     )
+
+
+class Cost(_Section):
+    """What one image costs, by formula and not by measurement (`quant.cost`)."""
+
+    macs: Count = Field(description="products")
+    bops: Count = Field(description="bit operations as HAWQ-V3 counts them: products times both bits")
+    bops_qap: NonNegative = Field(description="as QAP counts them: without products with zero weights, with additions")
+    weight_bytes: NonNegative = Field(description="of the weights at their bits, packed; without biases")
+    density: Fraction = Field(description="part of the weights that is not zero")
 
 
 class Hardware(_Section):
@@ -173,6 +188,11 @@ class Record(_Section):
     )
     overflow: Overflow | None = Field(default=None, description="null when the run ended before the integer stage")
     layers: list[Layer] = Field(default_factory=list)
+    cost: Cost | None = Field(
+        default=None,
+        description="of the quantized network, of the float one where nothing is quantized; null in records of earlier "
+        "versions and where the run ended before",
+    )
     latency_ms: dict[str, NonNegative] = Field(
         default_factory=dict, description="median milliseconds of one image on one thread, by the engine's mode"
     )

@@ -11,6 +11,7 @@ from oaq_repro.results.labels import SECTIONS, label, operand_bits
 from oaq_repro.results.record import STAGES, Metric, Record, Stage
 
 CONFIDENCE = 0.95
+COSTS = ("macs", "bops", "bops_qap", "weight_bytes", "density")
 RATIOS = ("certified", "acc32")  # modes of the engine whose time is given relative to mode fast
 
 
@@ -25,7 +26,10 @@ class Interval:
 
 @dataclass(frozen=True)
 class Row:
-    """One experiment (all its finished seeds) and one metric. ratios: time of the engine's mode / time of `fast`."""
+    """One experiment (all its finished seeds) and one metric. ratios: time of the engine's mode / time of `fast`.
+
+    costs: mean over the records that have them, by field of the record's `cost`.
+    """
 
     hash: str
     labels: tuple[str, ...]
@@ -40,6 +44,7 @@ class Row:
     certified: tuple[int, ...]
     layers: int
     ratios: dict[str, Interval]
+    costs: dict[str, float]
 
 
 def interval(values: Sequence[float]) -> Interval:
@@ -76,6 +81,7 @@ def summarize(group: Sequence[Record], metric: Metric) -> Row:
     """The row of one experiment's records."""
     values = {stage: stage_values(group, stage, metric) for stage in STAGES}
     ratios = {mode: ratio_values(group, mode) for mode in RATIOS}
+    costs = [record.cost for record in group if record.cost is not None]
     overflows = [record.overflow for record in group if record.overflow is not None]
     config = group[0].config
     return Row(
@@ -92,6 +98,7 @@ def summarize(group: Sequence[Record], metric: Metric) -> Row:
         certified=tuple(record.certified for record in group),
         layers=len(group[0].layers),
         ratios={mode: interval(found) for mode, found in ratios.items() if found},
+        costs={name: math.fsum(getattr(cost, name) for cost in costs) / len(costs) for name in COSTS if costs},
     )
 
 

@@ -11,7 +11,7 @@ from oaq_repro.results import grid
 from oaq_repro.results.grid import Grid
 from oaq_repro.results.labels import SECTIONS
 from oaq_repro.results.record import METRICS, STAGE_LABELS, STAGES, Record
-from oaq_repro.results.summary import RATIOS, Row, certified, experiments, percent, ratio, seen, summarize
+from oaq_repro.results.summary import COSTS, RATIOS, Row, certified, experiments, percent, ratio, seen, summarize
 
 NOTES = """\
 Generated from the run records by `scripts/make_tables.py`; do not edit. Accuracy is the mean over seeds
@@ -61,7 +61,7 @@ def csv_text(rows: Sequence[Row]) -> str:
     stages = chain.from_iterable((stage, f"{stage}_half_95", f"{stage}_n") for stage in STAGES)
     counts = ["overflow_outputs", "outputs", "images_affected", "images", "certified_min", "certified_max", "layers"]
     ratios = [f"{mode}_over_fast" for mode in RATIOS]
-    heads = ["run", *SECTIONS, "operand_bits", "metric", "seeds", *stages, *counts, *ratios]
+    heads = ["run", *SECTIONS, "operand_bits", "metric", "seeds", *stages, *counts, *ratios, *COSTS]
     lines = []
     for row in rows:
         values: list[Any] = [row.hash, *row.labels, row.operands, row.metric, row.seeds]
@@ -70,7 +70,8 @@ def csv_text(rows: Sequence[Row]) -> str:
             values += [None, None, 0] if found is None else [found.mean, found.half, found.n]
         values += [row.overflow_outputs, row.outputs, row.images_affected, row.images]
         values += [min(row.certified), max(row.certified), row.layers]
-        lines.append([*values, *(row.ratios[mode].mean if mode in row.ratios else None for mode in RATIOS)])
+        values += [row.ratios[mode].mean if mode in row.ratios else None for mode in RATIOS]
+        lines.append([*values, *(row.costs.get(name) for name in COSTS)])
     return grid.csv_text(heads, lines)
 
 

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from oaq_repro.results.labels import label, short_names
-from oaq_repro.results.record import STAGE_LABELS, STAGES, Layer, Overflow, Record
+from oaq_repro.results.record import STAGE_LABELS, STAGES, Cost, Layer, Overflow, Record
 
 NAME_WIDTH = 28
 NAME_WIDTH_BESIDE_RANGES = 20
@@ -36,6 +36,8 @@ def render_record(record: Record) -> RenderableType:
         parts.extend(Text(line) for line in overflow_lines(record.overflow))
     if record.layers:
         parts.append(Text(_certified_line(record)))
+    if record.cost is not None:
+        parts.append(Text(_cost_line(record.cost)))
     if record.latency_ms:
         parts.append(_latency(record))
     return Group(*parts)
@@ -60,6 +62,14 @@ def _part(events: int, outputs: int) -> str:
 
 def _certified_line(record: Record) -> str:
     return f"Overflow impossible on any input: {record.certified} of {len(record.layers)} layers certified (✓)"
+
+
+def _cost_line(cost: Cost) -> str:
+    zeros = f", {1 - cost.density:.0%} of them zero" if cost.density < 1 else ""
+    return (
+        f"Cost of one image: {cost.macs / 1e6:,.2f} M products, {cost.bops / 1e9:,.3f} G bit operations, "
+        f"{cost.weight_bytes / 1e6:,.3f} MB of weights{zeros}"
+    )
 
 
 MODE_LABELS = {
