@@ -248,10 +248,12 @@ def test_script(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == "0 runs rewritten, 1 were up to date, 0 left as they are\n"
 
 
-def test_every_committed_record_has_its_own_hash() -> None:
+def test_every_committed_record_has_its_own_hash(monkeypatch) -> None:
     assert len(COMMITTED) >= 405
     for path in COMMITTED:
         record = load_in_place(path)
+        pretrained = record.science["model"].get("checkpoint", {})  # of whose file the record has the hash alone
+        monkeypatch.setattr(identity, "file_hash", lambda path, known=pretrained: known["sha256"])
         settings = read(current(record.config))
         assert science(settings) == record.science, path
         assert run_hash(settings, record.provenance.dataset_fingerprint) == record.hash, path
