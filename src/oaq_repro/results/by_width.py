@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from oaq_repro.results.grid import Grid, csv_text
 from oaq_repro.results.record import Metric, Record, Stage
-from oaq_repro.results.summary import Interval, interval
+from oaq_repro.results.summary import Interval, experiments, interval, percent
 from oaq_repro.results.sweep import Point, Sweep, sweeps
 
 NOTES = """\
@@ -22,10 +22,7 @@ EXACT = "32-bit sums"
 
 def width_files(records: Sequence[Record]) -> dict[str, str]:
     """File name to text of `widths-<sweep>.md` and `.csv`, for sweeps over more than one method."""
-    by_hash: dict[str, list[Record]] = {}
-    for record in sorted(records, key=lambda record: record.seed):
-        if record.status == "finished":
-            by_hash.setdefault(record.hash, []).append(record)
+    by_hash = {group[0].hash: group for group in experiments(records)}
     files = {}
     for sweep in sweeps(records):
         if len(sweep.series) > 1:
@@ -58,7 +55,7 @@ def _grid(sweep: Sweep, by_hash: dict[str, list[Record]]) -> Grid:
         seeds=f"{'-'.join(str(n) for n in dict.fromkeys((seeds[0], seeds[-1])))} seeds",
         exact=EXACT,
         agreement=AGREEMENT if agrees else "",
-        float=_percent(sweep.float_accuracy),
+        float=percent(sweep.float_accuracy),
     )
     heads = ("method", EXACT, *(name for _, name in columns))
     return Grid(f"What is lost by width: {sweep.title}", notes, heads, "l" + "r" * (len(heads) - 1), tuple(rows))
@@ -85,10 +82,6 @@ def _points(found: Interval | None) -> str:
     if found is None:
         return "-"
     return f"{100 * found.mean:+.2f}" + ("" if found.half is None else f" ± {100 * found.half:.2f}")
-
-
-def _percent(value: Interval) -> str:
-    return f"{100 * value.mean:.2f}" + ("" if value.half is None else f" ± {100 * value.half:.2f}")
 
 
 def _csv(sweep: Sweep, by_hash: dict[str, list[Record]]) -> str:
