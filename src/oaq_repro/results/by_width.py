@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from oaq_repro.results.grid import Grid, csv_text
 from oaq_repro.results.record import Metric, Record, Stage
-from oaq_repro.results.summary import Interval, experiments, interval, percent
+from oaq_repro.results.summary import Interval, experiments, interval, percent, stage_values
 from oaq_repro.results.sweep import Point, Sweep, sweeps
 
 NOTES = """\
@@ -74,7 +74,7 @@ def _exact(by_hash: dict[str, list[Record]], points: Sequence[Point], metric: Me
 
 
 def _agreement(group: Sequence[Record], stage: Stage) -> str:
-    found = [record.metrics[stage]["agreement"] for record in group if "agreement" in record.metrics.get(stage, {})]
+    found = stage_values(group, stage, "agreement")
     return f"; {100 * interval(found).mean:.1f}" if found else ""
 
 
@@ -95,7 +95,7 @@ def _csv(sweep: Sweep, by_hash: dict[str, list[Record]]) -> str:
             for stage in ("integer", "integer_int32"):
                 found = paired(group, stage, sweep.metric)
                 line += [None, None] if found is None else [found.mean, found.half]
-            agreement = [r.metrics["integer"]["agreement"] for r in group if "agreement" in r.metrics["integer"]]
+            agreement = stage_values(group, "integer", "agreement")
             overflows = [record.overflow for record in group if record.overflow is not None]
             line += [interval(agreement).mean if agreement else None]
             line += [sum(o.images_affected for o in overflows), sum(o.images for o in overflows)]
