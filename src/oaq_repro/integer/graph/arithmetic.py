@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from oaq_repro.fixed_point import FIXED16_SHIFT, dyadic, fixed16, saturated16, shifted
+
 Array = np.ndarray[Any, Any]
 
 
@@ -41,6 +43,17 @@ def requantize(acc: Array, multiplier: Array, q: QParams) -> Array:
     return to_codes(result, q)
 
 
+def requantize_dyadic(acc: Array, ratio: Array, q: QParams) -> Array:
+    """int32 to codes: `clamp(((acc * M + 2^(s-1)) >> s) + zero_point, 0, q_max)`, int64; ratio float64, broadcast."""
+    multiplier, shift = dyadic(ratio)
+    return integer_codes(shifted(acc.astype(np.int64) * multiplier, shift), q)
+
+
+def requantize_fixed16(acc: Array, ratio: Array, q: QParams) -> Array:
+    """int32 to codes: `clamp(((sat16(acc) * m + 2^14) >> 15) + zero_point, 0, q_max)`; ratio float64, broadcast."""
+    return integer_codes(shifted(saturated16(acc).astype(np.int64) * fixed16(ratio), FIXED16_SHIFT), q)
+
+
 def rescale(codes: Array, source: QParams, output: QParams) -> Array:
     """Codes at other QParams, unchanged at equal ones: `clamp(rint(((q - z) * s) / s_out) + z_out, 0, q_max)`."""
     return codes if source == output else rescaling_table(source, output)[codes]
@@ -61,5 +74,12 @@ def to_codes(values: Array, q: QParams) -> Array:
     """float32 in units of the scale to codes; overwrites `values`. Where the sum is inexact it is clamped anyway."""
     np.rint(values, out=values)
     values += np.float32(q.zero_point)
+    np.clip(values, 0, q.q_max, out=values)
+    return values.astype(np.uint8)
+
+
+def integer_codes(values: Array, q: QParams) -> Array:
+    """int64 in units of the scale to codes; overwrites `values`."""
+    values += q.zero_point
     np.clip(values, 0, q.q_max, out=values)
     return values.astype(np.uint8)

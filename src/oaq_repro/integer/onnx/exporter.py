@@ -18,6 +18,7 @@ from oaq_repro.errors import InputError
 from oaq_repro.files import write_atomic
 from oaq_repro.integer.graph import Graph
 from oaq_repro.integer.graph import file as graph_file
+from oaq_repro.integer.graph.nodes import RoundingNode
 from oaq_repro.integer.onnx.export_operators import constant_bytes, write
 from oaq_repro.integer.onnx.writer import Writer
 
@@ -46,6 +47,10 @@ def build_model(graph: Graph, input_shape: tuple[int, int, int], largest: int = 
     """
     graph.validate()
     shapes = graph.shapes(input_shape)
+    for node in graph.nodes:
+        if isinstance(node, RoundingNode) and node.requantization != "float32":
+            found = f"{node.requantization}, which has no form in ONNX"
+            raise InputError(f"graph node {node.name!r}: requantization: found {found}, expected float32")
     needed = sum(constant_bytes(node, shapes) for node in graph.nodes)
     if needed > largest:
         raise InputError(f"graph: found {needed} bytes of constants, expected at most {largest} (one ONNX file)")

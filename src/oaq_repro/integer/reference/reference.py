@@ -102,7 +102,7 @@ class Reference:
         result.outputs_per_image[node.name] = per_image.shape[1]
         policy = node.accumulator
         result.peak[node.name] = max(sums.highest / policy.maximum, sums.lowest / policy.minimum)
-        return node.requantized(sums)
+        return node.requantized(sums, sources[0])
 
 
 def _channels_last(x: Array) -> Array:
