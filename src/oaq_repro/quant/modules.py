@@ -7,15 +7,19 @@ Where it does, `QTensor`s flow, and every module computes the exact formula of i
 Convolutions and linear layers are in `layers.py`, the resize in `resize.py`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from oaq_repro.errors import InputError
+from oaq_repro.fixed_point import mean_ratio
 from oaq_repro.quant.numerics import QTensor, Sides, pad
 from oaq_repro.quant.quantizers import ActivationQuantizer
+from oaq_repro.quant.requantization import dyadic_values, exactly, ratio_of, sum_values
+from oaq_repro.requantization import Requantization
 
 Value = QTensor | Tensor
 
@@ -24,10 +28,12 @@ class QuantModule(nn.Module):
     """Base of all quantized modules.
 
     `output`: the quantizer of the result, or None where the codes of the input pass through unchanged in scale (pooling
-    by maximum, resize, flatten).
+    by maximum, resize, flatten). `requantization`: how codes are rounded from integers that are not codes; None where
+    they are copied, looked up or made from real numbers.
     """
 
     output: ActivationQuantizer | None
+    requantization: Requantization | None = None
 
     def __init__(self) -> None:
         super().__init__()
@@ -89,24 +95,39 @@ class QuantRequantize(QuantModule):
         return self.output.quantize_real(x.dequantize()) if isinstance(x, QTensor) else self._finish(x)
 
 
-class QuantAdd(QuantRequantize):
+class RoundingModule(QuantRequantize):
+    """A module whose codes are rounded from integers."""
+
+    requantization: Requantization = "float32"
+
+    def rounded(self, smooth: QTensor, values: Callable[[Requantization], Tensor]) -> QTensor:
+        """The codes of the float formula, or with their gradient those of an integer one, whose `values` are int64."""
+        if self.requantization == "float32" or self.output.draws:
+            return smooth
+        return exactly(smooth, values(self.requantization))
+
+
+class QuantAdd(RoundingModule):
     """Sum of two tensors of the same shape, each on its own scale."""
 
     def forward(self, a: Value, b: Value) -> Value:  # type: ignore[override]
         """`(a - z_a) * s_a + (b - z_b) * s_b`, in this order, then the output quantizer."""
         if isinstance(a, QTensor) and isinstance(b, QTensor):
-            return self.output.quantize_real(a.dequantize() + b.dequantize())
+            smooth = self.output.quantize_real(a.dequantize() + b.dequantize())
+            return self.rounded(smooth, partial(sum_values, a, b, smooth.qparams))
         assert isinstance(a, Tensor) and isinstance(b, Tensor)
         return self._finish(a + b)
 
 
-class QuantMultiply(QuantRequantize):
+class QuantMultiply(RoundingModule):
     """Product of two tensors: of the same shape, or [N, C, H, W] with a factor [N, C, 1, 1] per channel."""
 
     def forward(self, a: Value, b: Value) -> Value:  # type: ignore[override]
         """`(a - z_a) * (b - z_b)`, an integer, then one multiplier `s_a * s_b / s_out`, as a layer's sum."""
         if isinstance(a, QTensor) and isinstance(b, QTensor):
-            return self.output(a.centred() * b.centred(), a.scale * b.scale)
+            product, scale = a.centred() * b.centred(), a.scale * b.scale
+            smooth = self.output(product, scale)
+            return self.rounded(smooth, lambda _: dyadic_values(product, ratio_of(scale, smooth.qparams)))
         assert isinstance(a, Tensor) and isinstance(b, Tensor)
         return self._finish(a * b)
 
@@ -125,7 +146,7 @@ class QuantConcat(QuantRequantize):
         return self.output.quantize_real(real) if isinstance(parts[0], QTensor) else self._finish(real)
 
 
-class QuantAvgPool2d(QuantRequantize):
+class QuantAvgPool2d(RoundingModule):
     """Average over windows of `kernel` values. `count_include_pad`: zero padding counts as values."""
 
     def __init__(
@@ -150,10 +171,10 @@ class QuantAvgPool2d(QuantRequantize):
         if not self.count_include_pad:
             n = self._sum(torch.ones_like(values[:1, :1]))
         total = self._sum(values)
-        return _averaged(self.output, x, total, n) if isinstance(x, QTensor) else self._finish(total / n)
+        return _averaged(self, x, total, n) if isinstance(x, QTensor) else self._finish(total / n)
 
 
-class QuantGlobalAvgPool(QuantRequantize):
+class QuantGlobalAvgPool(RoundingModule):
     """Average over the whole image. `keepdims`: [N, C, 1, 1] rather than [N, C]."""
 
     def __init__(self, output: ActivationQuantizer, keepdims: bool) -> None:
@@ -165,17 +186,21 @@ class QuantGlobalAvgPool(QuantRequantize):
         if not isinstance(x, QTensor):
             return self._finish(x.mean((2, 3), keepdim=self.keepdims))
         total = x.centred().sum((2, 3), keepdim=self.keepdims)
-        return _averaged(self.output, x, total, x.codes.shape[2] * x.codes.shape[3])
+        return _averaged(self, x, total, x.codes.shape[2] * x.codes.shape[3])
 
 
-def _averaged(output: ActivationQuantizer, x: QTensor, total: Tensor, n: int | Tensor) -> QTensor:
+def _averaged(pool: RoundingModule, x: QTensor, total: Tensor, n: int | Tensor) -> QTensor:
     """Requantize a sum of n codes as ONNX Runtime's QLinearGlobalAveragePool does: s_in / (s_out * n)."""
+    output = pool.output
     if isinstance(n, Tensor) and n.dim():
         output.track(total / n, x.scale)
     else:
         output.track(total, x.scale / n)
     scale, zero_point, q_max = output.parameters_of_range()
-    return output.encode(total * (x.scale / (scale * n)), scale, zero_point, q_max)
+    smooth = output.encode(total * (x.scale / (scale * n)), scale, zero_point, q_max)
+    counts = n.cpu().numpy() if isinstance(n, Tensor) else n
+    scales = x.scale.detach().cpu().numpy(), scale.detach().cpu().numpy()
+    return pool.rounded(smooth, lambda _: dyadic_values(total, mean_ratio(*scales, counts)))
 
 
 class QuantPixelShuffle(QuantModule):

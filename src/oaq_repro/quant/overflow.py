@@ -15,6 +15,7 @@ from torch import Tensor
 
 from oaq_repro.accumulator import Accumulator
 from oaq_repro.quant.numerics import Sides, pad
+from oaq_repro.quant.requantization import Fixed16
 from oaq_repro.transposed import output_size, phases
 
 
@@ -176,17 +177,27 @@ class OverflowMeter:
         weight: Tensor,
         geometry: Geometry,
         accumulator: Accumulator,
+        fixed16: Fixed16 | None = None,
     ) -> None:
-        """Count one batch. `exact` is the corrected sum [N, O, H, W] that the forward pass has computed."""
+        """Count one batch. `exact` is the corrected sum [N, O, H, W] that the forward pass has computed.
+
+        fixed16: where the sum with its bias is saturated to 16 bits afterwards; what that changes is an event as well.
+        """
         if accumulator.splits or accumulator.overflow == "saturate":
             outcome = simulate(codes, zero_point, weight, geometry, accumulator)
-            counts, peaks = outcome.overflowed.sum((2, 3)), outcome.peaks
+            events, peaks = outcome.overflowed, outcome.peaks
         else:
             low, high = _extremes(exact)
-            peaks = _peaks(low, high, accumulator)
-            counts = torch.zeros(exact.shape[:2], dtype=torch.int64, device=exact.device)
+            peaks, events = _peaks(low, high, accumulator), None
             if bool((_outside(low, accumulator) | _outside(high, accumulator)).any()):  # seldom, and much dearer
-                counts = _outside(exact, accumulator).sum((2, 3))
+                events = _outside(exact, accumulator)
+        if fixed16 is not None:
+            saturated = fixed16.peaks()
+            if bool((saturated > 1).any()):
+                changed = fixed16.events().reshape(exact.shape)
+                events = changed if events is None else events | changed
+            peaks = torch.maximum(peaks, saturated)
+        counts = exact.new_zeros(exact.shape[:2], dtype=torch.int64) if events is None else events.sum((2, 3))
         self.events.append(counts.sum(1))
         self.outputs += exact.numel()
         by_channel = counts.sum(0)
