@@ -18,9 +18,10 @@ from oaq_repro.methods.lsq import LSQ
 from oaq_repro.methods.pact import PACT
 from oaq_repro.methods.rq import RQ
 from oaq_repro.quant.calibrate import count_overflow
-from oaq_repro.quant.modules import QuantAdd, QuantAvgPool2d, QuantGlobalAvgPool, QuantMultiply
+from oaq_repro.quant.modules import QuantAdd, QuantMultiply
 from oaq_repro.quant.network import input_qparams, layers
 from oaq_repro.quant.numerics import QParams, QTensor
+from oaq_repro.quant.pools import QuantAvgPool2d, QuantGlobalAvgPool
 from oaq_repro.quant.quantizers import ActivationQuantizer, ObserverConfig, WeightQuantizer
 from oaq_repro.quant.requantization import Fixed16, snapped
 from oaq_repro.quant.resize import QuantResize

@@ -13,6 +13,7 @@ from oaq_repro.quant import modules as qm
 from oaq_repro.quant.elementwise import QuantElementwise
 from oaq_repro.quant.network import QuantizedNetwork
 from oaq_repro.quant.numerics import QParams
+from oaq_repro.quant.pools import QuantAvgPool2d, QuantGlobalAvgPool, QuantMaxPool2d
 from oaq_repro.quant.quantizers import ActivationQuantizer
 from oaq_repro.quant.resize import QuantResize, QuantResizeNearest
 from oaq_repro.quant.select import QuantSelect
@@ -148,9 +149,9 @@ _BUILDERS: dict[type, Callable[..., ir.Node]] = {
     ),
     qm.QuantPixelShuffle: _plain(ir.DepthToSpace, "block"),
     qm.QuantFlatten: _plain(ir.Flatten, "keepdims"),
-    qm.QuantMaxPool2d: _plain(ir.MaxPool, *_WINDOW, "dilation", "ceil_mode"),
-    qm.QuantAvgPool2d: _plain(ir.AvgPool, *_WINDOW, "count_include_pad", "requantization"),
-    qm.QuantGlobalAvgPool: _plain(ir.GlobalAvgPool, "keepdims", "requantization"),
+    QuantMaxPool2d: _plain(ir.MaxPool, *_WINDOW, "dilation", "ceil_mode"),
+    QuantAvgPool2d: _plain(ir.AvgPool, *_WINDOW, "count_include_pad", "requantization"),
+    QuantGlobalAvgPool: _plain(ir.GlobalAvgPool, "keepdims", "requantization"),
     QuantResize: lambda m, name, inputs, source, output: ir.Resize(
         name, inputs, output, m.align_corners, None if m.factor is None else _factor(m), requantization=m.requantization
     ),
