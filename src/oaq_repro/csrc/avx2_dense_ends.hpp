@@ -6,24 +6,28 @@
 
 namespace oaq::avx2 {
 
-// Writes the codes of a tile's pixels; values(r): those of pixel r.
+// Writes the codes of a tile's pixels; values(r): those of pixel r. All are made before the first byte is written: it might be
+// one of what is read, for all that the compiler knows, and then constants would be loaded again.
 template <int R, Requantization K, typename PixelValues>
 OAQ_INLINE void write(const DenseBlock& block, const Epilogue16<K>& epilogue, int first, const PixelValues& values) {
-    std::uint8_t* out[R];  // read before the first byte is written, which might be one of the tile's
+    std::uint8_t* out[R];
+    __m256i codes[(R + 1) / 2];
     each<R>([&](auto r) OAQ_LAMBDA { out[r] = block.out[first + r] + block.out_offset; });
-    const int channels = block.channels;
     each<(R + 1) / 2>([&](auto i) OAQ_LAMBDA {
-        constexpr int r = 2 * decltype(i)::value, next = r + 1 < R ? r + 1 : r;
-        const __m256i first = values(r);
-        const __m256i codes = epilogue.codes(first, next == r ? first : values(next));
-        store(out[r], _mm256_castsi256_si128(codes), channels);
-        if (next != r) store(out[next], _mm256_extracti128_si256(codes, 1), channels);
+        const __m256i first = values(2 * i);
+        codes[i] = epilogue.codes(first, 2 * i + 1 < R ? values(2 * i + 1 < R ? 2 * i + 1 : 0) : first);
+    });
+    const int channels = block.channels;
+    each<R>([&](auto r) OAQ_LAMBDA {
+        store(out[r], r % 2 == 0 ? _mm256_castsi256_si128(codes[r / 2]) : _mm256_extracti128_si256(codes[r / 2], 1), channels);
     });
 }
 
 // What 32-bit accumulators leave.
 template <int R, Requantization K>
-OAQ_INLINE void finish(const DenseBlock& block, const Epilogue16<K>& epilogue, int first, const __m256i (&acc)[R][2]) {
+OAQ_INLINE void finish(const DenseBlock& block, const Epilogue16<K>& epilogue, int first, __m256i (&acc)[R][2]) {
+    if (epilogue.values.biases.wrap_sums())
+        each<R>([&](auto r) OAQ_LAMBDA { epilogue.values.biases.wrap_and_add(acc[r][0], acc[r][1]); });
     write<R>(block, epilogue, first, [&](int r) OAQ_LAMBDA { return epilogue.values.of_wide(acc[r][0], acc[r][1]); });
 }
 

@@ -87,20 +87,20 @@ private:
     __m256i multiplier_[2], more_[2], shift_[2], left_;
 };
 
-// Sums that a wrap_shift keeps to fewer bits, with their bias.
-class Kept {
+// Biases of 16 channels, and what a wrap_shift does before they are added.
+class Biases {
 public:
     template <typename Order>
-    OAQ_INLINE Kept(const OutputConstants& constants, Order)
+    OAQ_INLINE Biases(const OutputConstants& constants, Order)
         : low(Order::low(constants.bias)), high(Order::high(constants.bias)), shift_(constants.wrap_shift) {}
 
-    OAQ_INLINE void operator()(__m256i& first, __m256i& second) const {
-        if (shift_ == 0) return;
+    OAQ_INLINE bool wrap_sums() const { return shift_ != 0; }
+    OAQ_INLINE void wrap_and_add(__m256i& first, __m256i& second) const {
         first = _mm256_add_epi32(wrap(first, shift_), low);
         second = _mm256_add_epi32(wrap(second, shift_), high);
     }
 
-    const __m256i low, high;  // biases
+    const __m256i low, high;
 
 private:
     int shift_;
@@ -114,13 +114,11 @@ public:
 
     template <typename Order>
     OAQ_INLINE Values(const OutputConstants& constants, Order order)
-        : kept_(constants, order), low_(constants.multipliers, Order::low), high_(constants.multipliers, Order::high),
-          less_low_(less(kept_.low)), less_high_(less(kept_.high)) {}
+        : biases(constants, order), low_(constants.multipliers, Order::low), high_(constants.multipliers, Order::high),
+          less_low_(less(biases.low)), less_high_(less(biases.high)) {}
 
-    OAQ_INLINE __m256i of_wide(__m256i low, __m256i high) const {
-        kept_(low, high);
-        return _mm256_packs_epi32(low_(low), high_(high));
-    }
+    // Of sums with their bias.
+    OAQ_INLINE __m256i of_wide(__m256i low, __m256i high) const { return _mm256_packs_epi32(low_(low), high_(high)); }
 
     OAQ_INLINE __m256i of_narrow(__m256i sums) const {
         if constexpr (K == Requantization::kFloat32) {
@@ -133,16 +131,17 @@ public:
         } else {
             const __m256i low = _mm256_srai_epi32(_mm256_unpacklo_epi16(sums, sums), 16);
             const __m256i high = _mm256_srai_epi32(_mm256_unpackhi_epi16(sums, sums), 16);
-            return _mm256_packs_epi32(low_(_mm256_add_epi32(low, kept_.low)), high_(_mm256_add_epi32(high, kept_.high)));
+            return _mm256_packs_epi32(low_(_mm256_add_epi32(low, biases.low)), high_(_mm256_add_epi32(high, biases.high)));
         }
     }
+
+    const Biases biases;
 
 private:
     OAQ_INLINE static __m256 less(__m256i bias) {
         return _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_set1_epi32((1 << 23) + (1 << 15)), bias));
     }
 
-    Kept kept_;
     Scale<K> low_, high_;
     __m256 less_low_, less_high_;  // of float32
 };
@@ -155,11 +154,10 @@ public:
 
     template <typename Order>
     OAQ_INLINE Values(const OutputConstants& constants, Order order)
-        : kept_(constants, order), bias_(_mm256_packs_epi32(kept_.low, kept_.high)),
+        : biases(constants, order), bias_(_mm256_packs_epi32(biases.low, biases.high)),
           multiplier_(_mm256_packs_epi32(Order::low(constants.multipliers.integer), Order::high(constants.multipliers.integer))) {}
 
     OAQ_INLINE __m256i of_wide(__m256i low, __m256i high) const {
-        kept_(low, high);
         return _mm256_mulhrs_epi16(_mm256_packs_epi32(low, high), multiplier_);
     }
 
@@ -167,8 +165,9 @@ public:
         return _mm256_mulhrs_epi16(_mm256_adds_epi16(sums, bias_), multiplier_);
     }
 
+    const Biases biases;
+
 private:
-    Kept kept_;
     __m256i bias_, multiplier_;
 };
 
@@ -242,11 +241,15 @@ public:
     }
 
     // 32-bit sums, which `start` began.
-    OAQ_INLINE void write(std::uint8_t* out, int channels, const __m256i (&acc)[4]) const {
+    OAQ_INLINE void write(std::uint8_t* out, int channels, __m256i (&acc)[4]) const {
+        if (first_.biases.wrap_sums()) {
+            first_.biases.wrap_and_add(acc[0], acc[1]);
+            second_.biases.wrap_and_add(acc[2], acc[3]);
+        }
         store_codes(out, codes_(first_.of_wide(acc[0], acc[1]), second_.of_wide(acc[2], acc[3])), channels);
     }
 
-    // 16-bit sums, which `start16` began.
+    // 16-bit sums, without bias, which `start16` began.
     OAQ_INLINE void write(std::uint8_t* out, int channels, const __m256i (&sum)[2]) const {
         store_codes(out, codes_(first_.of_narrow(sum[0]), second_.of_narrow(sum[1])), channels);
     }
