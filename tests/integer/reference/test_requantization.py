@@ -14,7 +14,6 @@ from oracles.reference import around, conv, linear, q, small_network
 from oaq_repro.accumulator import NAMED
 from oaq_repro.errors import InputError
 from oaq_repro.integer import graph as ir
-from oaq_repro.integer.engine import Engine
 from oaq_repro.integer.graph.arithmetic import requantize, requantize_dyadic, requantize_fixed16
 from oaq_repro.integer.reference import Reference
 from oaq_repro.requantization import REQUANTIZATIONS
@@ -232,9 +231,3 @@ def test_unknown_values():
             InputError, match="graph node 's': requantization: found .*, expected one of float32, dyadic"
         ):
             graph.validate()
-
-
-def test_the_engine_says_what_it_does_not_have():
-    graph = oracle.requantized(small_network().graph, "dyadic")
-    with pytest.raises(InputError, match="graph node 'stem': requantization: found dyadic"):
-        Engine(graph, (3, 16, 12))

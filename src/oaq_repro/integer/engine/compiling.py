@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from oaq_repro.errors import InputError
 from oaq_repro.integer.engine.context import Compilation
 from oaq_repro.integer.engine.explain import LayerRoute
 from oaq_repro.integer.engine.plan import Placement
@@ -10,7 +9,6 @@ from oaq_repro.integer.engine.reorder import Ordered
 from oaq_repro.integer.engine.routes import InstructionSet
 from oaq_repro.integer.engine.steps import append
 from oaq_repro.integer.engine.sums import Permits
-from oaq_repro.integer.graph.nodes import RoundingNode
 
 
 def compile_graph(
@@ -19,8 +17,5 @@ def compile_graph(
     """Append every node to the program; returns the values by name and the routes of the layers."""
     compilation = Compilation(program, ordered, placed, permits, kernels)
     for node in ordered.graph.nodes:
-        if isinstance(node, RoundingNode) and node.requantization != "float32":
-            found = f"{node.requantization}, which the engine does not have"
-            raise InputError(f"graph node {node.name!r}: requantization: found {found}, expected float32")
         append(node, compilation)
     return compilation.values, tuple(compilation.routes)
