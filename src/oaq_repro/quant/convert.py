@@ -180,6 +180,8 @@ class _Conversion:
         if other:
             raise InputError(f"{self.name}: found {other[0].name}, a constant or a size, as an operand of {kind}, "
                              "expected values that are computed from the image")  # fmt: skip
+        if quantized.requantization is not None:
+            quantized.requantization = self.config.requantization
         self._replace(node, activation_node, quantized, inputs)
         fused = f" + {self.activation}" if self.activation != "none" and own_activation is None else ""
         self.kinds.append((self.name, kind + fused, type(quantized).__name__))
