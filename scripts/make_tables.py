@@ -7,6 +7,7 @@ equal to the byte, SVGs too where matplotlib has the version that made them; of 
 
 import argparse
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from oaq_repro.extras import require
@@ -15,6 +16,8 @@ require("train")
 
 from oaq_repro.errors import InputError
 from oaq_repro.results.output import differences, make, write
+from oaq_repro.results.paper import PaperTable
+from oaq_repro.results.paper_tables import Costs
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 
@@ -28,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     out = options.out or options.results
     try:
-        output = make(options.results, tracked_only=options.check)
+        output = make(options.results, _costs, tracked_only=options.check)
         if options.check:
             stale = differences(output, out)
             print("\n".join(stale) if stale else f"{len(output.files)} files are up to date")
@@ -42,6 +45,12 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{len(output.problems)} records could not be read and are not in the tables:", file=sys.stderr)
         print("\n".join(f"  {problem}" for problem in output.problems), file=sys.stderr)
     return 1 if stale or output.problems else 0
+
+
+def _costs(tables: Sequence[PaperTable]) -> Mapping[str, Costs]:
+    from oaq_repro.paper_costs import paper_costs  # torch takes seconds, which other tables need not wait for
+
+    return paper_costs(tables)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,10 @@ def roots(tmp_path_factory):
 
 def short(preset, root):
     where = [f"data.root={root}", f"results={root / 'results'}"]
-    return settings_of(f"+experiment=paper/{preset}", *where, *TWO_STEPS, *SMALL_IMAGES[CELLS[preset][0].data])
+    table, cell = CELLS[preset]
+    quick = ["method.search.vectors=2", "method.search.batches=1"] if "hawq" in preset else []
+    given = [*where, *TWO_STEPS, *quick, *cell.overrides]
+    return settings_of(f"+experiment=paper/{preset}", *given, *SMALL_IMAGES[table.data])
 
 
 @pytest.mark.parametrize("preset", sorted(CELLS))
