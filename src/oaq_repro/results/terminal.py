@@ -1,6 +1,6 @@
 """What a run prints at its end: accuracy by stage, overflow, certificates, and one line per layer."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from oaq_repro.results.labels import label, short_names
-from oaq_repro.results.record import STAGE_LABELS, STAGES, Cost, Layer, Overflow, Record
+from oaq_repro.results.record import STAGE_LABELS, STAGES, BitAssignment, Cost, Layer, Overflow, Record
 
 NAME_WIDTH = 28
 NAME_WIDTH_BESIDE_RANGES = 20
@@ -36,6 +36,8 @@ def render_record(record: Record) -> RenderableType:
         parts.extend(Text(line) for line in overflow_lines(record.overflow))
     if record.layers:
         parts.append(Text(_certified_line(record)))
+    if record.assignment is not None:
+        parts.append(Text(_assignment_line(record.assignment)))
     if record.cost is not None:
         parts.append(Text(_cost_line(record.cost)))
     if record.latency_ms:
@@ -62,6 +64,12 @@ def _part(events: int, outputs: int) -> str:
 
 def _certified_line(record: Record) -> str:
     return f"Overflow impossible on any input: {record.certified} of {len(record.layers)} layers certified (✓)"
+
+
+def _assignment_line(found: BitAssignment) -> str:
+    widths = Counter(layer.bits for layer in found.layers)
+    layers = ", ".join(f"{count} layers at {bits}" for bits, count in sorted(widths.items()))
+    return f"Bits that were searched for: {layers}; {found.cost:,.6g} of at most {found.bound:,.6g} {found.unit}"
 
 
 def _cost_line(cost: Cost) -> str:
