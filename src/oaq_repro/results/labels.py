@@ -51,7 +51,7 @@ def _marks(config: Mapping[str, Any]) -> str:
         own.append("bias correction")
     search = at(config, "method", "search")
     if isinstance(search, Mapping):
-        own.append(search_label(search))
+        own.append(search_label(search) + ("" if tuned else ", not trained"))
     return f" ({', '.join(own)})" if own else ""
 
 
