@@ -44,7 +44,7 @@ def test_nothing_is_there(tmp_path, script, capsys, monkeypatch):
     assert f"data: imagenet in {tmp_path / 'data'}/imagenet: missing" in said
     assert "imagenet: found no such folder; expected ImageNet with its folders train and val" in said
     assert "docs/data.md; --root voc_detection=FOLDER" in said
-    assert said.count("cannot be run: data") == 8 and "8 rows: 0 finished, 0 can be run, 8 lack data" in said
+    assert said.count("cannot be run: data") == 30 and "30 rows: 0 finished, 0 can be run, 30 lack data" in said
     assert "18 numbers that no run of ours answers: needs these phones" in said
     assert not list(tmp_path.iterdir())
 
@@ -53,9 +53,9 @@ def test_subsets_can_be_run_but_are_called_so(roots, script, capsys, tmp_path):
     given = [word for name, root in roots.items() for word in ("--root", f"{name}={root}")]
     assert script.main(["--results", str(tmp_path), *given, *SMALL]) == 0
     said = capsys.readouterr().out
-    assert "8 rows: 0 finished, 8 can be run, 0 lack data" in said and "--run makes 8 runs" in said
+    assert "30 rows: 0 finished, 30 can be run, 0 lack data" in said and "--run makes 30 runs" in said
     assert "val: images: this is a subset: 12 of 50,000" in said
-    assert said.count("not the whole benchmark: its numbers stand in no table of the paper") == 3
+    assert said.count("not the whole benchmark: its numbers stand in no table of the paper") == 5
     command = (
         f"    python -m oaq_repro +experiment=paper/voc_detection_int8 data.root={roots['voc_detection']} "
         f"results={tmp_path} data.batch_size=4 seed=0"

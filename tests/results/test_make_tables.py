@@ -10,6 +10,7 @@ from types import ModuleType
 import pytest
 import scripts
 
+from oaq_repro.paper_costs import paper_costs
 from oaq_repro.results.output import differences, make, tracked_files, write
 from oaq_repro.results.record import save_record
 from oaq_repro.results.store import run_folder
@@ -96,7 +97,7 @@ def test_check_names_what_differs(make_record, script: ModuleType, tmp_path: Pat
 
 def test_pictures_of_another_matplotlib_are_not_compared(make_record, tmp_path: Path) -> None:
     _fill(tmp_path, make_record, 1)
-    output = make(tmp_path)
+    output = make(tmp_path, paper_costs)
     write(output, tmp_path)
     (png,) = (tmp_path / "figures").glob("*.png")
     (svg,) = (tmp_path / "figures").glob("*.svg")
@@ -110,18 +111,18 @@ def test_pictures_of_another_matplotlib_are_not_compared(make_record, tmp_path: 
 def test_the_check_looks_at_what_git_tracks(make_record, tmp_path: Path) -> None:
     _fill(tmp_path, make_record, 1)
     assert tracked_files(tmp_path) is None
-    write(make(tmp_path), tmp_path)
+    write(make(tmp_path, paper_costs), tmp_path)
     subprocess.run([*GIT, "init", "-q", str(tmp_path)], check=True)
     subprocess.run([*GIT, "-C", str(tmp_path), "add", "."], check=True)
     _fill(tmp_path, make_record, 7)  # runs of somebody's own
-    output = make(tmp_path, tracked_only=True)
+    output = make(tmp_path, paper_costs, tracked_only=True)
     assert differences(output, tmp_path) == [] and output.problems == []
-    assert differences(make(tmp_path), tmp_path) != []
+    assert differences(make(tmp_path, paper_costs), tmp_path) != []
 
 
 def test_no_records_make_tables_that_say_so(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "results" / "paper", tmp_path / "paper")
-    output = make(tmp_path)
+    output = make(tmp_path, paper_costs)
     assert "No finished run yet." in output.files["tables/comparison.md"].decode()
     assert "cannot run: data" in output.files["tables/paper_imagenet_mobilenetv1.csv"].decode()
     assert not any(name.startswith("figures") for name in output.files)

@@ -6,6 +6,7 @@ such a method once. Where factors are settled before training as well, each widt
 """
 
 from functools import partial
+from pathlib import Path
 
 from oaq_repro.methods.base import Method
 from oaq_repro.quant.calibrate import calibrate, freeze
@@ -20,12 +21,18 @@ from oaq_repro.training.shared import Trained, train_or_load
 from oaq_repro.training.stage import calibration_images, fit
 
 
+def fine_tuning_folder(run: Run, method: Method) -> Path:
+    """Of the fine-tuning of a run, and of what is found for it before."""
+    sees = method.sees_accumulator or (method.search is not None and method.search.certified)
+    name = fine_tuned_hash(run.settings, run.fingerprint, method.fine_tune, sees)
+    return training_folder(run.settings.results, "fine_tuned", name, run.seed)
+
+
 def fine_tune(run: Run, task: Task, method: Method) -> Trained:
     """Calibrate and fine-tune `task.dense`, or load what an earlier run left; its ranges are frozen afterwards."""
     quantized: QuantizedNetwork = task.dense  # type: ignore[assignment]
     settings = run.settings
-    name = fine_tuned_hash(settings, run.fingerprint, method.fine_tune, method.sees_accumulator)
-    folder = training_folder(settings.results, "fine_tuned", name, run.seed)
+    folder = fine_tuning_folder(run, method)
 
     def train() -> dict[str, float]:
         if (folder / LAST).exists():
