@@ -22,6 +22,7 @@ BLIND = [
     "axe",
     "certified_scale",
     "dsq",
+    "hawq",
     "int8",
     "int8_settle",
     "lsq",
