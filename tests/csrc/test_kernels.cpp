@@ -178,7 +178,7 @@ void test_dense(Random& random, const KernelSet& set, const DenseRoute& tested) 
     block.out_offset = out_offset;
     block.runs = layer.runs.data();
     block.run_count = static_cast<int>(layer.runs.size());
-    block.weights = reinterpret_cast<const std::int8_t*>(weights.begin());
+    block.weights = block.next = reinterpret_cast<const std::int8_t*>(weights.begin());
     block.constants = constants.output;
     block.channels = channels;
     block.code_offset = source.offset;

@@ -102,6 +102,7 @@ struct DenseBlock {
     const Run* runs;                // at least one, of at least one pair each
     int run_count;
     const std::int8_t* weights;
+    const std::int8_t* next;        // weights that will be asked for next, which kernels may fetch meanwhile; never null
     OutputConstants constants;                  // of this panel
     int channels;                   // of this panel, at most the route's width
     int code_offset;                // subtracted from every code, except where the route is exact; not 0 only where a
