@@ -15,15 +15,16 @@ SUM_BITS = {"dyadic": DYADIC_BITS, "fixed16": 15}  # of the multipliers of a sum
 FIXED16_SHIFT = 15
 FIXED16_LARGEST = (1 << FIXED16_SHIFT) - 1
 SNAP_TOLERANCE = 1e-5  # relative distance of a ratio in float32 scales from its fraction m / 2^15
+INT16 = -(1 << 15), (1 << 15) - 1
 SHARE_BITS = 11  # of a pixel's share of a resized one, along one axis
 
 
-def product_ratio(a: Array | np.floating, b: Array | np.floating, output: Array | np.floating) -> Array:
+def product_ratio(a: Any, b: Any, output: Any) -> Array:
     """float64 `float32(s_a * s_b) / s_out` of float32 scales: for products of two values, and for sums of such."""
     return np.asarray(np.multiply(a, b, dtype=np.float32), np.float64) / np.float64(output)
 
 
-def mean_ratio(scale: np.floating, output: np.floating, count: int | Array) -> Array:
+def mean_ratio(scale: Any, output: Any, count: int | Array) -> Array:
     """float64 `s_in / (s_out * n)` of averages over n codes."""
     return np.float64(scale) / (np.float64(output) * np.asarray(count, np.float64))
 
@@ -60,6 +61,12 @@ def fixed16(ratio: Any) -> Array:
     return np.rint(np.ldexp(np.asarray(ratio, np.float64), FIXED16_SHIFT)).astype(np.int64)
 
 
+def is_fixed16(ratio: Any) -> Array:
+    """bool: whether a ratio, float64, of scales in float32 is m / 2^15 with m from 1 to 2^15 - 1."""
+    exact, m = np.ldexp(np.asarray(ratio, np.float64), FIXED16_SHIFT), fixed16(ratio)
+    return (m >= 1) & (m <= FIXED16_LARGEST) & (np.abs(exact - m) <= SNAP_TOLERANCE * m)
+
+
 def resize_shares(t: Array) -> Array:
     """int64 [2, n], the shares in 2^-11 of the first and second pixel where the second one's is t, float32 [n]."""
     second = np.floor(np.ldexp(t.astype(np.float64), SHARE_BITS) + 0.5).astype(np.int64)
@@ -73,4 +80,4 @@ def shifted(total: Any, shift: Any) -> Any:
 
 def saturated16(total: Any) -> Any:
     """Clamped to int16: an array or a tensor of integers."""
-    return total.clip(-(1 << 15), (1 << 15) - 1)
+    return total.clip(*INT16)

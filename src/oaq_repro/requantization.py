@@ -25,8 +25,6 @@ FIXED16_BITS = 16
 """Of a sum that fixed16 reads, and of the register that it is added up in."""
 
 
-def layer_requantization(asked: Requantization, accumulator: Accumulator) -> tuple[Requantization, str]:
-    """What a layer with this accumulator takes, and why."""
-    if asked == "fixed16" and accumulator.bits > FIXED16_BITS:
-        return "dyadic", f"fixed16 is for sums of 16 bits, found {accumulator.name}"
-    return asked, "asked for"
+def fits_fixed16(accumulator: Accumulator) -> bool:
+    """Whether a layer with this accumulator can take fixed16."""
+    return accumulator.bits <= FIXED16_BITS

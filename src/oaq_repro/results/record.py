@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints,
 
 from oaq_repro.errors import InputError
 from oaq_repro.files import json_checksum, write_atomic
+from oaq_repro.requantization import Requantization
 
 RECORD_NAME = "record.json"
 
@@ -123,11 +124,40 @@ class Layer(_Section):
         description="longest certified block of products (K when the whole sum fits); null as worst_case"
     )
     accumulator: str = Field(description="name of the accumulator that this layer uses")
+    requantization: Requantization | None = Field(
+        default=None, description="how its sums become codes; null in records of earlier versions"
+    )
+    requantization_reason: str | None = Field(
+        default=None, description="why that is not what was asked for; null where it is"
+    )
     route: str = Field(description="the engine's registers where it runs as fast as calibration allows, and the claim")
     route_certified: str = Field(description="the engine's registers where no input can overflow")
     reason: str | None = Field(
         default=None, description="why the layer left the run's accumulator; null when it did not"
     )
+
+
+class AssignedLayer(_Section):
+    """One layer whose bits were chosen."""
+
+    name: str
+    bits: Count = Field(description="of its weights, and at most of its input")
+    tied: str | None = Field(description="the first of the layers that have their bits in common; null: it alone")
+    trace: float = Field(description="of the loss's Hessian, Hutchinson's estimate")
+    trace_error: NonNegative = Field(description="standard error of it")
+    sensitivity: dict[Count, float] = Field(description="by the bits that the layer could have")
+    cost: dict[Count, float] = Field(description="likewise")
+
+
+class BitAssignment(_Section):
+    """Bits per layer as they were found before quantization (`quant.search`). Sums are over these layers."""
+
+    unit: Literal["bytes", "bit operations", "milliseconds"] = Field(description="of cost and bound")
+    sensitivity: float
+    cost: NonNegative
+    bound: NonNegative = Field(description="what the cost was not to pass")
+    table: str | None = Field(description="sha256 of the file of layers' times that the cost is from, if so")
+    layers: list[AssignedLayer]
 
 
 class Cost(_Section):
@@ -188,6 +218,7 @@ class Record(_Section):
     )
     overflow: Overflow | None = Field(default=None, description="null when the run ended before the integer stage")
     layers: list[Layer] = Field(default_factory=list)
+    assignment: BitAssignment | None = Field(default=None, description="null where no bits were searched for")
     cost: Cost | None = Field(
         default=None,
         description="of the quantized network, of the float one where nothing is quantized; null in records of earlier "

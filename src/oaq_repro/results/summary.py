@@ -109,6 +109,13 @@ def percent(value: Interval | None) -> str:
     return f"{100 * value.mean:.2f}" + ("" if value.half is None else f" ± {100 * value.half:.2f}")
 
 
+def signed(value: Interval | None) -> str:
+    """A difference of fractions in points with its interval; "-" for None."""
+    if value is None:
+        return "-"
+    return f"{100 * value.mean:+.2f}" + ("" if value.half is None else f" ± {100 * value.half:.2f}")
+
+
 def seen(row: Row) -> tuple[str, str]:
     """Overflow seen, in outputs and in images, all seeds together."""
     return (

@@ -14,8 +14,7 @@ from oaq_repro.errors import InputError
 from oaq_repro.fixed_point import (
     FIXED16_LARGEST,
     FIXED16_SHIFT,
-    SNAP_TOLERANCE,
-    fixed16,
+    is_fixed16,
     product_ratio,
     saturated16,
 )
@@ -169,11 +168,10 @@ class Layer(RoundingNode):
             self._check_fixed16(self.ratio(sources[0]))
 
     def _check_fixed16(self, ratio: Array) -> None:
-        exact = np.ldexp(ratio, FIXED16_SHIFT)
-        m = fixed16(ratio)
-        snapped = (m >= 1) & (m <= FIXED16_LARGEST) & (np.abs(exact - m) <= SNAP_TOLERANCE * m)
+        snapped = is_fixed16(ratio)
         if not snapped.all():
-            found = f"a ratio of scales of {exact[~snapped][0]:.7g} / 2^15 in channel {np.argmin(snapped)}"
+            channel = np.argmin(snapped)
+            found = f"a ratio of scales of {np.ldexp(ratio[channel], FIXED16_SHIFT):.7g} / 2^15 in channel {channel}"
             expected = f"an integer from 1 to {FIXED16_LARGEST}, as requantization fixed16 needs it"
             raise InputError(f"graph node {self.name!r}: weight_scale: found {found}, expected {expected}")
         if not (saturated16(self.bias) == self.bias).all():
@@ -217,18 +215,22 @@ class Layer(RoundingNode):
             saturate=policy.overflow == "saturate", lanes=policy.lanes, block=policy.block,
         ))  # fmt: skip
 
-    def requantized(self, sums: Accumulated, source: QParams) -> Array:
-        """Codes of the sums, which are overwritten."""
-        acc = sums.acc
-        acc += self.bias  # int32, modulo 2^32
+    def biased(self, sums: Accumulated) -> Array:
+        """The sums with their bias, int32 modulo 2^32; overwrites them."""
+        total = sums.acc
+        total += self.bias
+        return total
+
+    def requantized(self, total: Array, source: QParams) -> Array:
+        """Codes of sums with their bias."""
         if self.requantization == "dyadic":
-            return arithmetic.requantize_dyadic(acc, self.ratio(source), self.output)
+            return arithmetic.requantize_dyadic(total, self.ratio(source), self.output)
         if self.requantization == "fixed16":
-            return arithmetic.requantize_fixed16(acc, self.ratio(source), self.output)
-        return arithmetic.requantize(acc, self.multiplier, self.output)
+            return arithmetic.requantize_fixed16(total, self.ratio(source), self.output)
+        return arithmetic.requantize(total, self.multiplier, self.output)
 
     def reference(self, inputs: Sequence[Array], sources: Sequence[QParams]) -> Array:
-        return self.requantized(self.accumulate(inputs[0], sources[0]), sources[0])
+        return self.requantized(self.biased(self.accumulate(inputs[0], sources[0])), sources[0])
 
     def channel_sources(self, inputs: Sequence[Shape]) -> tuple[str, ...] | None:
         if self.channel_groups == 1:
