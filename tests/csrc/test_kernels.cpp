@@ -178,7 +178,7 @@ void test_dense(Random& random, const KernelSet& set, const DenseRoute& tested) 
     block.out_offset = out_offset;
     block.runs = layer.runs.data();
     block.run_count = static_cast<int>(layer.runs.size());
-    block.weights = reinterpret_cast<const std::int8_t*>(weights.begin());
+    block.weights = block.next = reinterpret_cast<const std::int8_t*>(weights.begin());
     block.constants = constants.output;
     block.channels = channels;
     block.code_offset = source.offset;
@@ -220,7 +220,8 @@ void test_depthwise(Random& random, const KernelSet& set) {
     const std::vector<TapPair> taps = taps_of(random, all, row);
     const int count = static_cast<int>(taps.size());
     const int fold = random.of({0, 1, 2, 3, 4, 5, random.between(0, count + 1)});
-    const Route route = fold == 0 ? Route{Sums::kWhole} : folded(fold);
+    const Route route = fold > 0 ? folded(fold) : Route{random.of({Sums::kWhole, Sums::kExact})};
+    const bool exact = route.sums == Sums::kExact;
     int span = 0;
     for (const TapPair& tap : taps) span = std::max({span, tap.a, tap.b});
     const int bytes = (rows - 1) * stride * row + (pixels - 1) * stride * all + span + channels;
@@ -252,9 +253,14 @@ void test_depthwise(Random& random, const KernelSet& set) {
         std::vector<Product> products;
         for (int t = 0; t < count; ++t) {
             const TapPair& tap = taps[static_cast<std::size_t>(t)];
-            products.push_back({codes[tap.a] - source.offset, weight(t, c, 0)});
-            products.push_back({codes[tap.b] - source.offset, weight(t, c, 1)});
-            if (t + 1 < count && (route.wraps() || (t + 1) % fold != 0)) continue;
+            const int offset = exact ? 0 : source.offset;
+            products.push_back({codes[tap.a] - offset, weight(t, c, 0)});
+            products.push_back({codes[tap.b] - offset, weight(t, c, 1)});
+            if (exact) {
+                for (const Product& product : products) sum += product.value();
+                products.clear();
+            }
+            if (exact || (t + 1 < count && (route.wraps() || (t + 1) % fold != 0))) continue;
             sum += half_sum(products, set.saturates);
             products.clear();
         }

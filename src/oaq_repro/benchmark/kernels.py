@@ -109,8 +109,6 @@ def engine_for(shape: ConvShape, route: str, threads: int) -> Engine | None:
     largest = NAMED["int16"].maximum // (products * TOP)
     engine = Engine(single_layer(shape, largest), (shape.channels, shape.height, shape.width), threads, mode)
     wanted = {BASE: WHOLE, "exact": EXACT}.get(route, folded(fold))
-    if route == "exact" and engine.routes[0].kind == "depthwise":
-        wanted = folded(1)  # over single taps
     return engine if set(engine.routes[0].sums) == {wanted} else None
 
 

@@ -31,10 +31,10 @@ OAQ_INLINE void along_runs(const DenseBlock& block, const Step& step) {
 template <Loop S, int R>
 OAQ_INLINE void add_all(const DenseBlock& block, int first, __m256i (&acc)[R][2]) {
     if constexpr (R == 6)
-        sum_runs<S>(acc, block.in + first, block.runs, block.run_count, block.weights);
+        sum_runs<S>(acc, block.in + first, block.runs, block.run_count, block.weights, ahead_of(block));
     else
         along_runs<S>(block, [&](std::ptrdiff_t k, std::ptrdiff_t end, const std::int8_t*& w) OAQ_LAMBDA {
-            sum_run<S>(acc, block.in + first, k, end, w);
+            sum_run<S>(acc, block.in + first, k, end, w, ahead_of(block));
         });
 }
 
@@ -97,7 +97,7 @@ OAQ_INLINE void sum_fold(const DenseBlock& block, int first, __m256i (*result)[2
     __m256i acc[R][2];
     begin<R>(block, acc);
     if constexpr (R == 3 && S > 1) {
-        fold_runs<S>(acc, block.in + first, block.runs, block.run_count, block.weights);
+        fold_runs<S>(acc, block.in + first, block.runs, block.run_count, block.weights, ahead_of(block));
     } else {
         const std::uint8_t* in[R];
         each<R>([&](auto r) OAQ_LAMBDA { in[r] = block.in[first + r]; });

@@ -45,6 +45,8 @@ OAQ_INLINE void begin(const Epilogue32<K>& epilogue, __m256i (&acc)[4]) {
 
 OAQ_INLINE void begin(__m256i (&sum)[2]) { sum[0] = sum[1] = _mm256_setzero_si256(); }
 
+constexpr int kFewest = 5, kMost = 9, kLongestFold = 5, kAnyFold = kLongestFold + 1;  // of kernels made for them
+
 // Calls pixel(in, out) for all.
 template <typename Pixel>
 OAQ_INLINE void each_pixel(const DepthwiseBlock& block, const Pixel& pixel) {
@@ -55,33 +57,90 @@ OAQ_INLINE void each_pixel(const DepthwiseBlock& block, const Pixel& pixel) {
     }
 }
 
-// Any number of pairs of taps.
-template <Requantization K>
+// Any number of pairs of taps, FOLD of them to a 16-bit sum (0: all, wrapping; kAnyFold: as many as the block says).
+template <Requantization K, int FOLD>
 void depthwise_any(const DepthwiseBlock& block) {
     const Epilogue32<K> epilogue(block.constants);
-    const auto add = [&](__m256i (&sum)[2], const std::uint8_t* in, int first, int last) OAQ_LAMBDA {
-        for (int t = first; t < last; ++t) {
-            const std::int8_t* w = block.weights + t * kChannelBlock * 2;
-            add_pair(sum, in + block.taps[t].a, in + block.taps[t].b, load(w), load(w + 32));
-        }
-    };
-    const int count = block.tap_count, fold = block.route.fold;
+    const TapPair* const taps = block.taps;
+    const std::int8_t* const weights = block.weights;
+    const int count = block.tap_count, fold = FOLD == kAnyFold ? block.route.fold : FOLD;
     each_pixel(block, [&](const std::uint8_t* in, std::uint8_t* out) OAQ_LAMBDA {
-        if (block.route.wraps()) {
+        const auto with = [&](int t, const auto& step) OAQ_LAMBDA {
+            const std::int8_t* w = weights + t * kChannelBlock * 2;
+            step(in + taps[t].a, in + taps[t].b, load(w), load(w + 32));
+        };
+        const auto set = [&](__m256i (&sum)[2], int t) OAQ_LAMBDA {
+            with(t, [&](auto a, auto b, __m256i w0, __m256i w1) OAQ_LAMBDA { set_pair(sum, a, b, w0, w1); });
+        };
+        const auto add = [&](__m256i (&sum)[2], int t) OAQ_LAMBDA {
+            with(t, [&](auto a, auto b, __m256i w0, __m256i w1) OAQ_LAMBDA { add_pair(sum, a, b, w0, w1); });
+        };
+        if constexpr (FOLD == 0) {
             __m256i sum[2] = {epilogue.start16[0], epilogue.start16[1]};
-            add(sum, in, 0, count);
+            for (int t = 0; t < count; ++t) add(sum, t);
             epilogue.write(out, block.channels, sum);
-            return;
+        } else {
+            __m256i acc[4];
+            begin(epilogue, acc);
+            int t = 0;
+            for (; t + 2 * fold <= count; t += 2 * fold) {
+                __m256i sums[2][2];
+                each<2>([&](auto half) OAQ_LAMBDA {
+                    set(sums[half], t + half * fold);
+                    for (int i = 1; i < fold; ++i) add(sums[half], t + half * fold + i);
+                });
+                add_both(sums[0], sums[1], acc);
+            }
+            if (t < count) {
+                __m256i sums[2][2];
+                begin(sums[0]);
+                begin(sums[1]);
+                const int middle = std::min(t + fold, count);
+                for (; t < middle; ++t) add(sums[0], t);
+                for (; t < count; ++t) add(sums[1], t);
+                add_both(sums[0], sums[1], acc);
+            }
+            epilogue.write(out, block.channels, acc);
         }
+    });
+}
+
+// acc += the products of two taps, int16 each, by weights in the order of the codes.
+OAQ_INLINE void add_exactly(__m256i (&acc)[4], const std::uint8_t* a, const std::uint8_t* b, const __m256i (&w)[4]) {
+    const __m256i none = _mm256_setzero_si256();
+    const __m256i first = load(a), second = load(b);
+    const __m256i codes[2] = {_mm256_unpacklo_epi8(first, second), _mm256_unpackhi_epi8(first, second)};
+    each<4>([&](auto v) OAQ_LAMBDA {
+        const __m256i wide = v % 2 == 0 ? _mm256_unpacklo_epi8(codes[v / 2], none) : _mm256_unpackhi_epi8(codes[v / 2], none);
+        acc[v] = _mm256_add_epi32(acc[v], _mm256_madd_epi16(wide, w[v]));
+    });
+}
+
+// Weights of a pair of taps as int16, in that order.
+OAQ_INLINE void widen(const std::int8_t* weights, __m256i (&w)[4]) {
+    each<4>([&](auto v) OAQ_LAMBDA {
+        const __m256i half = load(weights + 32 * (v / 2)), sign = _mm256_cmpgt_epi8(_mm256_setzero_si256(), half);
+        w[v] = v % 2 == 0 ? _mm256_unpacklo_epi8(half, sign) : _mm256_unpackhi_epi8(half, sign);
+    });
+}
+
+template <Requantization K>
+void depthwise_exact(const DepthwiseBlock& block) {
+    constexpr int kMost = 32;  // pairs whose weights are widened once
+    const Epilogue32<K> epilogue(block.constants);
+    const int count = block.tap_count, kept = std::min(count, kMost);
+    const TapPair* const taps = block.taps;
+    const auto weights = [&](int t) OAQ_LAMBDA { return block.weights + t * kChannelBlock * 2; };
+    __m256i wide[kMost][4];
+    for (int t = 0; t < kept; ++t) widen(weights(t), wide[t]);
+    each_pixel(block, [&](const std::uint8_t* in, std::uint8_t* out) OAQ_LAMBDA {
         __m256i acc[4];
         begin(epilogue, acc);
-        for (int t = 0; t < count; t += 2 * fold) {
-            __m256i first[2], second[2];
-            begin(first);
-            begin(second);
-            add(first, in, t, std::min(t + fold, count));
-            add(second, in, t + fold, std::min(t + 2 * fold, count));
-            add_both(first, second, acc);
+        for (int t = 0; t < kept; ++t) add_exactly(acc, in + taps[t].a, in + taps[t].b, wide[t]);
+        for (int t = kept; t < count; ++t) {
+            __m256i w[4];
+            widen(weights(t), w);
+            add_exactly(acc, in + taps[t].a, in + taps[t].b, w);
         }
         epilogue.write(out, block.channels, acc);
     });
@@ -130,23 +189,26 @@ void depthwise_few(const DepthwiseBlock& block) {
     });
 }
 
-constexpr int kFewest = 5, kMost = 9, kLongestFold = 5;  // of depthwise_few
-
+// Those of kFewest pairs with the folds from 0 to kLongestFold, then those of one more, ...
 template <Requantization K, int... N>
 constexpr auto few_kernels(std::integer_sequence<int, N...>) {
-    constexpr int kFolds = kLongestFold + 1;
-    return std::array<DepthwiseKernel, sizeof...(N)>{depthwise_few<K, kFewest + N / kFolds, N % kFolds>...};
+    return std::array<DepthwiseKernel, sizeof...(N)>{depthwise_few<K, kFewest + N / kAnyFold, N % kAnyFold>...};
+}
+template <Requantization K, int... N>
+constexpr auto any_kernels(std::integer_sequence<int, N...>) {
+    return std::array<DepthwiseKernel, sizeof...(N)>{depthwise_any<K, N>...};
 }
 
 template <Requantization K>
 void depthwise_of(const DepthwiseBlock& block) {
-    static constexpr auto few =
-        few_kernels<K>(std::make_integer_sequence<int, (kMost - kFewest + 1) * (kLongestFold + 1)>());
+    static constexpr auto few = few_kernels<K>(std::make_integer_sequence<int, (kMost - kFewest + 1) * kAnyFold>());
+    static constexpr auto any = any_kernels<K>(std::make_integer_sequence<int, kAnyFold + 1>());
+    if (block.route.sums == Sums::kExact) return depthwise_exact<K>(block);
     const int fold = std::min(block.route.fold, block.tap_count);  // whole sums have the fold 0
     if (kFewest <= block.tap_count && block.tap_count <= kMost && fold <= kLongestFold)
-        few[static_cast<std::size_t>((block.tap_count - kFewest) * (kLongestFold + 1) + fold)](block);
+        few[static_cast<std::size_t>((block.tap_count - kFewest) * kAnyFold + fold)](block);
     else
-        depthwise_any<K>(block);
+        any[static_cast<std::size_t>(std::min(fold, kAnyFold))](block);
 }
 
 }  // namespace

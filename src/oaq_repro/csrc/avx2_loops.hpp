@@ -43,6 +43,11 @@ OAQ_INLINE __m256i load_weights(const std::int8_t* w) {
         return load(w);
 }
 
+// From the weights that are multiplied to those that will be next.
+OAQ_INLINE std::ptrdiff_t ahead_of(const DenseBlock& block) {
+    return reinterpret_cast<std::intptr_t>(block.next) - reinterpret_cast<std::intptr_t>(block.weights);
+}
+
 static_assert(offsetof(Run, steps) == 4 && offsetof(Run, pairs) == 8 && sizeof(Run) == 12);
 
 // Registers of OAQ_SUM_RUNS: a vector has the halves of 8 channels (16-bit sums), their sums (32 bits), or 16 sums (pairs).
@@ -57,13 +62,15 @@ static_assert(offsetof(Run, steps) == 4 && offsetof(Run, pairs) == 8 && sizeof(R
 //   r13 + rax   pixel 5    ymm15            l5       h5    l0 to h5: twelve of ymm0 to ymm11
 //
 // The loops along all runs for 6 pixels and two vectors, as one piece that takes all registers: given the loops, GCC spills
-// some of them. `ends` makes of a run, whose offset is in rax, the bytes from rax to rcx of every pixel. rax goes on by
-// `codes` bytes; weights are loaded from twice `bytes`.
+// some of them. `ends` makes of a run, whose offset is in rax, the bytes from rax to rcx of every pixel. rax goes on by `codes`
+// bytes; weights are loaded from twice `bytes`. Those that stand rdx bytes further on will be next, and are fetched into the
+// L2 cache.
 #define OAQ_PIXEL(multiply, add, pointer, low, high)                                                                    \
     OAQ_STEP(multiply, add, "(%%" pointer ",%%rax)", "%%ymm12", "%%ymm13", "%%ymm14", "%%ymm15", "%[" low "]",          \
              "%[" high "]")
 #define OAQ_SUM_RUNS(load, bytes, multiply, add, codes, ends)                                                           \
-    asm("mov (%[in]), %%r8\n\t"                                                                                         \
+    asm("mov 8(%[bounds]), %%rdx\n\t"                                                                                   \
+        "mov (%[in]), %%r8\n\t"                                                                                         \
         "mov 8(%[in]), %%r9\n\t"                                                                                        \
         "mov 16(%[in]), %%r10\n\t"                                                                                      \
         "mov 24(%[in]), %%r11\n\t"                                                                                      \
@@ -76,6 +83,7 @@ static_assert(offsetof(Run, steps) == 4 && offsetof(Run, pairs) == 8 && sizeof(R
         "2:\n\t"                                                                                                        \
         load " (%[w]), %%ymm12\n\t"                                                                                     \
         load " " #bytes "(%[w]), %%ymm13\n\t"                                                                           \
+        "prefetcht1 (%[w],%%rdx)\n\t"                                                                                   \
         OAQ_PIXEL(multiply, add, "r8", "l0", "h0") OAQ_PIXEL(multiply, add, "r9", "l1", "h1")                           \
         OAQ_PIXEL(multiply, add, "r10", "l2", "h2") OAQ_PIXEL(multiply, add, "r11", "l3", "h3")                         \
         OAQ_PIXEL(multiply, add, "r12", "l4", "h4") OAQ_PIXEL(multiply, add, "r13", "l5", "h5")                         \
@@ -84,17 +92,22 @@ static_assert(offsetof(Run, steps) == 4 && offsetof(Run, pairs) == 8 && sizeof(R
         "cmp %%rcx, %%rax\n\t"                                                                                          \
         "jl 2b\n\t"                                                                                                     \
         "add $12, %[run]\n\t"                                                                                           \
-        "cmp %[last], %[run]\n\t"                                                                                       \
+        "cmp (%[bounds]), %[run]\n\t"                                                                                   \
         "jne 1b"                                                                                                        \
         : [l0] "+x"(acc[0][0]), [h0] "+x"(acc[0][1]), [l1] "+x"(acc[1][0]), [h1] "+x"(acc[1][1]), [l2] "+x"(acc[2][0]), \
           [h2] "+x"(acc[2][1]), [l3] "+x"(acc[3][0]), [h3] "+x"(acc[3][1]), [l4] "+x"(acc[4][0]), [h4] "+x"(acc[4][1]), \
           [l5] "+x"(acc[5][0]), [h5] "+x"(acc[5][1]), [run] "+r"(run), [w] "+r"(w)                                      \
-        : [in] "r"(in), [last] "rm"(run + runs)                                                                         \
-        : "rax", "rcx", "r8", "r9", "r10", "r11", "r12", "r13", "xmm12", "xmm13", "xmm14", "xmm15", "cc", "memory")
+        : [in] "r"(in), [bounds] "r"(&bounds)                                                                           \
+        : "rax", "rcx", "rdx", "r8", "r9", "r10", "r11", "r12", "r13", "xmm12", "xmm13", "xmm14", "xmm15", "cc", "memory")
 
 // acc += codes * weights along all runs of 6 pixels.
 template <Loop S>
-OAQ_INLINE void sum_runs(__m256i (&acc)[6][2], const std::uint8_t* const* in, const Run* run, int runs, const std::int8_t* w) {
+OAQ_INLINE void sum_runs(__m256i (&acc)[6][2], const std::uint8_t* const* in, const Run* run, int runs,
+                         const std::int8_t* w, std::ptrdiff_t ahead) {
+    const struct {
+        const Run* last;
+        std::ptrdiff_t ahead;
+    } bounds{run + runs, ahead};  // an asm may have no more operands
     if constexpr (S == Loop::kHalves) {
         OAQ_SUM_RUNS("vmovdqu", 32, "vpmaddubsw", "vpaddw", 4,
                      "movslq 4(%[run]), %%rcx\n\t"
@@ -116,10 +129,11 @@ OAQ_INLINE void sum_runs(__m256i (&acc)[6][2], const std::uint8_t* const* in, co
 // The same along a run, the bytes from k to `end`, of any number of pixels.
 template <Loop S, int R>
 OAQ_INLINE void sum_run(__m256i (&acc)[R][2], const std::uint8_t* const* in, std::ptrdiff_t k, std::ptrdiff_t end,
-                        const std::int8_t*& w) {
+                        const std::int8_t*& w, std::ptrdiff_t ahead) {
     constexpr int kBytes = S == Loop::kExact ? 16 : 32;  // of a vector's weights
     do {
         const __m256i w0 = load_weights<S>(w), w1 = load_weights<S>(w + kBytes);
+        asm volatile("prefetcht1 (%[w],%[ahead])" : : [w] "r"(w), [ahead] "r"(ahead));
         each<R>([&](auto r) OAQ_LAMBDA { add_step<S>(acc[r], in[r] + k, w0, w1); });
         w += 2 * kBytes;
     } while ((k += S == Loop::kPairs ? 2 : 4) < end);
@@ -134,7 +148,7 @@ OAQ_INLINE void sum_run(__m256i (&acc)[R][2], const std::uint8_t* const* in, std
 //   r10 + rax   pixel 2    ymm15     ymm10 -> l2   ymm11 -> h2
 //
 // The same loops for 3 pixels, whose sums wrap in 16 bits (halves, ymm6 to ymm11) for S steps and then go to 32: blocks of S
-// steps up to rdx, then what is left of the run up to rcx.
+// steps up to rdx, then what is left of the run up to rcx; `ahead` is what rdx is there.
 #define OAQ_FIRST(in, low, high)                                                                                        \
     "vpbroadcastd (%%" in ",%%rax), " high "\n\t"                                                                       \
     "vpmaddubsw %%ymm12, " high ", " low "\n\t"                                                                         \
@@ -144,10 +158,12 @@ OAQ_INLINE void sum_run(__m256i (&acc)[R][2], const std::uint8_t* const* in, std
 #define OAQ_FIRST_STEP                                                                                                  \
     "vmovdqu (%[w]), %%ymm12\n\t"                                                                                       \
     "vmovdqu 32(%[w]), %%ymm13\n\t"                                                                                     \
+    "prefetcht1 (%[w],%[ahead])\n\t"                                                                                    \
     OAQ_FIRST("r8", "%%ymm6", "%%ymm7") OAQ_FIRST("r9", "%%ymm8", "%%ymm9") OAQ_FIRST("r10", "%%ymm10", "%%ymm11")
 #define OAQ_NEXT_STEP(s)                                                                                                \
     "vmovdqu 64*" #s "(%[w]), %%ymm12\n\t"                                                                              \
     "vmovdqu 64*" #s "+32(%[w]), %%ymm13\n\t"                                                                           \
+    "prefetcht1 64*" #s "(%[w],%[ahead])\n\t"                                                                           \
     OAQ_NEXT("r8", "4*" #s, "%%ymm6", "%%ymm7") OAQ_NEXT("r9", "4*" #s, "%%ymm8", "%%ymm9")                             \
     OAQ_NEXT("r10", "4*" #s, "%%ymm10", "%%ymm11")
 #define OAQ_SPILL(half, acc)                                                                                            \
@@ -199,12 +215,14 @@ OAQ_INLINE void sum_run(__m256i (&acc)[R][2], const std::uint8_t* const* in, std
         "jne 1b"                                                                                                        \
         : [l0] "+x"(acc[0][0]), [h0] "+x"(acc[0][1]), [l1] "+x"(acc[1][0]), [h1] "+x"(acc[1][1]), [l2] "+x"(acc[2][0]), \
           [h2] "+x"(acc[2][1]), [run] "+r"(run), [w] "+r"(w)                                                            \
-        : [in] "r"(in), [last] "rm"(run + runs), [ones] "m"(*reinterpret_cast<const __m256i*>(kOnes))                   \
+        : [in] "r"(in), [last] "rm"(run + runs), [ahead] "r"(ahead),                                                    \
+          [ones] "m"(*reinterpret_cast<const __m256i*>(kOnes))                                                          \
         : "rax", "rcx", "rdx", "r8", "r9", "r10", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13",   \
           "xmm14", "xmm15", "cc", "memory")
 
 template <int S>
-OAQ_INLINE void fold_runs(__m256i (&acc)[3][2], const std::uint8_t* const* in, const Run* run, int runs, const std::int8_t* w) {
+OAQ_INLINE void fold_runs(__m256i (&acc)[3][2], const std::uint8_t* const* in, const Run* run, int runs,
+                          const std::int8_t* w, std::ptrdiff_t ahead) {
     static_assert(S == 2 || S == 4 || S == 8 || S == 16);
     if constexpr (S == 2) {
         OAQ_FOLD_RUNS(2);

@@ -27,8 +27,7 @@
 //             one; weights are int8 [16][2] per pair of codes
 // Depthwise layers. The taps of one channel are packed in pairs (a, b), int8 [32][2] per block of 32 channels, which stand
 // in the order 0-7, 16-23, 8-15, 24-31 (that of codes interleaved within 128-bit lanes); pair sums saturate to int16.
-// whole: all pairs are added modulo 2^16; folded: `fold` pairs, then 32 bits. (A pair of one tap cannot saturate, so that
-// a fold of 1 over single taps is exact.)
+// whole: all pairs are added modulo 2^16; folded: `fold` pairs, then 32 bits. exact: products go to 32 bits at once.
 // Afterwards both: where 16-bit accumulation or a wrap_shift above 0 keeps fewer bits, acc is sign-extended from its
 // lowest `32 - wrap_shift` bits and bias is added; elsewhere bias is part of start, and not read. That is y, of 32 bits,
 // and the code is `clamp(value + zero_point, 0, q_max)` with the value of the layer's requantization:
@@ -103,6 +102,7 @@ struct DenseBlock {
     const Run* runs;                // at least one, of at least one pair each
     int run_count;
     const std::int8_t* weights;
+    const std::int8_t* next;        // weights that will be asked for next, which kernels may fetch meanwhile; never null
     OutputConstants constants;                  // of this panel
     int channels;                   // of this panel, at most the route's width
     int code_offset;                // subtracted from every code, except where the route is exact; not 0 only where a
@@ -127,8 +127,8 @@ struct DepthwiseBlock {
     const std::int8_t* weights;     // [tap_count][32][2], channel c at depthwise_place(c)
     OutputConstants constants;                  // of this block
     int channels;                   // of this block, at most kChannelBlock
-    Route route;                    // whole or folded
-    int code_offset;
+    Route route;                    // whole, folded or exact
+    int code_offset;                // as that of DenseBlock
 };
 using DepthwiseKernel = void (*)(const DepthwiseBlock&);
 

@@ -54,6 +54,31 @@ inline void depthwise_pixels(const DepthwiseBlock& block, const std::uint8_t* in
     }
 }
 
+template <Requantization K>
+void depthwise_exact(const DepthwiseBlock& block, const std::uint8_t* in, std::uint8_t* out) {
+    for (int c = 0; c < block.channels; c += 16) {
+        int32x4_t acc[4];
+        for (int v = 0; v < 4; ++v) acc[v] = vld1q_s32(block.constants.start + c + 4 * v);
+        const std::int8_t* weights = block.weights;
+        for (int t = 0; t < block.tap_count; ++t, weights += kChannelBlock * 2) {
+            for (int h = 0; h < 2; ++h) {
+                const int channel = c + kGroup * h;
+                const int8x8x2_t w = vld2_s8(weights + 2 * depthwise_place(channel));
+                for (int i = 0; i < 2; ++i) {
+                    const std::uint8_t* codes = in + channel + (i == 0 ? block.taps[t].a : block.taps[t].b);
+                    const int16x8_t wide = vreinterpretq_s16_u16(vmovl_u8(vld1_u8(codes))), by = vmovl_s8(w.val[i]);
+                    acc[2 * h] = vmlal_s16(acc[2 * h], vget_low_s16(wide), vget_low_s16(by));
+                    acc[2 * h + 1] = vmlal_high_s16(acc[2 * h + 1], wide, by);
+                }
+            }
+        }
+        int16x8_t values[2];
+        for (int h = 0; h < 2; ++h)
+            values[h] = Values<K>::of_wide(acc[2 * h], acc[2 * h + 1], block.constants, c + kGroup * h);
+        write(values, block.constants, out + c, block.channels - c);
+    }
+}
+
 template <int N, bool FOLD>
 void depthwise_tiles(const DepthwiseBlock& block) {
     by_block(block, [&](auto kind, auto shifted) {
@@ -69,6 +94,15 @@ void depthwise_tiles(const DepthwiseBlock& block) {
 }  // namespace
 
 void depthwise(const DepthwiseBlock& block) {
+    if (block.route.sums == Sums::kExact) {
+        by_kind(block.constants.multipliers.kind, [&](auto kind) {
+            for (int y = 0; y < block.rows; ++y)
+                for (int x = 0; x < block.pixels; ++x)
+                    depthwise_exact<kind()>(block, block.in + y * block.in_row + x * block.in_step,
+                                            block.out + y * block.out_row + x * block.out_step);
+        });
+        return;
+    }
     block.route.wraps() ? depthwise_tiles<4, false>(block) : depthwise_tiles<2, true>(block);
 }
 

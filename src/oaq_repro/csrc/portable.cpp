@@ -95,10 +95,15 @@ constexpr DenseRoute route() {
 }
 
 std::int32_t accumulate(const DepthwiseBlock& block, const std::uint8_t* in, int channel) {
+    const bool exact = block.route.sums == Sums::kExact;
     std::int32_t acc = block.constants.start[channel];
     std::int16_t sum = 0;
     for (int t = 0; t < block.tap_count; ++t) {
         const std::int8_t* w = block.weights + (t * kChannelBlock + depthwise_place(channel)) * 2;
+        if (exact) {
+            acc = add_wrapping(acc, in[block.taps[t].a + channel] * w[0] + in[block.taps[t].b + channel] * w[1]);
+            continue;
+        }
         sum = wrap16(sum + pair(in[block.taps[t].a + channel], w[0], in[block.taps[t].b + channel], w[1]));
         if (!block.route.wraps() && ((t + 1) % block.route.fold == 0 || t + 1 == block.tap_count)) {
             acc = add_wrapping(acc, sum);

@@ -42,6 +42,7 @@ struct DenseWork {
         for (std::int64_t p = begin; p < end; ++p) {
             const PanelWork& panel = panels[static_cast<std::size_t>(p)];
             DenseBlock block = panel.block;
+            if (p + 1 < end) block.next = panels[static_cast<std::size_t>(p + 1)].block.weights;
             block.pixels = static_cast<int>(taken);
             block.in += first;
             block.out += first;
@@ -134,7 +135,7 @@ void append_panels(const DenseGroup& group, std::int64_t first_channel, std::int
         block.out_offset = first_channel + channel;
         block.runs = panel.runs.data();
         block.run_count = static_cast<int>(panel.runs.size());
-        block.weights = panel.weights.data();
+        block.weights = block.next = panel.weights.data();
         block.constants = group.constants.at(channel);
         block.channels = static_cast<int>(std::min<std::int64_t>(width, outputs - channel));
         block.code_offset = group.constants.code_offset;

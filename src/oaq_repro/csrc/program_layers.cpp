@@ -20,7 +20,8 @@ void Program::depthwise(const Value& in, const Value& out, DepthwiseLayer layer)
     std::int64_t products = 0;  // of a pixel's channels, two by two
     for (std::int64_t b = 0; b < blocks; ++b) {
         const DepthwisePanel& panel = layer.panels[static_cast<std::size_t>(b)];
-        require(panel.route.sums == Sums::kWhole || (panel.route.sums == Sums::kFolded && panel.route.fold > 0),
+        const Sums sums = panel.route.sums;
+        require(sums == Sums::kWhole || sums == Sums::kExact || (sums == Sums::kFolded && panel.route.fold > 0),
                 "route of a block");
         require(panel.weights.size() == panel.taps.size() * kChannelBlock * 2, "weights of a block");
         for (const TapPair& tap : panel.taps) {
@@ -31,7 +32,8 @@ void Program::depthwise(const Value& in, const Value& out, DepthwiseLayer layer)
                 require(first >= arena_ && last <= arena_ + arena_bytes_, "operands beyond the arena");
             }
         }
-        products += static_cast<std::int64_t>(panel.taps.size()) * kChannelBlock;
+        const int weight = sums == Sums::kExact ? 3 : 2;  // halves of the time that a pair in 16 bits takes
+        products += static_cast<std::int64_t>(panel.taps.size()) * kChannelBlock * weight / 2;
     }
     step(&out, [this, in, out, layer = std::move(layer), rows, columns, products] {
         split(rows, columns * products / 8, [&](std::int64_t first, std::int64_t last) {

@@ -26,7 +26,7 @@ class Case:
     """An engine whose operators are large enough for several threads, batches of images and what they give alone."""
 
     def __init__(self, threads: int, trace: bool = False, seed: int = 0) -> None:
-        self.graph, shape, rng = small_network().graph, (3, 48, 40), np.random.default_rng(seed)
+        self.graph, shape, rng = small_network().graph, (3, 64, 56), np.random.default_rng(seed)
         self.batches = [rng.normal(size=(1 + i % 3, *shape)).astype(np.float32) for i in range(8)]
         self.expected = [Engine(self.graph, shape, 1).run(batch) for batch in self.batches]
         self.engine = Engine(self.graph, shape, threads, trace=trace)

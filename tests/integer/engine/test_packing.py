@@ -49,10 +49,17 @@ def test_every_tap_once_and_no_sum_of_a_pair_leaves_16_bits(data):
             np.testing.assert_array_equal(block.weights[t, :, 1], other)
 
 
-def test_taps_stand_alone_where_pairs_are_not_asked_for():
-    (block,) = pack_depthwise(np.ones((32, 3, 3), np.int8), ROW, (1, 1), None)
-    assert pairs_of(block) == [(tap,) for tap in range(9)]
-    assert block.weights.shape == (9, _kernels.CHANNEL_BLOCK, 2) and not block.weights[..., 1].any()
+def test_taps_two_by_two_whether_they_can_overflow_or_not():
+    weight = np.random.default_rng(0).integers(0, 128, (32, 3, 3)).astype(np.int8)
+    (block,) = pack_depthwise(weight, ROW, (1, 1), (0, 255))
+    assert len(block.taps) > 5
+    pairs = block.two_by_two()
+    found = pairs_of(pairs)
+    assert [len(pair) for pair in found] == [2, 2, 2, 2, 1]
+    assert sorted(tap for pair in found for tap in pair) == list(range(9)) and not pairs.weights[4, :, 1].any()
+    for t, pair in enumerate(found):
+        for k, tap in enumerate(pair):
+            np.testing.assert_array_equal(pairs.weights[t, :, k], weight.reshape(32, 9)[CHANNEL_ORDER, tap])
 
 
 LOUD_PARTS = st.sampled_from([0.0, 0.05, 0.5, 1.0])  # of the weights that are as large as possible

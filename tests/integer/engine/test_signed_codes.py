@@ -94,13 +94,13 @@ def depthwise_block(codes, taps, weights, route, start, code_offset):
     lanes = [*range(8), *range(16, 24), *range(8, 16), *range(24, 32)]  # the channel at each place
     channels = np.argsort(lanes)
     acc = start.astype(np.int64)
-    codes = signed(codes, code_offset)
+    codes = codes.astype(np.int64) if route == EXACT else signed(codes, code_offset)
     for first in range(0, len(taps), route.fold or len(taps)):
         part = np.zeros_like(acc)
         for t in range(first, min(first + (route.fold or len(taps)), len(taps))):
             for which in range(2):
                 part += codes[taps[t, which] :][: len(acc)] * weights[t, channels, which].astype(np.int64)
-        acc += wrap(part, 16)
+        acc += part if route == EXACT else wrap(part, 16)
     return wrap(acc, 16 if route == WHOLE else 32)
 
 

@@ -16,7 +16,6 @@ from oaq_repro.integer.engine.routes import (
     Demand,
     Obstacle,
     channel_folds,
-    depthwise_codes,
     depthwise_routes,
     scales_within_int32,
 )
@@ -98,9 +97,11 @@ class _LayerStep:
     def depthwise(self, part: Part, demanded: Demand) -> Found:
         """Every output reads a channel of its own."""
         layer, to, weights = self.layer, self.to, self.layer.part_weight(part)
-        codes = depthwise_codes(self.source, to.permits, to.kernels)
+        offset = to.kernels.code_offset(self.source)
+        codes = (-offset, self.source.q_max - offset)
         blocks = pack_depthwise(weights[..., 0], self.place.row, part.window.dilation, codes)
         sums, obstacles = depthwise_routes(blocks, layer.bias, self.source, demanded, to.permits, to.kernels)
+        blocks = [block.two_by_two() if route == EXACT else block for block, route in zip(blocks, sums, strict=True)]
         constants = self._constants(weights, slice(None), sums, _kernels.CHANNEL_BLOCK, demanded.bits)
         taps, packed = [block.taps for block in blocks], [block.weights for block in blocks]
         window = kernel_window(part.window)

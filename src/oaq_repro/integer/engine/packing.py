@@ -137,6 +137,16 @@ class Depthwise:
     taps: Array
     weights: Array
 
+    def two_by_two(self) -> "Depthwise":
+        """The same taps, none of them alone but the last of an odd number: for products that go to 32 bits at once."""
+        second = self.taps[:, 0] != self.taps[:, 1]
+        taps = np.concatenate([self.taps[:, 0], self.taps[second, 1]])
+        weights = np.concatenate([self.weights[..., 0], self.weights[second, :, 1]])
+        if len(taps) % 2:
+            taps, weights = np.append(taps, taps[-1]), np.concatenate([weights, np.zeros_like(weights[:1])])
+        pairs = weights.reshape(-1, 2, weights.shape[1]).transpose(0, 2, 1)
+        return Depthwise(taps.reshape(-1, 2), np.ascontiguousarray(pairs))
+
     def longest_fold(self, lowest_code: int, highest_code: int) -> int:
         """The largest F for which no sum of F pairs in a row can leave 16 bits, 0 if a pair can."""
         low, high = (part.sum(-1) for part in product_range(self.weights, lowest_code, highest_code))
@@ -182,22 +192,19 @@ def pack_dense(weight: Array, row: int, channels: int, first_channel: int, dilat
     return Dense(np.array(runs, np.int32), np.ascontiguousarray(padded.transpose(0, 2, 1, 3)), outputs)
 
 
-def pack_depthwise(
-    weight: Array, row: int, dilation: tuple[int, int], codes: tuple[int, int] | None
-) -> list[Depthwise]:
+def pack_depthwise(weight: Array, row: int, dilation: tuple[int, int], codes: tuple[int, int]) -> list[Depthwise]:
     """Pack int8 weights [C, kh, kw], block by block of channels.
 
-    codes: the smallest and largest one, for which taps are put together (taps.py); with None each stands alone, beside
-    a weight of zero.
+    codes: the smallest and largest one, for which taps are put together (taps.py); where a tap can have no partner it
+    stands alone, beside a weight of zero.
     """
     channels, height, width = weight.shape
     offsets = [y * dilation[0] * row + x * dilation[1] * channels for y in range(height) for x in range(width)]
     blocks = -(-channels // _kernels.CHANNEL_BLOCK)
     flat = np.pad(weight.reshape(channels, -1), ((0, blocks * _kernels.CHANNEL_BLOCK - channels), (0, 0)))
-    alone = [(tap, tap) for tap in range(len(offsets))]
     packed = []
     for block in flat.reshape(blocks, _kernels.CHANNEL_BLOCK, -1)[:, CHANNEL_ORDER].transpose(0, 2, 1):  # [taps, 32]
-        pairs = alone if codes is None else pair_taps(*product_range(block, *codes))
+        pairs = pair_taps(*product_range(block, *codes))
         weights = [np.stack([block[a], block[b] if b != a else np.zeros_like(block[b])], axis=-1) for a, b in pairs]
         taps = np.array([(offsets[a], offsets[b]) for a, b in pairs], np.int32)
         packed.append(Depthwise(taps, np.ascontiguousarray(weights, np.int8)))

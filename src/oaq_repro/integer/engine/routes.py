@@ -24,6 +24,9 @@ INT32 = Accumulator(bits=32)
 STEP_COST = {
     WHOLE: 1.0, folded(16): 1.06, folded(8): 1.09, folded(4): 1.15, folded(2): 1.29, folded(1): 1.5, EXACT: 1.97,
 }  # fmt: skip
+EXACT_PAIR_COST = (
+    1.4  # of two taps whose products go to 32 bits, as a multiple of those that are added in 16 bits first
+)
 SHIFT = 128  # taken off every code where an instruction set multiplies signed codes
 
 
@@ -146,33 +149,33 @@ def channel_folds(
     return ChannelFolds(bounds.longest, obstacles, apart)
 
 
-def depthwise_codes(q: QParams, permits: Permits, kernels: InstructionSet) -> tuple[int, int] | None:
-    """Smallest and largest code that pairs of taps are made for; None where each product goes to 32 bits alone."""
-    offset = kernels.code_offset(q)
-    return None if permits.longest_fold == 0 else (-offset, q.q_max - offset)
-
-
 def depthwise_routes(
     blocks: Sequence[Depthwise], bias: Array, q: QParams, demanded: Demand, permits: Permits, kernels: InstructionSet
 ) -> tuple[tuple[Route, ...], Obstacle]:
-    """The route of every block of channels, packed for `depthwise_codes`, and what keeps some of them from WHOLE.
-
-    Where products go to 32 bits alone, they do so as folds of one pair, of which a tap has no partner.
-    """
-    if not permits.whole:
-        return (folded(1),) * len(blocks), Obstacle.MODE
+    """The route of every block of channels, and what keeps some of them from WHOLE."""
     offset = kernels.code_offset(q)
     cuts = range(_kernels.CHANNEL_BLOCK, len(bias), _kernels.CHANNEL_BLOCK)
     routes, obstacles = [], Obstacle(0)
     for block, small in zip(blocks, np.split(_small(bias), cuts), strict=True):
-        found = Obstacle(0) if small.all() else Obstacle.BIAS
-        if demanded.bits == 32:
-            found |= Obstacle(0) if block.whole_fits(q) else Obstacle.REACH
-        elif demanded.bits != 16:
-            found |= Obstacle.WIDTH
-        routes.append(folded(block.longest_fold(-offset, q.q_max - offset)) if found else WHOLE)
+        found = Obstacle(0) if permits.whole else Obstacle.MODE
+        if permits.whole:
+            found |= Obstacle(0) if small.all() else Obstacle.BIAS
+            if demanded.bits == 32:
+                found |= Obstacle(0) if block.whole_fits(q) else Obstacle.REACH
+            elif demanded.bits != 16:
+                found |= Obstacle.WIDTH
+        routes.append(_parts(block, -offset, q.q_max - offset, permits) if found else WHOLE)
         obstacles |= found
     return tuple(routes), obstacles
+
+
+def _parts(block: Depthwise, lowest: int, highest: int, permits: Permits) -> Route:
+    """The longest permitted fold; EXACT where there is none, or so many taps stand alone that it takes longer."""
+    fold = block.longest_fold(lowest, highest)
+    fold = fold if permits.longest_fold is None else min(fold, permits.longest_fold)
+    if fold == 0 or (fold == 1 and len(block.taps) > EXACT_PAIR_COST * len(block.two_by_two().taps)):
+        return EXACT
+    return folded(fold)
 
 
 def _small(bias: Array) -> Array:
