@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from oaq_repro.results.grid import Grid, csv_text
 from oaq_repro.results.record import Metric, Record, Stage
-from oaq_repro.results.summary import Interval, experiments, interval, percent, stage_values
+from oaq_repro.results.summary import Interval, experiments, in_points, interval, percent, stage_values
 from oaq_repro.results.sweep import Point, Sweep, sweeps
 
 NOTES = """\
@@ -65,23 +65,17 @@ def _cell(group: Sequence[Record], point: Point, metric: Metric) -> str:
     found = paired(group, "integer", metric)
     overflows = [record.overflow for record in group if record.overflow is not None]
     seen = f"{sum(o.images_affected for o in overflows):,}/{sum(o.images for o in overflows):,}" if overflows else "-"
-    return f"{_points(found)} [{'certified' if point.guaranteed else seen}]{_agreement(group, 'integer')}"
+    return f"{in_points(found)} [{'certified' if point.guaranteed else seen}]{_agreement(group, 'integer')}"
 
 
 def _exact(by_hash: dict[str, list[Record]], points: Sequence[Point], metric: Metric) -> str:
     group = by_hash[points[-1].hash]
-    return f"{_points(paired(group, 'integer_int32', metric))}{_agreement(group, 'integer_int32')}"
+    return f"{in_points(paired(group, 'integer_int32', metric))}{_agreement(group, 'integer_int32')}"
 
 
 def _agreement(group: Sequence[Record], stage: Stage) -> str:
     found = stage_values(group, stage, "agreement")
     return f"; {100 * interval(found).mean:.1f}" if found else ""
-
-
-def _points(found: Interval | None) -> str:
-    if found is None:
-        return "-"
-    return f"{100 * found.mean:+.2f}" + ("" if found.half is None else f" ± {100 * found.half:.2f}")
 
 
 def _csv(sweep: Sweep, by_hash: dict[str, list[Record]]) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from oaq_repro.files import write_atomic
+from oaq_repro.results.by_requantization import requantization_files
 from oaq_repro.results.by_width import width_files
 from oaq_repro.results.curves import METRICS_GLOB, read_curves, training_curves
 from oaq_repro.results.figures import alpha_figure
@@ -47,7 +48,8 @@ def make(results: Path, tracked_only: bool = False) -> Output:
     if tracked is not None:
         records = [r for r in records if run_folder(results, r.hash, r.seed) / RECORD_NAME in tracked]
         problems = [problem for problem in problems if any(problem.startswith(f"{path}:") for path in tracked)]
-    texts = comparison_files(records) | width_files(records) | paper_files(load_tables(results), records)
+    texts = comparison_files(records) | width_files(records) | requantization_files(records)
+    texts |= paper_files(load_tables(results), records)
     output = Output({f"tables/{name}": text.encode() for name, text in sorted(texts.items())}, list(problems))
     for plot in plots(results, records, tracked):
         output.files |= {f"figures/{name}": content for name, content in plot.files().items()}
