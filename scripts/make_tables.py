@@ -7,14 +7,17 @@ equal to the byte, SVGs too where matplotlib has the version that made them; of 
 
 import argparse
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from oaq_repro.extras import require
 
 require("train")
 
-from oaq_repro.errors import InputError
+from oaq_repro.command_line import ended
 from oaq_repro.results.output import differences, make, write
+from oaq_repro.results.paper import PaperTable
+from oaq_repro.results.paper_tables import Costs
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 
@@ -26,22 +29,26 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="folder for tables/ and figures/ (default: that of --results)")
     parser.add_argument("--check", action="store_true", help="exit with 1 and name the files that are not up to date")
     options = parser.parse_args(arguments)
-    out = options.out or options.results
-    try:
-        output = make(options.results, tracked_only=options.check)
-        if options.check:
-            stale = differences(output, out)
-            print("\n".join(stale) if stale else f"{len(output.files)} files are up to date")
-        else:
-            stale = []
-            print("\n".join(map(str, write(output, out))))
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 1
+    return ended(lambda: _make(options.results, options.out or options.results, options.check))
+
+
+def _make(results: Path, out: Path, check: bool) -> int:
+    output = make(results, _costs, tracked_only=check)
+    stale = differences(output, out) if check else []
+    if not check:
+        print("\n".join(map(str, write(output, out))))
+    else:
+        print("\n".join(stale) if stale else f"{len(output.files)} files are up to date")
     if output.problems:
         print(f"{len(output.problems)} records could not be read and are not in the tables:", file=sys.stderr)
         print("\n".join(f"  {problem}" for problem in output.problems), file=sys.stderr)
     return 1 if stale or output.problems else 0
+
+
+def _costs(tables: Sequence[PaperTable]) -> Mapping[str, Costs]:
+    from oaq_repro.paper_costs import paper_costs  # torch takes seconds, which other tables need not wait for
+
+    return paper_costs(tables)
 
 
 if __name__ == "__main__":

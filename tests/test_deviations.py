@@ -10,7 +10,13 @@ from oaq_repro.settings.composing import config_folder
 
 ROOT = Path(__file__).parents[1]
 WORDS = ROOT / "docs" / "deviations.yaml"
-BASE_FIELDS = {"kind", "fine_tune", "settle", "bias_correction"}  # of every method; their meaning is the method's own
+BASE_FIELDS = {
+    "kind",
+    "fine_tune",
+    "settle",
+    "bias_correction",
+    "search",
+}  # of every method; their meaning is the method's own
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ import pytorch_lightning as pl
 import torch
 from torch import distributed, nn
 
+from oaq_repro.bit_search import assigned, with_bits
 from oaq_repro.deploy.checked_engine import CheckedEngine, Simulation
 from oaq_repro.deploy.lower import lower
 from oaq_repro.deploy.record_sections import cost_section, layer_rows, overflow_section
@@ -135,7 +136,11 @@ def stages(run: Run, outcome: Outcome) -> None:
         outcome.sections["cost"] = cost_section(float_task.dense.eval(), run.data.input_shape)
         return
 
-    quantized = quantize_network(float_task.dense, method, run.settings.quantization, run.data.input_shape)
+    config = run.settings.quantization
+    if method.search is not None:
+        outcome.sections["assignment"] = found = assigned(run, float_task, method, parent.folder)
+        config = with_bits(config, {layer.name: layer.bits for layer in found.layers})
+    quantized = quantize_network(float_task.dense, method, config, run.data.input_shape)
     outcome.sections["swapped"] = [f"{name}: {old} -> {new}" for name, old, new in quantized.swapped]
     outcome.sections["left_float"] = list(quantized.left_float)
     reference = copy.deepcopy(quantized) if method.bias_correction else None

@@ -110,7 +110,7 @@ def _row(
 ) -> PaperRow:
     given = [f"data.root={request.roots[table.data]}"] if table.data in request.roots else []  # type: ignore[index]
     given += [f"results={request.results}"] if request.results is not None else []
-    overrides = (f"+experiment=paper/{cell.preset}", *given, *request.overrides)
+    overrides = (f"+experiment=paper/{cell.preset}", *cell.overrides, *given, *request.overrides)
     settings = read(resolve(compose("config", list(overrides))))
     data = data_of(settings.data, settings.schedule.float is not None or settings.schedule.finetune is not None)
     finished = tuple(seed for seed in request.seeds if _finished(settings, seed, data))

@@ -1,6 +1,5 @@
 """scripts/make_tables.py and what it calls: results/output.py."""
 
-import importlib.util
 import resource
 import shutil
 import subprocess
@@ -9,23 +8,20 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import scripts
 
+from oaq_repro.paper_costs import paper_costs
 from oaq_repro.results.output import differences, make, tracked_files, write
 from oaq_repro.results.record import save_record
 from oaq_repro.results.store import run_folder
 
 ROOT = Path(__file__).parents[2]
-SCRIPT = ROOT / "scripts" / "make_tables.py"
 GIT = ["git", "-c", "user.name=a", "-c", "user.email=a@example.org"]
 
 
 @pytest.fixture
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("make_tables", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return scripts.load("make_tables")
 
 
 def _fill(results: Path, make_record, count: int, layers: int = 4) -> None:
@@ -60,14 +56,14 @@ def test_script_lists_bad_records_after_writing_the_rest(
 
 
 def test_script_without_results(script: ModuleType, tmp_path: Path, capsys) -> None:
-    assert script.main(["--results", str(tmp_path / "absent")]) == 1
+    assert script.main(["--results", str(tmp_path / "absent")]) == 2
     assert "no such folder" in capsys.readouterr().err
 
 
 def test_hundred_records_take_a_few_seconds(make_record, tmp_path: Path) -> None:
     _fill(tmp_path, make_record, 100, layers=60)
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    command = [sys.executable, str(SCRIPT), "--results", str(tmp_path)]
+    command = [sys.executable, str(scripts.FOLDER / "make_tables.py"), "--results", str(tmp_path)]
     result = subprocess.run(command, capture_output=True, text=True, env={"PYTHONPATH": ":".join(sys.path)})
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     took = after.ru_utime - before.ru_utime  # not the clock: others may use the machine
@@ -101,7 +97,7 @@ def test_check_names_what_differs(make_record, script: ModuleType, tmp_path: Pat
 
 def test_pictures_of_another_matplotlib_are_not_compared(make_record, tmp_path: Path) -> None:
     _fill(tmp_path, make_record, 1)
-    output = make(tmp_path)
+    output = make(tmp_path, paper_costs)
     write(output, tmp_path)
     (png,) = (tmp_path / "figures").glob("*.png")
     (svg,) = (tmp_path / "figures").glob("*.svg")
@@ -115,18 +111,18 @@ def test_pictures_of_another_matplotlib_are_not_compared(make_record, tmp_path: 
 def test_the_check_looks_at_what_git_tracks(make_record, tmp_path: Path) -> None:
     _fill(tmp_path, make_record, 1)
     assert tracked_files(tmp_path) is None
-    write(make(tmp_path), tmp_path)
+    write(make(tmp_path, paper_costs), tmp_path)
     subprocess.run([*GIT, "init", "-q", str(tmp_path)], check=True)
     subprocess.run([*GIT, "-C", str(tmp_path), "add", "."], check=True)
     _fill(tmp_path, make_record, 7)  # runs of somebody's own
-    output = make(tmp_path, tracked_only=True)
+    output = make(tmp_path, paper_costs, tracked_only=True)
     assert differences(output, tmp_path) == [] and output.problems == []
-    assert differences(make(tmp_path), tmp_path) != []
+    assert differences(make(tmp_path, paper_costs), tmp_path) != []
 
 
 def test_no_records_make_tables_that_say_so(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "results" / "paper", tmp_path / "paper")
-    output = make(tmp_path)
+    output = make(tmp_path, paper_costs)
     assert "No finished run yet." in output.files["tables/comparison.md"].decode()
     assert "cannot run: data" in output.files["tables/paper_imagenet_mobilenetv1.csv"].decode()
     assert not any(name.startswith("figures") for name in output.files)

@@ -11,7 +11,7 @@ from rich.console import Console
 from oaq_repro.results.figures import alpha_figure, write_figures
 from oaq_repro.results.labels import short_names
 from oaq_repro.results.output import alpha_plot
-from oaq_repro.results.record import Layer, Record
+from oaq_repro.results.record import AssignedLayer, BitAssignment, Layer, Record
 from oaq_repro.results.terminal import print_record
 
 
@@ -40,6 +40,19 @@ def test_terminal_has_the_numbers(make_record, width: int) -> None:
         assert f"{layer.overflow_seen:,}" in text
     assert max(len(line) for line in text.splitlines()) <= width
     assert not any("…" in word for line in text.splitlines() for word in line.split()[1:])  # names may be shortened
+
+
+def test_terminal_says_what_bits_were_found(make_record) -> None:
+    def layer(name: str, bits: int) -> AssignedLayer:
+        numbers = {2: 1.0, 4: 0.5}
+        return AssignedLayer(
+            name=name, bits=bits, tied=None, trace=1.0, trace_error=0.1, sensitivity=numbers, cost=numbers
+        )
+
+    layers = [layer("a", 4), layer("b", 2), layer("c", 4)]
+    found = BitAssignment(unit="bytes", sensitivity=2.0, cost=1500.0, bound=2000.0, table=None, layers=layers)
+    words = " ".join(_printed(make_record(4).model_copy(update={"assignment": found}), 80).split())
+    assert "searched for: 1 layers at 2, 2 layers at 4; 1,500 of at most 2,000 bytes" in words
 
 
 def per_channel(record: Record) -> Record:

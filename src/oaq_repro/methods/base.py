@@ -1,7 +1,8 @@
 """What a method is: its quantizers, what it does at the stations of a run, and whether ranges are settled.
 
-The stations in order: the quantizers are made; calibration; `start`; fine-tuning with `callbacks` and `penalty`;
-ranges are frozen; `finish`; settling; bias correction, and settling again.
+The stations in order: bits per layer are searched for; the quantizers are made; calibration; `start`; settling, where
+it is asked for before training; fine-tuning with `callbacks` and `penalty`; ranges are frozen; `finish`; settling; bias
+correction, and settling again.
 """
 
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from oaq_repro.errors import SettingsError
 from oaq_repro.quant.calibrate import ImageBatches
 from oaq_repro.quant.network import QuantizedNetwork
 from oaq_repro.quant.quantizers import Activation, ActivationQuantizer, ObserverConfig, WeightQuantizer
+from oaq_repro.quant.search import SearchConfig
 from oaq_repro.quant.settle import SettleConfig
 
 
@@ -26,11 +28,13 @@ class Method:
     before `finish` looks at the layers' accumulators; where not, runs that differ in them share one fine-tuning.
     bias_correction: whether biases make up for what quantization adds to the mean of a layer's sums, after training
     (`quant.bias_correction`); with `fine_tune: false` only, since training corrects biases by itself.
+    search: how bits per layer are found from the float parent (`quant.search`), or None to take those of the settings.
     """
 
     settle: SettleConfig | None = None
     fine_tune: bool = True
     bias_correction: bool = False
+    search: SearchConfig | None = None
     quantizes: ClassVar[bool] = True
     sees_accumulator: ClassVar[bool] = True
 
@@ -38,6 +42,15 @@ class Method:
         """What is for networks that are not trained is not for others (SettingsError)."""
         if self.bias_correction and self.fine_tune:
             raise SettingsError("bias_correction, fine_tune: found true and true, expected one of them")
+        if self.settles_before_training and not self.fine_tune:
+            raise SettingsError("settle.before_training, fine_tune: found true and false, expected a training")
+        if self.search is not None and not self.quantizes:
+            raise SettingsError("search: found one, expected null where nothing is quantized")
+
+    @property
+    def settles_before_training(self) -> bool:
+        """Whether factors are settled before fine-tuning as well."""
+        return self.settle is not None and self.settle.before_training
 
     def activation_quantizer(
         self, bits: int, activation: Activation, observer: ObserverConfig, scalable: bool

@@ -24,11 +24,13 @@ class Override:
     match: a glob over qualified names (`backbone.*.conv_dw`), or `@first` (layers that read the image, or
     have no layer before them), or `@last` (layers whose result leaves the dense part, or that have no layer behind
     them). The fields that are None keep the common setting;
-    `skip` leaves the layer in float. `reason` goes into the record.
+    `skip` leaves the layer in float. `reason` goes into the record. input_bits: of what a layer reads, where that has
+    more (`quant.input_bits`); activation_bits are those of what it makes.
     """
 
     match: Text
     weight_bits: Bits | None = None
+    input_bits: Bits | None = None
     activation_bits: Bits | None = None
     accumulator: Annotated[Accumulator | None, ReadBy(accumulator_or_name)] = None
     skip: bool = False

@@ -2,7 +2,7 @@
 
 import fnmatch
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from torch import fx, nn
 
@@ -12,6 +12,7 @@ from oaq_repro.quant.calls import MODULE
 from oaq_repro.quant.compose import compose
 from oaq_repro.quant.config import ROLES, Override, QuantizationConfig
 from oaq_repro.quant.elementwise import QuantElementwise, constant_beyond, elementwise_function
+from oaq_repro.quant.input_bits import InputBits
 from oaq_repro.quant.layers import QuantLayer, QuantSkip
 from oaq_repro.quant.modules import QuantInput, QuantModule, QuantOutput, QuantRequantize
 from oaq_repro.quant.network import QuantizedNetwork, layer_sources
@@ -19,24 +20,12 @@ from oaq_repro.quant.ordinary import simplify
 from oaq_repro.quant.padding import fold_padding, padding_before
 from oaq_repro.quant.patterns import OWN, PATTERNS, activation_of
 from oaq_repro.quant.places import placed
-from oaq_repro.quant.quantizers import Activation, ActivationQuantizer, ObserverConfig, WeightQuantizer
+from oaq_repro.quant.quantizers import Activation, ActivationQuantizer, QuantizerFactory, WeightQuantizer
 from oaq_repro.quant.select import is_parts
 from oaq_repro.quant.sizes import note_shapes
 from oaq_repro.quant.trace import LAYERS, fold, input_node, kind_of, module_of, reads_sizes, tensor_inputs
 
 CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
-
-
-class QuantizerFactory(Protocol):
-    """What conversion needs of a method."""
-
-    def activation_quantizer(
-        self, bits: int, activation: Activation, observer: ObserverConfig, scalable: bool
-    ) -> ActivationQuantizer:
-        """A quantizer for one activation tensor."""
-
-    def weight_quantizer(self, bits: int, per_channel: bool) -> WeightQuantizer:
-        """A quantizer for one layer's weights."""
 
 
 def quantize_network(
@@ -68,8 +57,11 @@ class _Conversion:
         self.model, self.factory, self.config = model, factory, config
         self.graph = model.graph
         self.kinds: list[tuple[str, str, str]] = []
+        self.own_bits: list[str] = []
+        self.inputs = InputBits(model, factory)
         self.left_float: list[str] = []
         self.matched: set[str] = set()
+        self.matched_layers: set[str] = set()
         self.name = ""
         self.activation: Activation = "none"
         self.overrides: list[Override] = []
@@ -118,11 +110,13 @@ class _Conversion:
                     self._convert(node)
         self._check_overrides()
         self.graph.eliminate_dead_code()
+        self.inputs.merge()
         self.model.delete_all_unused_submodules()
         result = QuantizedNetwork(self.model, self.graph, "QuantizedNetwork")
         alive = {node.target for node in self.graph.nodes}
         self.kinds = [kind for kind in self.kinds if kind[0] in alive]  # selections of selections skip the first
-        result.meta.update(swapped=self.kinds, left_float=self.left_float, sources=layer_sources(result))
+        result.meta.update(swapped=self.kinds, left_float=self.left_float, own_bits=self.own_bits)
+        result.meta.update(sources=layer_sources(result))
         return result
 
     def _absorbed(self, node: fx.Node) -> bool:
@@ -182,6 +176,11 @@ class _Conversion:
                              "expected values that are computed from the image")  # fmt: skip
         if quantized.requantization is not None:
             quantized.requantization = self.config.requantization
+        if isinstance(quantized, QuantLayer):
+            bits = self._setting("input_bits", None)
+            inputs = [self.inputs.narrowed(inputs[0], bits, self.name)] if bits is not None else inputs
+            if self._roles(node, activation_node or node) or bits or self._setting("weight_bits", None):
+                self.own_bits.append(self.name)
         self._replace(node, activation_node, quantized, inputs)
         fused = f" + {self.activation}" if self.activation != "none" and own_activation is None else ""
         self.kinds.append((self.name, kind + fused, type(quantized).__name__))
@@ -262,26 +261,33 @@ class _Conversion:
         first = {id(n) for n in nodes if not before[n] or any(i.op == "placeholder" for i in n.all_input_nodes)}
         return {"@first": first, "@last": {id(n) for n in nodes if not behind[n]}}
 
+    def _roles(self, node: fx.Node, last: fx.Node) -> set[str]:
+        """Of a layer; `last` as below."""
+        if not isinstance(module_of(self.model, node), LAYERS):
+            return set()
+        roles = {role for role, nodes in self.ends.items() if id(node) in nodes}
+        return roles | {"@last"} if any(user.op == "output" for user in last.users) else roles
+
     def _matching_overrides(self, node: fx.Node, last: fx.Node) -> list[Override]:
         """Overrides that apply; `last` is the node whose value the quantized module will produce."""
-        roles = {role for role, nodes in self.ends.items() if id(node) in nodes}
-        if any(user.op == "output" for user in last.users):
-            roles.add("@last")
-        is_layer = isinstance(module_of(self.model, node), LAYERS)
+        roles = self._roles(node, last)
         found = []
         for name, override in self.config.overrides.items():
-            by_role = override.match in roles and is_layer
+            by_role = override.match in roles
             names = (self.name, node.meta.get(MODULE, self.name))  # all calls of a module go by its name, too
             if by_role or any(fnmatch.fnmatchcase(found, override.match) for found in names):
                 self.matched.add(name)
+                if isinstance(module_of(self.model, node), LAYERS):
+                    self.matched_layers.add(name)
                 found.append(override)
         return found
 
     def _check_overrides(self) -> None:
         for key, override in self.config.overrides.items():
-            if key not in self.matched:
+            field = "match" if override.input_bits is None else "input_bits"
+            if key not in (self.matched if field == "match" else self.matched_layers):
                 names = [name for name, _, kind in self.kinds if kind.startswith(("QuantConv", "QuantLinear"))]
                 raise InputError(
-                    f"quantization.overrides.{key}.match: {override.match!r} matches no layer; "
+                    f"quantization.overrides.{key}.{field}: {override.match!r} matches no layer; "
                     f"expected {' or '.join(ROLES)} or a glob over: {', '.join(names)}"
                 )

@@ -25,6 +25,11 @@ class QuantizedNetwork(fx.GraphModule):
         return self.meta["left_float"]
 
     @property
+    def own_bits(self) -> list[str]:
+        """Names of the layers whose bits are not simply the common ones: first, last, or given by an override."""
+        return self.meta["own_bits"]
+
+    @property
     def sources(self) -> dict[str, str]:
         """For each layer the qualified name of the module whose quantizer made its input."""
         return self.meta["sources"]

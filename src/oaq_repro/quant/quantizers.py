@@ -5,7 +5,7 @@ A method (room `methods/`) supplies its own quantizers by subclassing these two.
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, distributed, nn
@@ -229,6 +229,18 @@ class WeightQuantizer(nn.Module):
     def per_factor(self, values: Tensor) -> Tensor:
         """What each factor has to answer to, [O]: every channel's own value or, with one factor, the largest of all."""
         return values if self.granularity == "channel" else values.max().expand_as(values)
+
+
+class QuantizerFactory(Protocol):
+    """What conversion needs of a method."""
+
+    def activation_quantizer(
+        self, bits: int, activation: Activation, observer: ObserverConfig, scalable: bool
+    ) -> ActivationQuantizer:
+        """A quantizer for one activation tensor."""
+
+    def weight_quantizer(self, bits: int, per_channel: bool) -> WeightQuantizer:
+        """A quantizer for one layer's weights."""
 
 
 def _one_for_all(module: nn.Module, state: dict[str, Any], prefix: str, *rest: Any) -> None:

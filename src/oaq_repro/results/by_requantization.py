@@ -10,7 +10,7 @@ from oaq_repro.requantization import REQUANTIZATIONS
 from oaq_repro.results.grid import Grid
 from oaq_repro.results.labels import at, label
 from oaq_repro.results.record import Record, Stage
-from oaq_repro.results.summary import experiments, in_points, interval, percent, stage_values
+from oaq_repro.results.summary import experiments, interval, percent, signed, stage_values
 
 USUAL, *OTHERS = REQUANTIZATIONS
 NOTES = """\
@@ -76,7 +76,7 @@ def _difference(group: Sequence[Record], usual: Sequence[Record], stage: Stage) 
         return "-"
     metric = pairs[0][0].metric_names[0]
     found = [record.metrics[stage][metric] - other.metrics[stage][metric] for record, other in pairs]
-    return f"{in_points(interval(found))}{_seen(group, stage)}"
+    return f"{signed(interval(found))}{_seen(group, stage)}"
 
 
 def _seen(group: Sequence[Record], stage: Stage) -> str:

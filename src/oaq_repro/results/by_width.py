@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from oaq_repro.results.grid import Grid, csv_text
 from oaq_repro.results.record import Metric, Record, Stage
-from oaq_repro.results.summary import Interval, experiments, in_points, interval, percent, stage_values
+from oaq_repro.results.summary import Interval, experiments, interval, percent, signed, stage_values
 from oaq_repro.results.sweep import Point, Sweep, sweeps
 
 NOTES = """\
@@ -21,11 +21,11 @@ EXACT = "32-bit sums"
 
 
 def width_files(records: Sequence[Record]) -> dict[str, str]:
-    """File name to text of `widths-<sweep>.md` and `.csv`, for sweeps over more than one method."""
+    """File name to text of `widths-<sweep>.md` and `.csv`, for sweeps over several methods and accumulators."""
     by_hash = {group[0].hash: group for group in experiments(records)}
     files = {}
     for sweep in sweeps(records):
-        if len(sweep.series) > 1:
+        if len(sweep.series) > 1 and len({p.accumulator for points in sweep.series.values() for p in points}) > 1:
             files[f"widths-{sweep.name}.md"] = _grid(sweep, by_hash).markdown()
             files[f"widths-{sweep.name}.csv"] = _csv(sweep, by_hash)
     return files
@@ -65,12 +65,12 @@ def _cell(group: Sequence[Record], point: Point, metric: Metric) -> str:
     found = paired(group, "integer", metric)
     overflows = [record.overflow for record in group if record.overflow is not None]
     seen = f"{sum(o.images_affected for o in overflows):,}/{sum(o.images for o in overflows):,}" if overflows else "-"
-    return f"{in_points(found)} [{'certified' if point.guaranteed else seen}]{_agreement(group, 'integer')}"
+    return f"{signed(found)} [{'certified' if point.guaranteed else seen}]{_agreement(group, 'integer')}"
 
 
 def _exact(by_hash: dict[str, list[Record]], points: Sequence[Point], metric: Metric) -> str:
     group = by_hash[points[-1].hash]
-    return f"{in_points(paired(group, 'integer_int32', metric))}{_agreement(group, 'integer_int32')}"
+    return f"{signed(paired(group, 'integer_int32', metric))}{_agreement(group, 'integer_int32')}"
 
 
 def _agreement(group: Sequence[Record], stage: Stage) -> str:

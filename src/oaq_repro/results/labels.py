@@ -16,7 +16,7 @@ def label(config: Mapping[str, Any], section: str) -> str:
     (`choices`, as Hydra reports them), else by its text or its `kind`. A method says in parentheses where its range
     mapping factors are not those of output channels, an excess is not split by the output's error, the margin of
     settling is not the usual one, a teacher takes the place of labels, biases are corrected, or sums are requantized by
-    integers.
+    integers, and how its bits per layer were searched for.
     """
     value = config.get(section)
     if value is None or value == {}:
@@ -50,7 +50,18 @@ def _marks(config: Mapping[str, Any]) -> str:
         own.append("teacher")
     if at(config, "method", "bias_correction"):
         own.append("bias correction")
+    search = at(config, "method", "search")
+    if isinstance(search, Mapping):
+        own.append(search_label(search) + ("" if tuned else ", not trained"))
     return f" ({', '.join(own)})" if own else ""
+
+
+def search_label(search: Mapping[str, Any]) -> str:
+    """The settings of a search for bits per layer: "2/4 bits, bops 0.5, random 3"."""
+    choice = {"best": "", "most": ", most sensitive", "random": f", random {search['draw']}"}[search["choice"]]
+    certified = ", certified" if search["certified"] else ""
+    widths = "/".join(map(str, search["widths"]))
+    return f"{widths} bits, {search['constraint']} {search['fraction']:g}{choice}{certified}"
 
 
 def at(config: Any, *where: str) -> Any:

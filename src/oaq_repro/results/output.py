@@ -5,19 +5,20 @@ Files are made in memory, so that the same code writes them and compares them wi
 
 import re
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from oaq_repro.files import write_atomic
+from oaq_repro.results.by_assignment import assignment_files
 from oaq_repro.results.by_requantization import requantization_files
 from oaq_repro.results.by_width import width_files
 from oaq_repro.results.curves import METRICS_GLOB, read_curves, training_curves
 from oaq_repro.results.figures import alpha_figure
 from oaq_repro.results.labels import label
 from oaq_repro.results.operand_figure import FILE_NAME, operand_figure, read_line
-from oaq_repro.results.paper import load_tables
-from oaq_repro.results.paper_tables import paper_files
+from oaq_repro.results.paper import PaperTable, load_tables
+from oaq_repro.results.paper_tables import Costs, paper_files
 from oaq_repro.results.plotting import Plot
 from oaq_repro.results.record import RECORD_NAME, Record
 from oaq_repro.results.store import list_records, run_folder
@@ -25,6 +26,7 @@ from oaq_repro.results.sweep import sweeps
 from oaq_repro.results.sweep_figures import accuracy_bits, accuracy_latency
 from oaq_repro.results.tables import comparison_files
 
+CostsOf = Callable[[Sequence[PaperTable]], Mapping[str, Costs]]
 FOLDERS = ("tables", "figures")
 SUFFIXES = {".md", ".csv", ".tex", ".svg", ".png"}
 
@@ -37,8 +39,10 @@ class Output:
     problems: list[str] = field(default_factory=list)
 
 
-def make(results: Path, tracked_only: bool = False) -> Output:
+def make(results: Path, costs: CostsOf, tracked_only: bool = False) -> Output:
     """Make all tables and figures. tracked_only: leave out records that git does not track, where git knows.
+
+    costs: computes those of published tables, by name (`paper_costs`), which takes torch.
 
     InputError for a folder that does not exist and for published numbers that cannot be read.
     """
@@ -48,8 +52,11 @@ def make(results: Path, tracked_only: bool = False) -> Output:
     if tracked is not None:
         records = [r for r in records if run_folder(results, r.hash, r.seed) / RECORD_NAME in tracked]
         problems = [problem for problem in problems if any(problem.startswith(f"{path}:") for path in tracked)]
-    texts = comparison_files(records) | width_files(records) | requantization_files(records)
-    texts |= paper_files(load_tables(results), records)
+    texts = comparison_files(records) | width_files(records) | assignment_files(records)
+    texts |= requantization_files(records)
+    tables = load_tables(results)
+    counted = [table for table in tables if table.kind == "cost"]
+    texts |= paper_files(tables, records, costs(counted) if counted else {})
     output = Output({f"tables/{name}": text.encode() for name, text in sorted(texts.items())}, list(problems))
     for plot in plots(results, records, tracked):
         output.files |= {f"figures/{name}": content for name, content in plot.files().items()}

@@ -15,6 +15,8 @@ from oaq_repro.results.record import Metric
 
 Text = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]+$")]
+COSTS = ("MB", "GBOPs")
+"""Columns of a table of costs: 2^20 bytes of weights, 10^9 bit operations as HAWQ-V3 counts them."""
 GROUPS = ("data", "model", "method", "accumulator", "schedule", "task")
 
 
@@ -32,15 +34,16 @@ class Cell(_Section):
     reason: Text | None = Field(default=None, description="why value is null")
     run: list[Text] = Field(default_factory=list, description="overrides of our run; none: no run of ours answers")
     preset: Name | None = Field(default=None, description="of conf/experiment/paper: makes that run; with run only")
+    overrides: list[Text] = Field(default_factory=list, description="of the preset, where it is that of several cells")
 
-    @field_validator("run")
+    @field_validator("run", "overrides")
     @classmethod
-    def _overrides(cls, run: list[str]) -> list[str]:
-        for override in run:
+    def _are_overrides(cls, overrides: list[str]) -> list[str]:
+        for override in overrides:
             key, equals, value = override.partition("=")
             if not (key and equals and value):
-                raise ValueError(f"run has {override!r}, expected overrides such as method=oaq")
-        return run
+                raise ValueError(f"run or overrides: {override!r}, expected overrides such as method=oaq")
+        return overrides
 
     @model_validator(mode="after")
     def _explained(self) -> Self:
@@ -48,22 +51,35 @@ class Cell(_Section):
             raise ValueError("expected a value with its status, or value: null with its reason")
         if (self.preset is None) == bool(self.run):
             raise ValueError(f"preset is {self.preset!r} with run {self.run}, expected both or none of them")
+        if self.overrides and self.preset is None:
+            raise ValueError(f"overrides is {self.overrides!r} without a preset, expected none")
         return self
 
 
+Bits = Annotated[int, Field(ge=1, le=32)]
+
+
 class PaperTable(_Section):
-    """One table. Accuracy is in percent and compared with runs; milliseconds and ratios stand for themselves."""
+    """One table. Accuracy is in percent and compared with runs; milliseconds and ratios stand for themselves.
+
+    Costs are compared with what the same bits cost by our formulas (`paper_costs`), which needs no run and no data.
+    """
 
     name: Name = Field(description="the file's name")
     title: Text
     source: Text
-    kind: Literal["accuracy", "latency", "speedup"]
+    kind: Literal["accuracy", "latency", "speedup", "cost"]
     metric: Metric | None = Field(default=None, description="accuracy only")
     data: Name | None = Field(default=None, description="accuracy only: conf/data/<data>.yaml")
     dataset: Text | None = Field(default=None, description="accuracy only: class of the data, as records name it")
     images: Annotated[int, Field(gt=0)] | None = Field(default=None, description="accuracy only: held-out images")
     tolerance: Annotated[float, Field(ge=0)] | None = Field(
-        default=None, description="accuracy only: points that a single published number may be off"
+        default=None, description="what a published number may be off: points of accuracy, percent of a cost"
+    )
+    network: Name | None = Field(default=None, description="cost only: whose layers are counted")
+    bits: dict[Text, Bits | list[Bits]] | None = Field(
+        default=None,
+        description="cost only: by row, of the layers between the first and the last in order, one number or one each",
     )
     blocked: Text | None = Field(default=None, description="accuracy only: why the data cannot be had, if so")
     unanswered: Text | None = Field(default=None, description="why no run of ours answers, where cells have no run")
@@ -72,15 +88,22 @@ class PaperTable(_Section):
 
     @model_validator(mode="after")
     def _fields_of_the_kind(self) -> Self:
-        accuracy = {name: getattr(self, name) for name in ("metric", "data", "dataset", "images", "tolerance")}
-        for name, value in accuracy.items():
-            if (value is None) == (self.kind == "accuracy"):
-                expected = "a value" if self.kind == "accuracy" else "none"
-                raise ValueError(f"{name} is {value!r} with kind {self.kind}, expected {expected}")
+        accuracy = {name: getattr(self, name) for name in ("metric", "data", "dataset", "images")}
+        cost = {"network": self.network, "bits": self.bits}
+        either = {"tolerance": self.tolerance}
+        for fields, kinds in ((accuracy, {"accuracy"}), (cost, {"cost"}), (either, {"accuracy", "cost"})):
+            for name, value in fields.items():
+                if (value is None) == (self.kind in kinds):
+                    expected = "a value" if self.kind in kinds else "none"
+                    raise ValueError(f"{name} is {value!r} with kind {self.kind}, expected {expected}")
         for cell in self.cells:
             if cell.run and self.kind != "accuracy":
                 raise ValueError(f"cell {cell.row!r} has a run with kind {self.kind}, expected none")
-            if not cell.run and self.unanswered is None:
+            if self.bits is not None and (cell.row not in self.bits or cell.column not in COSTS):
+                raise ValueError(
+                    f"cell {cell.row!r}, {cell.column!r}: expected a row of bits, and one of {', '.join(COSTS)}"
+                )
+            if not cell.run and self.unanswered is None and self.kind != "cost":
                 raise ValueError(f"cell {cell.row!r} has no run, expected one, or why in unanswered")
             if self.kind == "accuracy" and cell.value is not None and not 0 <= cell.value <= 100:
                 raise ValueError(f"cell {cell.row!r} has the value {cell.value}, expected percent")

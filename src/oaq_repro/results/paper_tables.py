@@ -33,6 +33,14 @@ HEADS = ("row", "column", "paper (%)", "status", "ours (%)", "n", "difference", 
 DASHES = len(OURS) + 1 + len(RATIO_HEADS)
 
 
+COST = """\
+Ours: what these bits cost by `quant/cost.py`, on 224x224 images; no run is needed. Megabytes are 2^20 bytes of weights,
+packed, without biases; GBOPs are 10^9 bit operations as the source counts them, products times both bits. *match*: at
+most {tolerance:g} % from the paper's number, or equal as it is rounded there."""
+Costs = Mapping[tuple[str, str], float]
+"""By row and column of a table."""
+
+
 def answers(record: Record, table: PaperTable, cell: Cell) -> bool:
     """Whether a finished run is on the paper's data, all of them, and is what the cell's overrides say."""
     data = record.config.get("data")
@@ -57,11 +65,18 @@ def verdict(table: PaperTable, cell: Cell, ours: Interval | None) -> Verdict:
     return "within noise" if ours.half is not None and off <= 100 * ours.half else "differs"
 
 
-def paper_files(tables: Sequence[PaperTable], records: Sequence[Record]) -> dict[str, str]:
-    """File name to text of every published table, as Markdown, CSV and LaTeX."""
+def paper_files(
+    tables: Sequence[PaperTable], records: Sequence[Record], costs: Mapping[str, Costs] = {}
+) -> dict[str, str]:
+    """File name to text of every published table, as Markdown, CSV and LaTeX. costs: by name, of those of that kind."""
     groups = experiments(records)
     files: dict[str, str] = {}
     for table in tables:
+        if table.kind == "cost":
+            found = cost_grid(table, costs[table.name])
+            texts = {"md": found.markdown(), "csv": _cost_csv(table, costs[table.name]), "tex": found.latex()}
+            files |= {f"paper_{table.name}.{suffix}": text for suffix, text in texts.items()}
+            continue
         lines = [(cell, row) for cell in table.cells for row in ours(table, cell, groups)]
         made = _accuracy(table, lines) if table.kind == "accuracy" else _plain(table)
         name = f"paper_{table.name}"
@@ -114,6 +129,43 @@ def _plain(table: PaperTable) -> Grid:
     return Grid(table.title, _notes(table, words), heads, "llr" + "r" * len(over) + "lrrl", tuple(rows))
 
 
+def cost_grid(table: PaperTable, computed: Costs) -> Grid:
+    """Published costs beside those that are computed."""
+    rows = []
+    for cell in table.cells:
+        own, paper = computed[cell.row, cell.column], "-" if cell.value is None else f"{cell.value:g}"
+        off = "-" if cell.value is None else f"{100 * (own / cell.value - 1):+.1f} %"
+        rows.append(
+            (cell.row, cell.column, paper, cell.status or "-", f"{own:.1f}", off, _cost_verdict(table, cell, own))
+        )
+    heads = ("row", "column", "paper", "status", "ours", "difference", "verdict")
+    return Grid(table.title, _notes(table, COST.format(tolerance=table.tolerance)), heads, "llrlrrl", tuple(rows))
+
+
+def _cost_verdict(table: PaperTable, cell: Cell, own: float) -> Verdict:
+    if cell.value is None or table.tolerance is None:
+        return "-"
+    digits = len(f"{cell.value:g}".partition(".")[2])
+    return (
+        "match" if abs(own / cell.value - 1) <= table.tolerance / 100 or round(own, digits) == cell.value else "differs"
+    )
+
+
+def _cost_csv(table: PaperTable, computed: Costs) -> str:
+    heads = ["row", "column", "kind", "paper", "status", "reason", "ours", "verdict"]
+    rows = [
+        [*published(table, cell), own, _cost_verdict(table, cell, own)]
+        for cell in table.cells
+        for own in [computed[cell.row, cell.column]]
+    ]
+    return grid.csv_text(heads, rows)
+
+
+def published(table: PaperTable, cell: Cell) -> list[Any]:
+    """What a CSV says of the paper's side of a cell."""
+    return [cell.row, cell.column, table.kind, cell.value, cell.status, cell.reason]
+
+
 def _csv(table: PaperTable, lines: Sequence[tuple[Cell, Row | None]]) -> str:
     heads = [
         "row",
@@ -136,8 +188,7 @@ def _csv(table: PaperTable, lines: Sequence[tuple[Cell, Row | None]]) -> str:
         half = 100 * ours.half if ours and ours.half is not None else None
         off = mean - cell.value if mean is not None and cell.value is not None else None
         said = verdict(table, cell, ours)
-        published = [cell.row, cell.column, table.kind, cell.value, cell.status, cell.reason]
-        rows.append([*published, mean, half, ours.n if ours else 0, off, said, row.hash if row else None])
+        rows.append([*published(table, cell), mean, half, ours.n if ours else 0, off, said, row.hash if row else None])
     return grid.csv_text(heads, rows)
 
 

@@ -137,6 +137,29 @@ class Layer(_Section):
     )
 
 
+class AssignedLayer(_Section):
+    """One layer whose bits were chosen."""
+
+    name: str
+    bits: Count = Field(description="of its weights, and at most of its input")
+    tied: str | None = Field(description="the first of the layers that have their bits in common; null: it alone")
+    trace: float = Field(description="of the loss's Hessian, Hutchinson's estimate")
+    trace_error: NonNegative = Field(description="standard error of it")
+    sensitivity: dict[Count, float] = Field(description="by the bits that the layer could have")
+    cost: dict[Count, float] = Field(description="likewise")
+
+
+class BitAssignment(_Section):
+    """Bits per layer as they were found before quantization (`quant.search`). Sums are over these layers."""
+
+    unit: Literal["bytes", "bit operations", "milliseconds"] = Field(description="of cost and bound")
+    sensitivity: float
+    cost: NonNegative
+    bound: NonNegative = Field(description="what the cost was not to pass")
+    table: str | None = Field(description="sha256 of the file of layers' times that the cost is from, if so")
+    layers: list[AssignedLayer]
+
+
 class Cost(_Section):
     """What one image costs, by formula and not by measurement (`quant.cost`)."""
 
@@ -195,6 +218,7 @@ class Record(_Section):
     )
     overflow: Overflow | None = Field(default=None, description="null when the run ended before the integer stage")
     layers: list[Layer] = Field(default_factory=list)
+    assignment: BitAssignment | None = Field(default=None, description="null where no bits were searched for")
     cost: Cost | None = Field(
         default=None,
         description="of the quantized network, of the float one where nothing is quantized; null in records of earlier "

@@ -109,12 +109,11 @@ def percent(value: Interval | None) -> str:
     return f"{100 * value.mean:.2f}" + ("" if value.half is None else f" ± {100 * value.half:.2f}")
 
 
-def in_points(difference: Interval | None) -> str:
-    """A difference of fractions in points, with its sign and interval; "-" for None."""
-    if difference is None:
+def signed(value: Interval | None) -> str:
+    """A difference of fractions in points with its interval; "-" for None."""
+    if value is None:
         return "-"
-    half = "" if difference.half is None else f" ± {100 * difference.half:.2f}"
-    return f"{100 * difference.mean:+.2f}{half}"
+    return f"{100 * value.mean:+.2f}" + ("" if value.half is None else f" ± {100 * value.half:.2f}")
 
 
 def seen(row: Row) -> tuple[str, str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from oaq_repro.accumulator import Accumulator
 from oaq_repro.errors import InputError
-from oaq_repro.results.labels import label, operand_bits
+from oaq_repro.results.labels import at, label, operand_bits
 from oaq_repro.results.record import Metric, Record
 from oaq_repro.results.summary import Interval, experiments, interval, stage_values
 
@@ -66,6 +66,8 @@ def _science(record: Record) -> str:
     found = record.science or {}
     quantization = _without(_without(found.get("quantization"), "accumulator"), "granularity")  # the label says it
     kept = _without(found, "method") | {"quantization": quantization}
+    if search := at(record.config, "method", "search"):  # other bits of the layers
+        kept["search"] = search
     return json.dumps([kept, record.provenance.dataset_fingerprint], sort_keys=True)
 
 

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from oaq_repro.results.labels import label, short_names
-from oaq_repro.results.record import STAGE_LABELS, STAGES, Cost, Layer, Overflow, Record
+from oaq_repro.results.record import STAGE_LABELS, STAGES, BitAssignment, Cost, Layer, Overflow, Record
 
 NAME_WIDTH = 28
 NAME_WIDTH_BESIDE_RANGES = 20
@@ -37,6 +37,8 @@ def render_record(record: Record) -> RenderableType:
     if record.layers:
         parts.append(Text(_certified_line(record)))
         parts.extend(Text(line) for line in _requantization_lines(record))
+    if record.assignment is not None:
+        parts.append(Text(_assignment_line(record.assignment)))
     if record.cost is not None:
         parts.append(Text(_cost_line(record.cost)))
     if record.latency_ms:
@@ -71,6 +73,12 @@ def _requantization_lines(record: Record) -> list[str]:
     if not counts.keys() - {"float32", None}:
         return []
     return [f"Requantization: {', '.join(f'{kind} in {count} layers' for kind, count in counts.most_common())}"]
+
+
+def _assignment_line(found: BitAssignment) -> str:
+    widths = Counter(layer.bits for layer in found.layers)
+    layers = ", ".join(f"{count} layers at {bits}" for bits, count in sorted(widths.items()))
+    return f"Bits that were searched for: {layers}; {found.cost:,.6g} of at most {found.bound:,.6g} {found.unit}"
 
 
 def _cost_line(cost: Cost) -> str:
