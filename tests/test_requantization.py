@@ -1,16 +1,10 @@
 import pytest
 
 from oaq_repro.accumulator import NAMED, Accumulator
-from oaq_repro.requantization import REQUANTIZATIONS, layer_requantization
+from oaq_repro.requantization import fits_fixed16
 
 
-@pytest.mark.parametrize("asked", REQUANTIZATIONS)
-def test_a_layer_takes_what_is_asked_for(asked):
-    for accumulator in (NAMED["int16"], NAMED["int16_block"], Accumulator(bits=12)):
-        assert layer_requantization(asked, accumulator) == (asked, "asked for")
-
-
-def test_fixed16_is_for_16_bits():
-    taken, reason = layer_requantization("fixed16", NAMED["int32"])
-    assert taken == "dyadic" and "int32" in reason
-    assert layer_requantization("float32", NAMED["int32"])[0] == "float32"
+@pytest.mark.parametrize("accumulator", [NAMED["int16"], NAMED["int16_block"], NAMED["int16_lanes8"], Accumulator(12)])
+def test_fixed16_is_for_16_bits_and_less(accumulator):
+    assert fits_fixed16(accumulator)
+    assert not fits_fixed16(accumulator.with_bits(17)) and not fits_fixed16(NAMED["int32"])

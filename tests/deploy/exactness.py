@@ -17,6 +17,8 @@ from oaq_repro.methods.int8 import Int8
 from oaq_repro.quant.calibrate import calibrate
 from oaq_repro.quant.config import QuantizationConfig
 from oaq_repro.quant.convert import quantize_network
+from oaq_repro.quant.layers import QuantLayer
+from oaq_repro.quant.modules import QuantModule
 from oaq_repro.quant.network import QuantizedNetwork
 
 ISAS = [row["isa"] for row in _kernels.table() if row["available"]]
@@ -27,6 +29,15 @@ def quantized_for(network: torch.nn.Module, images: torch.Tensor, **config) -> Q
     model = quantize_network(network, Int8(), QuantizationConfig(NAMED["int32"], **config), images.shape[1:])
     calibrate(model, [images])
     return model.eval()
+
+
+def requantize_by(model: QuantizedNetwork, requantization: str) -> None:
+    """Another requantization for a converted network; its layers get 16 bits, which fixed16 is for."""
+    for module in model.modules():
+        if isinstance(module, QuantModule) and module.requantization is not None:
+            module.requantization = requantization
+        if isinstance(module, QuantLayer):
+            module.accumulator = NAMED["int16"]
 
 
 def as_arrays(outputs) -> list[np.ndarray]:
@@ -47,7 +58,7 @@ def assert_exact(
     found = {"reference": Reference(graph).run(images.numpy()).outputs} if reference else {}
     for mode, isa in itertools.product(modes, isas):
         found[f"{mode} {isa}"] = Engine(graph, images.shape[1:], mode=mode, isa=isa).run(images.numpy())
-    found["onnx"] = run_onnx(build_model(graph, tuple(images.shape[1:])), images.numpy())
+    found["onnx"] = run_onnx(build_model(graph.with_accumulator(NAMED["int32"]), images.shape[1:]), images.numpy())
     for name, outputs in found.items():
         for ours, theirs in zip(outputs, expected, strict=True):
             np.testing.assert_array_equal(ours, theirs, err_msg=name)

@@ -24,11 +24,12 @@ def events_per_image(execution):
     return np.sum(list(execution.events.values()), axis=0)
 
 
-@pytest.mark.parametrize("method", ["oaq", "int8"])
+@pytest.mark.parametrize("method, requantization", [("oaq", "float32"), ("int8", "dyadic"), ("oaq", "fixed16")])
 @pytest.mark.parametrize("task", ["classification", "detection", "segmentation"])
-def test_three_ways_to_the_same_integers(task, method, tmp_path):
+def test_three_ways_to_the_same_integers(task, method, requantization, tmp_path):
     config = settings_of(
-        f"task={task}", f"method={method}", f"results={tmp_path}", "data.subset=32", "data.val_subset=8",
+        f"task={task}", f"method={method}", f"requantization={requantization}", f"results={tmp_path}",
+        "data.subset=32", "data.val_subset=8",
         "data.batch_size=8", "schedule.float.epochs=null", "schedule.float.steps=8", "schedule.float.warmup_steps=1",
         "schedule.finetune.epochs=null", "schedule.finetune.steps=4", "schedule.finetune.warmup_steps=1",
         "schedule.controller_interval=1", "trainer.enable_progress_bar=false", "quantization.calibration_batches=2",
@@ -36,6 +37,7 @@ def test_three_ways_to_the_same_integers(task, method, tmp_path):
     )  # fmt: skip
     record = run(config)
     assert record.latency_ms.keys() == set(MODES)
+    assert [layer.requantization for layer in record.layers[1:-1]] == [requantization] * (len(record.layers) - 2)
     graph = Graph.load(run_folder(str(tmp_path), record.hash, record.seed) / "graph.npz")
     data = build("data", record.config["data"])
     data.prepare_data()

@@ -4,6 +4,7 @@ import pytest
 import torch
 from quant.networks import Classifier, images, quantized, trained
 
+from oaq_repro.accumulator import NAMED
 from oaq_repro.deploy import checked_engine as network
 from oaq_repro.deploy.checked_engine import CheckedEngine, Simulation
 from oaq_repro.deploy.lower import lower
@@ -77,6 +78,13 @@ def test_alpha_and_bits_of_weights_are_mean_and_range(granularity):
     assert (row["bits_weight_min"], row["bits_weight_max"]) == pytest.approx((min(bits), max(bits)))
 
 
-def test_rows_say_how_sums_become_codes():
-    model = quantized(trained(Classifier()), requantization="float32")
-    assert {(row["requantization"], row["requantization_reason"]) for row in rows_of(model)} == {("float32", None)}
+@pytest.mark.parametrize("requantization", ["float32", "dyadic", "fixed16"])
+def test_rows_say_how_sums_become_codes(requantization):
+    model = quantized(trained(Classifier()), requantization=requantization)
+    layers(model)["head"].accumulator = NAMED["int32"]
+    *rows, head = rows_of(model)
+    assert {(row["requantization"], row["requantization_reason"]) for row in rows} == {(requantization, None)}
+    if requantization == "fixed16":
+        assert head["requantization"] == "dyadic" and "its accumulator is int32" in head["requantization_reason"]
+    else:
+        assert (head["requantization"], head["requantization_reason"]) == (requantization, None)

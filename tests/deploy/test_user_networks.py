@@ -4,7 +4,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from deploy.exactness import assert_exact, quantized_for
+from deploy.exactness import assert_exact, quantized_for, requantize_by
 from quant.networks import trained
 from timm.layers import Conv2dSame
 from timm.layers.pool2d_same import AvgPool2dSame, MaxPool2dSame
@@ -345,6 +345,9 @@ def test_the_same_function_and_the_same_bits(name):
     model = quantized_for(network, images)
     assert_same_function(model, network, images)
     assert_exact(model, pixels(seed=2))
+    for requantization in ("dyadic", "fixed16"):  # without `fast`, as sums may overflow 16 bits
+        requantize_by(model, requantization)
+        assert_exact(model, pixels(seed=2), isas=[None], modes=["certified"], reference=False)
 
 
 @pytest.mark.parametrize("name", ["(x - mean) / std", "with numbers", "the other way"])

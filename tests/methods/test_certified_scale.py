@@ -10,6 +10,7 @@ from oaq_repro.accumulator import NAMED
 from oaq_repro.deploy.lower import lower
 from oaq_repro.integer.certificate import certify
 from oaq_repro.integer.reference import Reference
+from oaq_repro.methods.axe import AXE
 from oaq_repro.methods.certified_scale import CertifiedScale
 from oaq_repro.methods.controller import BatchOverflow
 from oaq_repro.methods.oaq_certified import OAQCertified
@@ -120,3 +121,23 @@ def test_certified_training_raises_alphas_by_the_bound_and_not_by_what_was_seen(
 def test_the_rule_of_certified_training_is_no_field():
     with pytest.raises(TypeError, match="rule"):
         OAQCertified(rule="paper")
+
+
+@settings(max_examples=5, deadline=None)
+@given(
+    st.sampled_from([CertifiedScale, AXE]), st.sampled_from(["channel", "tensor"]), st.integers(0, 2**31),
+    st.floats(1.0, 2.0),
+)  # fmt: skip
+def test_certificates_hold_when_ranges_of_fixed16_move(method, granularity, seed, factor):
+    """Settling may raise an output's factor because of its saturation: its layer's scales are then snapped anew."""
+    model = quantized(
+        trained(Classifier(), seed), method(), requantization="fixed16", granularity=granularity,
+        batches=[images(seed=seed)],
+    )  # fmt: skip
+    for layer in layers(model).values():
+        layer.accumulator = NAMED["int16"].with_bits(14)
+    method().finish(model, lambda: [images(seed=seed)])
+    assert all(c.certified for c in certificates(model))
+    for layer in layers(model).values():
+        layer.output.alpha.mul_(factor)
+    assert all(c.certified for c in certificates(model))

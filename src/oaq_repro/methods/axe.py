@@ -92,6 +92,7 @@ def round_layer(layer: QuantLayer, x: QTensor, method: AXE) -> None:
         kept, alphas = torch.where(better, error, kept), torch.where(better, quantizer.alpha, alphas)
         chosen = torch.where(better[:, None], tried, chosen)
     quantizer.alpha.copy_(alphas)
+    layer.hold_scales(x.qparams)
     layer.weight = nn.Parameter(chosen.reshape(layer.weight.shape))  # its own, also where layers have had one together
 
 

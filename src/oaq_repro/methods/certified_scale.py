@@ -86,3 +86,4 @@ def certify_channels(layer: QuantLayer, x: QParams) -> None:
         too_small = torch.where(over & open_, middle, too_small)
         fits = torch.where(~over & open_, middle, fits)
     ratios(fits)  # leaves the alphas at values that were seen to fit
+    layer.hold_scales(x)

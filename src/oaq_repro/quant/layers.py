@@ -108,6 +108,17 @@ class QuantLayer(QuantModule):
             return "fixed16", "asked for"
         return "dyadic", f"fixed16 is for ratios of scales below 1, found {ratio.max():.3g}"
 
+    @torch.no_grad()
+    def hold_scales(self, x: QParams) -> None:
+        """Raise the weights' factors to the scales that fixed16 takes for this input.
+
+        When ranges move, fixed16 then finds no smaller ones, with which a certificate would not hold any more.
+        """
+        if self._wants_fixed16:
+            _, scale = self.quantized_weight(x)
+            quantizer = self.weight_quantizer
+            quantizer.alpha.mul_(quantizer.per_factor(scale / quantizer.scale(self.weight)).clamp(min=1.0))
+
     def worst_case(self, x: QParams) -> Tensor:
         """Largest partial sum that any input can reach, as a multiple of the limit: float64 [O] (`quant.bounds`)."""
         codes, _ = self.quantized_weight(x)
@@ -157,15 +168,8 @@ class QuantLayer(QuantModule):
     def count(self, acc: Tensor, x: QTensor, weight: Tensor, fixed16: Fixed16 | None) -> None:
         """Let the meter see this batch."""
         assert self.meter is not None
-        self.meter.update(
-            _as_image(acc),
-            _as_image(x.codes),
-            x.zero_point,
-            _as_image(weight),
-            self.geometry,
-            self.accumulator,
-            fixed16,
-        )
+        images = _as_image(acc), _as_image(x.codes), x.zero_point, _as_image(weight)
+        self.meter.update(*images, self.geometry, self.accumulator, fixed16)
 
 
 def _by_channel(values: Array, like: Tensor) -> Array:
