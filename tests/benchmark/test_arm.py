@@ -78,6 +78,7 @@ def test_a_missing_tool_is_named(monkeypatch):
         arm.find_tools()
 
 
+@pytest.mark.slow
 @WITH_TOOLS
 def test_the_loops_of_the_kernels(tmp_path):
     """16 channels meet 3 pixels (2 in folds of several steps) in steps of 4 codes, the usual way 4 rows 4 columns."""
