@@ -30,7 +30,14 @@ ROOMS: dict[str, set[str]] = {
     "integer.audit": {"integer.certificate", "integer.graph"},
     "integer.audit_table": {"integer.audit"},
     "integer.onnx": {"integer.audit", "integer.graph"},
-    "integer.__main__": {"integer.audit", "integer.audit_table", "integer.engine", "integer.graph", "integer.onnx"},
+    "integer.__main__": {
+        "command_line",
+        "integer.audit",
+        "integer.audit_table",
+        "integer.engine",
+        "integer.graph",
+        "integer.onnx",
+    },  # fmt: skip
     "deploy": {"quant", "integer.certificate", "integer.engine", "integer.graph"},
     "results": set(),
     "settings": {"quant", "tasks", "results"},  # the kinds are located by their names

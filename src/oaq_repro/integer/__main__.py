@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from oaq_repro.command_line import ended
 from oaq_repro.errors import InputError, printable
 from oaq_repro.files import write_atomic
 from oaq_repro.integer.engine import Engine
@@ -32,12 +33,7 @@ WARM_UPS = 3
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; the exit status."""
     options = _parser().parse_args(arguments)
-    try:
-        options.command(options)
-    except InputError as error:
-        print(f"error: {printable(str(error))}", file=sys.stderr)
-        return 2
-    return 0
+    return ended(lambda: options.command(options))
 
 
 def load(path: str) -> tuple[Graph, Shape | None]:

@@ -2,14 +2,16 @@
 
 Runs differ afterwards in how they settle and, for methods whose training does not look at the accumulator, in the
 accumulator and in the granularity of range factors, which such methods do not move: a sweep over widths fine-tunes
-such a method once.
+such a method once. Where factors are settled before training as well, each width trains by itself.
 """
 
+from functools import partial
 from pathlib import Path
 
 from oaq_repro.methods.base import Method
 from oaq_repro.quant.calibrate import calibrate, freeze
 from oaq_repro.quant.network import QuantizedNetwork, set_quantizing
+from oaq_repro.quant.settle import settle
 from oaq_repro.results.store import training_folder
 from oaq_repro.run import Run
 from oaq_repro.settings.identity import fine_tuned_hash
@@ -21,8 +23,7 @@ from oaq_repro.training.stage import calibration_images, fit
 
 def fine_tuning_folder(run: Run, method: Method) -> Path:
     """Of the fine-tuning of a run, and of what is found for it before."""
-    sees = method.sees_accumulator or (method.search is not None and method.search.certified)
-    name = fine_tuned_hash(run.settings, run.fingerprint, method.fine_tune, sees)
+    name = fine_tuned_hash(run.settings, run.fingerprint, method.fine_tune, method.sees_accumulator)
     return training_folder(run.settings.results, "fine_tuned", name, run.seed)
 
 
@@ -39,6 +40,12 @@ def fine_tune(run: Run, task: Task, method: Method) -> Trained:
             batches = settings.quantization.calibration_batches
             calibrate(quantized, calibration_images(run, task.device, batches, "calibrating"))
             method.start(quantized)
+            if method.settle is not None and method.settle.before_training:
+                settle(
+                    quantized,
+                    partial(calibration_images, run, task.device, method.settle.batches, "settling"),
+                    method.settle,
+                )
         if method.fine_tune and task.schedule is not None:
             task.penalty = method.penalty
             fit(run, task, folder, "finetune", f"fine-tuning {settings.method.kind}", method.callbacks())
