@@ -14,7 +14,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "src" / "oaq_repro"
 # values and functions that every room may import
-BASE = {"errors", "files", "fields", "accumulator", "resampling", "transposed"}
+BASE = {"errors", "files", "fields", "accumulator", "requantization", "fixed_point", "resampling", "transposed"}
 SPLIT = "integer"  # whose rooms are those one level below
 ROOMS: dict[str, set[str]] = {
     "quant": set(),
@@ -50,6 +50,8 @@ LIBRARIES: dict[str, set[str]] = {
     "errors": set(),
     "files": set(),
     "accumulator": set(),
+    "requantization": set(),
+    "fixed_point": {"numpy"},
     "resampling": {"numpy"},
     "transposed": set(),
     "quant": {"scipy", "torch"},

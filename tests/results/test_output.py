@@ -86,6 +86,19 @@ def test_figure_and_numbers_show_the_range_over_channels(make_record) -> None:
     assert plot.rows[0][-4:] == [1.0, 15.25, 4.0, 8.0] and plot.heads[:6] == plain.heads
 
 
+@pytest.mark.parametrize("width", [80, 120])
+def test_terminal_says_which_layers_took_which_requantization(make_record, width: int) -> None:
+    record = make_record(22)
+    assert "Requantization" not in _printed(record, width)
+    for layer in record.layers:
+        layer.requantization = "fixed16"
+    record.layers[-1].requantization = "dyadic"
+    record.layers[-1].requantization_reason = "fixed16 is for sums of at most 16 bits, its accumulator is int32"
+    words = " ".join(_printed(record, width).split())
+    assert "Requantization: fixed16 in 21 layers, dyadic in 1 layers" in words
+    assert "Another requantization: head.classifier (dyadic, fixed16 is for sums of at most 16 bits" in words
+
+
 def test_terminal_keeps_large_counts_readable(make_record) -> None:
     record = make_record(3)
     record.layers[1].overflow_seen = 123_456_789

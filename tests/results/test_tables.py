@@ -189,3 +189,8 @@ def test_labels_say_what_takes_the_place_of_labels_and_of_training() -> None:
     assert label(taught | {"method": method | {"fine_tune": False, "bias_correction": True}}, "method") == (
         "int8 (bias correction)"
     )
+
+
+def test_labels_say_how_sums_become_codes_where_that_is_not_the_usual_way() -> None:
+    for value, expected in (("float32", "int8"), ("dyadic", "int8 (dyadic)"), ("fixed16", "int8 (fixed16)")):
+        assert label({"method": {"kind": "int8"}, "quantization": {"requantization": value}}, "method") == expected

@@ -158,7 +158,7 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--threads", type=_threads, default=1)
     made.add_argument("--mode", choices=MODES, default=MODES[0])
     made.add_argument("--shape", type=_shape, help="C,H,W of the images, where the model does not say it")
-    made = command("export", _export, "write the model as QDQ ONNX")
+    made = command("export", _export, "write the model as ONNX: QDQ, or integers alone where it rounds so")
     made.add_argument("output", help="file to write, .onnx")
     made.add_argument("--shape", type=_shape, help="C,H,W of the images, where the model does not say it")
     return parser

@@ -42,10 +42,10 @@ class Method:
         """What is for networks that are not trained is not for others (SettingsError)."""
         if self.bias_correction and self.fine_tune:
             raise SettingsError("bias_correction, fine_tune: found true and true, expected one of them")
-        if self.search is not None and not self.quantizes:
-            raise SettingsError("search: found one, expected null where nothing is quantized")
         if self.settles_before_training and not self.fine_tune:
             raise SettingsError("settle.before_training, fine_tune: found true and false, expected a training")
+        if self.search is not None and not self.quantizes:
+            raise SettingsError("search: found one, expected null where nothing is quantized")
 
     @property
     def settles_before_training(self) -> bool:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from oaq_repro.accumulator import Accumulator
 from oaq_repro.quant.numerics import EXACT_FLOAT32, Sides, pad
+from oaq_repro.quant.requantization import Fixed16
 from oaq_repro.transposed import output_size, phases
 
 LARGEST_PRODUCT = 255 * 128  # of a code and a weight
@@ -159,20 +160,20 @@ def simulate(
     return Simulated(total if correction is None else total - correction, overflowed, peaks)
 
 
-def _count(partials: Iterable[Tensor], accumulator: Accumulator) -> tuple[Tensor, Tensor]:
-    """Outputs with a partial sum outside the range, int64 [N, O], and every channel's peak, float64 [O]."""
-    overflowed: Tensor | None = None
+def _events(partials: Iterable[Tensor], accumulator: Accumulator) -> tuple[Tensor | None, Tensor]:
+    """Which outputs have a partial sum outside the range, bool [N, O, H, W], None where none has; every channel's peak,
+    float64 [O]."""
+    events: Tensor | None = None
     peaks: Tensor | None = None
     for partial in partials:
         low, high = _extremes(partial)
         found = _peaks(low, high, accumulator)
         peaks = found if peaks is None else torch.maximum(peaks, found)
-        if overflowed is None:
-            overflowed = torch.zeros_like(partial, dtype=torch.bool)
         if bool((_outside(low, accumulator) | _outside(high, accumulator)).any()):  # seldom, and much dearer
-            overflowed |= _outside(partial, accumulator)
-    assert overflowed is not None and peaks is not None  # a convolution has at least one product
-    return overflowed.sum((2, 3)), peaks
+            outside = _outside(partial, accumulator)
+            events = outside if events is None else events | outside
+    assert peaks is not None  # a convolution has at least one product
+    return events, peaks
 
 
 @dataclass
@@ -198,11 +199,22 @@ class OverflowMeter:
         weight: Tensor,
         geometry: Geometry,
         accumulator: Accumulator,
+        fixed16: Fixed16 | None = None,
     ) -> None:
-        """Count one batch. `exact` is the corrected sum [N, O, H, W] that the forward pass has computed."""
+        """Count one batch. `exact` is the corrected sum [N, O, H, W] that the forward pass has computed.
+
+        fixed16: where the sum with its bias is saturated to 16 bits afterwards; what that changes is an event as well.
+        """
         whole = accumulator.parts(weight[0].numel()) == 1 and accumulator.overflow == "wrap"
         partials = [exact] if whole else partial_convolutions(codes, zero_point, weight, geometry, accumulator)
-        counts, peaks = _count(partials, accumulator)
+        events, peaks = _events(partials, accumulator)
+        if fixed16 is not None:
+            saturated = fixed16.peaks()
+            if bool((saturated > 1).any()):
+                changed = fixed16.events().reshape(exact.shape)
+                events = changed if events is None else events | changed
+            peaks = torch.maximum(peaks, saturated)
+        counts = exact.new_zeros(exact.shape[:2], dtype=torch.int64) if events is None else events.sum((2, 3))
         self.events.append(counts.sum(1))
         self.outputs += exact.numel()
         by_channel = counts.sum(0)

@@ -15,8 +15,8 @@ def label(config: Mapping[str, Any], section: str) -> str:
     The accumulator is named by its fields. Another section is named by the config file that was chosen
     (`choices`, as Hydra reports them), else by its text or its `kind`. A method says in parentheses where its range
     mapping factors are not those of output channels, an excess is not split by the output's error, the margin of
-    settling is not the usual one, a teacher takes the place of labels, or biases are corrected, and how its bits per
-    layer were searched for.
+    settling is not the usual one, a teacher takes the place of labels, biases are corrected, or sums are requantized by
+    integers, and how its bits per layer were searched for.
     """
     value = config.get(section)
     if value is None or value == {}:
@@ -39,6 +39,7 @@ def _marks(config: Mapping[str, Any]) -> str:
         (at(config, "quantization", "granularity"), "channel"),
         (at(config, "method", "settle", "split"), "output_error"),
         (at(config, "method", "share"), "output_error"),
+        (at(config, "quantization", "requantization"), "float32"),
     )
     own = [str(value) for value, usual in factors if value not in (None, usual)]
     margin = at(config, "method", "settle", "margin")

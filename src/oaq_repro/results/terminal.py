@@ -36,6 +36,7 @@ def render_record(record: Record) -> RenderableType:
         parts.extend(Text(line) for line in overflow_lines(record.overflow))
     if record.layers:
         parts.append(Text(_certified_line(record)))
+        parts.extend(Text(line) for line in _requantization_lines(record))
     if record.assignment is not None:
         parts.append(Text(_assignment_line(record.assignment)))
     if record.cost is not None:
@@ -64,6 +65,14 @@ def _part(events: int, outputs: int) -> str:
 
 def _certified_line(record: Record) -> str:
     return f"Overflow impossible on any input: {record.certified} of {len(record.layers)} layers certified (✓)"
+
+
+def _requantization_lines(record: Record) -> list[str]:
+    """How sums become codes, where any layer's do by integers."""
+    counts = Counter(layer.requantization for layer in record.layers)
+    if not counts.keys() - {"float32", None}:
+        return []
+    return [f"Requantization: {', '.join(f'{kind} in {count} layers' for kind, count in counts.most_common())}"]
 
 
 def _assignment_line(found: BitAssignment) -> str:
@@ -130,11 +139,14 @@ def _layers(record: Record) -> Table:
     for name, layer in zip(names, record.layers, strict=True):
         alpha = f"{layer.alpha_activation:.2f}/{layer.alpha_weight:.2f}"
         table.add_row(name, alpha, *([_range(layer)] if ranges else []), *_layer_cells(layer, record.overflow))
-    others: dict[str, list[str]] = defaultdict(list)
+    others: dict[tuple[str, str], list[str]] = defaultdict(list)
     for name, layer in zip(names, record.layers, strict=True):
         if layer.reason:
-            others[f"{layer.accumulator}, {layer.reason}"].append(name)
-    table.caption = "\n".join(f"On another accumulator: {', '.join(found)} ({why})" for why, found in others.items())
+            others["On another accumulator", f"{layer.accumulator}, {layer.reason}"].append(name)
+        if layer.requantization_reason:
+            why = f"{layer.requantization}, {layer.requantization_reason}"
+            others["Another requantization", why].append(name)
+    table.caption = "\n".join(f"{what}: {', '.join(found)} ({why})" for (what, why), found in others.items())
     table.caption_justify = "left"
     return table
 

@@ -111,7 +111,10 @@ def parent_hash(settings: RunSettings, fingerprint: str) -> str:
 
 
 def fine_tuned_hash(settings: RunSettings, fingerprint: str, fine_tunes: bool, sees_accumulator: bool) -> str:
-    """Name of a fine-tuning: everything before the last settling, without accumulators where nothing sees them."""
+    """Name of a fine-tuning: everything before the last settling, without accumulators where nothing sees them.
+
+    With fixed16 all training does: it is their bits by which layers take it.
+    """
     found = science(settings, FINE_TUNED if fine_tunes else FINE_TUNED | {"schedule": {"float"}})
     settles = (found["method"].get("settle") or {}).get("before_training", False)
     searches = (found["method"].get("search") or {}).get("certified", False)
@@ -119,7 +122,8 @@ def fine_tuned_hash(settings: RunSettings, fingerprint: str, fine_tunes: bool, s
         found["method"].pop(name, None)
     if not fine_tunes:
         found["task"] = _without(found["task"], TEACHING)
-    if not (sees_accumulator or settles or searches):
+    sees = sees_accumulator or settles or searches or settings.quantization.requantization == "fixed16"
+    if not sees:
         quantization = _without(found["quantization"], ACCUMULATORS)
         overrides = [_without(override, ACCUMULATORS) for override in quantization.pop("overrides", ())]
         kept = [override for override in overrides if set(override) != {"match"}]
