@@ -1,6 +1,7 @@
 """Time the engine's kernels, whole networks beside other runtimes, or training steps; write JSON, Markdown and figures.
 
 By default every runtime is restricted to AVX2, so that the numbers stand for CPUs without dot-product instructions.
+`arm` times nothing: it writes what a static model (llvm-mca) says of the kernels' inner loops on ARM cores.
 """
 
 import argparse
@@ -19,7 +20,7 @@ ROUNDS = {"kernels": 20, "models": 40, "training": 7}
 def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("suite", choices=ROUNDS)
+    parser.add_argument("suite", choices=[*ROUNDS, "arm"])
     parser.add_argument("--out", type=Path, required=True, help="folder for the results, and for networks to time")
     parser.add_argument("--threads", type=_numbers, default=[1, 2], help="numbers of threads, by commas (default 1,2)")
     parser.add_argument("--networks", type=lambda text: text.split(","), help="names, by commas (default: all)")
@@ -30,6 +31,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _measure(options: argparse.Namespace) -> int:
+    if options.suite == "arm":
+        from oaq_repro.benchmark import arm
+
+        print(*arm.run(options.out), sep="\n")
+        return 0
     if options.suite == "training":
         from oaq_repro.benchmark import training
 

@@ -71,6 +71,12 @@ def test_each_width_settles_and_trains_by_itself_where_that_comes_first(name):
         assert training(*first) != training(*first, other)
 
 
+def test_each_width_trains_by_itself_where_bits_are_chosen_for_it():
+    first = ("method=hawq", "method.search.certified=true", "accumulator.bits=12")
+    assert training(*first) != training(*first[:2], "accumulator.bits=20")
+    assert training(*first) != training(first[0], first[2])
+
+
 def test_settling_before_a_training_needs_one():
     with pytest.raises(InputError, match="settle.before_training, fine_tune: found true and false"):
         built("method", "method=ptq_oaq", "method.settle.before_training=true")

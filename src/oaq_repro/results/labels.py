@@ -78,7 +78,9 @@ def at(config: Any, *where: str) -> Any:
 
 
 def operand_bits(config: Mapping[str, Any]) -> str:
-    """Bits of activations and weights, "8/8"; "-" where the configuration does not say."""
+    """Bits of activations and weights, "8/8", or "2-4" of both where they were searched for; "-" where nothing says."""
+    if isinstance(widths := at(config, "method", "search", "widths"), Sequence) and widths:
+        return f"{widths[0]}-{widths[-1]}"
     found = config.get("quantization")
     if not isinstance(found, Mapping) or not {"activation_bits", "weight_bits"} <= set(found):
         return "-"

@@ -117,11 +117,13 @@ def fine_tuned_hash(settings: RunSettings, fingerprint: str, fine_tunes: bool, s
     """
     found = science(settings, FINE_TUNED if fine_tunes else FINE_TUNED | {"schedule": {"float"}})
     settles = (found["method"].get("settle") or {}).get("before_training", False)
+    searches = (found["method"].get("search") or {}).get("certified", False)
     for name in AFTER - ({"settle"} if settles else set()):
         found["method"].pop(name, None)
     if not fine_tunes:
         found["task"] = _without(found["task"], TEACHING)
-    if not (sees_accumulator or settles or settings.quantization.requantization == "fixed16"):
+    sees = sees_accumulator or settles or searches or settings.quantization.requantization == "fixed16"
+    if not sees:
         quantization = _without(found["quantization"], ACCUMULATORS)
         overrides = [_without(override, ACCUMULATORS) for override in quantization.pop("overrides", ())]
         kept = [override for override in overrides if set(override) != {"match"}]

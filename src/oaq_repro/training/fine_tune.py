@@ -23,8 +23,7 @@ from oaq_repro.training.stage import calibration_images, fit
 
 def fine_tuning_folder(run: Run, method: Method) -> Path:
     """Of the fine-tuning of a run, and of what is found for it before."""
-    sees = method.sees_accumulator or (method.search is not None and method.search.certified)
-    name = fine_tuned_hash(run.settings, run.fingerprint, method.fine_tune, sees)
+    name = fine_tuned_hash(run.settings, run.fingerprint, method.fine_tune, method.sees_accumulator)
     return training_folder(run.settings.results, "fine_tuned", name, run.seed)
 
 
