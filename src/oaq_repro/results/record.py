@@ -44,9 +44,9 @@ class _Section(BaseModel):
 class Overflow(_Section):
     """Overflow events counted by the integer engine on the chosen accumulator.
 
-    An event is an output element of a layer with at least one partial sum outside the accumulator
-    (DESIGN: reported as outputs, as images affected, and beside the accuracy, because the ratio alone
-    misleads).
+    An event is an output element of a layer with at least one partial sum outside the accumulator, or to which the
+    saturation of the requantization fixed16 gives another code (DESIGN: reported as outputs, as images affected, and
+    beside the accuracy, because the ratio alone misleads).
     """
 
     settle: dict[str, Count] = Field(description="events per layer on the settle set (training images)")
