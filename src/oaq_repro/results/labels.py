@@ -15,8 +15,9 @@ def label(config: Mapping[str, Any], section: str) -> str:
     The accumulator is named by its fields. Another section is named by the config file that was chosen
     (`choices`, as Hydra reports them), else by its text or its `kind`. A method says in parentheses where its range
     mapping factors are not those of output channels, an excess is not split by the output's error, the margin of
-    settling is not the usual one, a teacher takes the place of labels, biases are corrected, or sums are requantized by
-    integers, and how its bits per layer were searched for.
+    settling is not the usual one, factors are settled before training as well or fall for another part of it, a
+    teacher takes the place of labels, biases are corrected, sums are requantized by integers, or how its bits per
+    layer were searched for.
     """
     value = config.get(section)
     if value is None or value == {}:
@@ -45,6 +46,11 @@ def _marks(config: Mapping[str, Any]) -> str:
     margin = at(config, "method", "settle", "margin")
     if margin not in (None, 1.5):
         own.append(f"margin {margin:g}")
+    if at(config, "method", "settle", "before_training"):
+        own.append("settled first")
+    decrease = at(config, "method", "decrease_until")
+    if decrease not in (None, 0.8):
+        own.append(f"decrease until {decrease:g}")
     tuned = at(config, "method", "fine_tune") is True and at(config, "method", "kind") != "float32"
     if tuned and at(config, "task", "teacher") is not None:
         own.append("teacher")
