@@ -108,7 +108,7 @@ def test_settings_of_version_1() -> None:
     assert "_target_" not in json.dumps(settings) and settings == check(settings) == current(settings)
     assert settings["method"] | {"settle": None} == {
         "kind": "oaq", "settle": None, "fine_tune": True, "rule": "paper", "interval": 2, "lr": 0.02, "lr_max": 0.2,
-        "warmup_steps": 0, "decrease_until": 0.8, "split": "even", "bias_correction": False,
+        "warmup_steps": 0, "decrease_until": 0.8, "split": "even", "bias_correction": False, "search": None,
     }  # fmt: skip
     assert settings["method"]["settle"]["split"] == "even" and settings["quantization"]["granularity"] == "tensor"
     assert settings["task"] == {
