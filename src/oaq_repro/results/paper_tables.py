@@ -15,7 +15,7 @@ from oaq_repro.results import grid
 from oaq_repro.results.grid import Grid
 from oaq_repro.results.labels import label, name
 from oaq_repro.results.paper import GROUPS, Cell, PaperTable
-from oaq_repro.results.record import STAGES, Record
+from oaq_repro.results.record import USUAL_STAGES, Record
 from oaq_repro.results.summary import RATIOS, Interval, Row, certified, experiments, percent, ratio, seen, summarize
 from oaq_repro.results.tables import RATIO_HEADS
 
@@ -107,7 +107,7 @@ def _accuracy(table: PaperTable, lines: Sequence[tuple[Cell, Row | None]]) -> Gr
         if row is None:
             cells += ["-"] * DASHES
         else:
-            cells += [percent(row.stages.get(stage)) for stage in STAGES[:3]]
+            cells += [percent(row.stages.get(stage)) for stage in USUAL_STAGES[:3]]
             cells += [*seen(row), certified(row), *(ratio(row, mode) for mode in RATIOS)]
         rows.append((*cells, row.hash[:8] if row else "-", " ".join(cell.run)))
     heads = (*HEADS, "layers certified", *RATIO_HEADS, "run", "overrides")

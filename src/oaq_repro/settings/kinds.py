@@ -46,6 +46,8 @@ KINDS: dict[str, dict[str, Kind]] = {
     "model": {
         "classifier": Kind("oaq_repro.models.classification:build", CLASSIFICATION),
         "timm": Kind("oaq_repro.models.timm_classifier:build", CLASSIFICATION),
+        "mlp": Kind("oaq_repro.models.mlp:build", CLASSIFICATION),
+        "vgg": Kind("oaq_repro.models.vgg:build", CLASSIFICATION),
         "ssd": Kind("oaq_repro.models.ssd:build", DETECTION),
         "ssdlite": Kind("oaq_repro.models.ssdlite:build", DETECTION),
         "lraspp": Kind("oaq_repro.models.lraspp:build", SEGMENTATION),
@@ -67,6 +69,7 @@ KINDS: dict[str, dict[str, Kind]] = {
         "axe": Kind("oaq_repro.methods.axe:AXE"),
         "a2q": Kind("oaq_repro.methods.a2q:A2Q"),
         "a2q_plus": Kind("oaq_repro.methods.a2q_plus:A2QPlus"),
+        "pmf": Kind("oaq_repro.methods.pmf:PMF"),
     },
 }
 
