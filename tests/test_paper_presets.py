@@ -44,9 +44,8 @@ def test_a_preset_from_its_data_to_its_record(roots, preset):
     record = run(short(preset, root))
     assert load_record(run_folder(root / "results", record.hash, record.seed) / "record.json") == record
     assert record.status == "finished" and record.provenance.dataset == table.dataset
-    assert set(record.metrics) == set(stage_columns(record.metrics)) and all(
-        table.metric in found for found in record.metrics.values()
-    )
+    assert set(record.metrics) == set(stage_columns(record.metrics))
+    assert all(table.metric in found for found in record.metrics.values())
     assert record.metrics["integer_int32"] == record.metrics["simulated"]
     assert record.layers and not record.left_float and record.overflow.images > 0
     assert len(list(root.glob("results/parents/*/0/metrics.json"))) == 1

@@ -16,7 +16,7 @@ from oaq_repro.errors import InputError
 from oaq_repro.experiment import run
 from oaq_repro.integer.certificate import certify
 from oaq_repro.integer.reference import Reference
-from oaq_repro.methods.pmf import LEVELS, PMF, Simplex, simplices, sparsemax
+from oaq_repro.methods.pmf import LEVELS, PMF, Simplex, WeightsConfig, simplices, sparsemax
 from oaq_repro.quant.calibrate import freeze
 from oaq_repro.quant.network import input_qparams, layers
 from oaq_repro.quant.trace import LAYERS, fold
@@ -50,7 +50,8 @@ def on_simplex(x):
 
 
 def simplex(levels, beta, projection="softmax", gradient="softmax"):
-    made = Simplex(LEVELS[levels], projection, gradient).double()
+    made = Simplex(WeightsConfig(gradient=gradient, levels=levels)).double()
+    made.projection = projection
     made.beta.fill_(beta)
     return made
 
@@ -105,7 +106,7 @@ def test_sparsemax_is_the_nearest_point_of_the_simplex(seed, dimension, spread):
 
 def test_argmax_passes_half_of_a_gradient_where_the_difference_is_small():
     u_tilde = torch.tensor([[0.0, 0.5], [0.0, 1.5], [1.0, 0.0], [1.2, 0.0]], requires_grad=True)
-    weights = Simplex(LEVELS[2], "argmax", "softmax")(u_tilde)
+    weights = Simplex(WeightsConfig("argmax"))(u_tilde)
     assert weights.tolist() == [1.0, 1.0, -1.0, -1.0]
     weights.backward(torch.tensor([1.0, 1.0, 3.0, 1.0]))
     assert u_tilde.grad.tolist() == [
@@ -117,7 +118,7 @@ def test_argmax_passes_half_of_a_gradient_where_the_difference_is_small():
 
 
 def test_beta_grows_after_every_interval_up_to_the_largest():
-    method = PMF(beta_scale=2.0, beta_interval=3, beta_max=10.0)
+    method = WeightsConfig(beta_scale=2.0, beta_interval=3, beta_max=10.0)
     found = [method.beta(step, 100) for step in range(14)]
     expected, beta = [], 1.0
     for step in range(14):  # the authors' loop
@@ -125,13 +126,13 @@ def test_beta_grows_after_every_interval_up_to_the_largest():
         if step % 3 == 0:
             beta = min(beta * 2.0, 10.0)
     assert found == pytest.approx(expected) and found[-1] == 10.0
-    assert PMF(beta_interval=1).beta(10**9, 10**9) == pytest.approx(1e4)  # no overflow
-    assert PMF(beta_max=1.0).beta(50, 100) == 1.0
+    assert WeightsConfig(beta_interval=1).beta(10**9, 10**9) == pytest.approx(1e4)  # no overflow
+    assert WeightsConfig(beta_max=1.0).beta(50, 100) == 1.0
 
 
 @given(st.integers(100, 10**6), st.floats(1.01, 2.0), st.floats(1.0, 1e5))
 def test_without_an_interval_the_training_ends_at_the_largest_beta(steps, scale, largest):
-    method = PMF(beta_scale=scale, beta_max=largest)
+    method = WeightsConfig(beta_scale=scale, beta_max=largest)
     if math.log(largest) / math.log(scale) < 0.9 * steps:
         assert method.beta(steps - 1, steps) == pytest.approx(largest)
 
@@ -139,9 +140,15 @@ def test_without_an_interval_the_training_ends_at_the_largest_beta(steps, scale,
 @pytest.mark.parametrize(
     "overrides, message",
     [
-        (["method.gradient=reference", "method.projection=argmax"], "method.gradient, projection: found reference and"),
-        (["method.levels=3", "method.projection=argmax"], "method.levels, projection: found 3 and argmax, expected 2"),
-        (["method.levels=4"], "method.levels: found 4"),
+        (
+            ["method.weights.gradient=reference", "method.weights.projection=argmax"],
+            "method.weights.gradient, projection: found reference and",
+        ),
+        (
+            ["method.weights.levels=3", "method.weights.projection=argmax"],
+            "method.weights.levels, projection: found 3 and argmax, expected 2",
+        ),
+        (["method.weights.levels=4"], "method.weights.levels: found 4"),
         (["method.fine_tune=true"], "method.fine_tune"),
     ],
 )
@@ -157,7 +164,7 @@ def test_hard_weights_fold_and_quantize_without_loss(network, levels):
     """Two bits, a scale per channel: the quantized weights are those of the folded network, to the last bit."""
     torch.manual_seed(0)
     dense = trained(network())
-    method = PMF(levels=levels)
+    method = PMF(weights=WeightsConfig(levels=levels))
     found = [m for m in dense.modules() if isinstance(m, LAYERS)]
     tensors = sum(1 + (m.bias is not None) for m in found)
     method.prepare(dense)
@@ -236,7 +243,7 @@ def test_soft_and_hard_stand_in_the_record_and_the_integers_are_the_simulation(m
 
 def test_ternary_weights_have_three_levels(made):
     results, binary = made
-    record = run(quick(results, "method.levels=3"))
+    record = run(quick(results, "method.weights.levels=3"))
     assert {layer.levels_weight for layer in record.layers} == {3}
     assert record.cost.density < 1.0 and record.metrics["float"] == binary.metrics["float"]
 
@@ -254,7 +261,7 @@ def test_runs_that_differ_in_quantization_alone_share_the_stage(made, monkeypatc
         first.metrics[s] for s in ("float", "soft", "hard")
     ]
     with pytest.raises(AssertionError, match="trained before"):
-        run(quick(results, "method.beta_max=7"))
+        run(quick(results, "method.weights.beta_max=7"))
 
 
 class StopError(Exception):
@@ -264,7 +271,7 @@ class StopError(Exception):
 def test_an_interrupted_stage_goes_on_with_its_beta_to_the_same_weights(made, tmp_path, monkeypatch):
     _, whole = made
     seen = []
-    step = PMF.beta
+    step = WeightsConfig.beta
 
     def interrupted(self, number, steps):
         if number == 14:  # of 24; four steps an epoch
@@ -276,12 +283,12 @@ def test_an_interrupted_stage_goes_on_with_its_beta_to_the_same_weights(made, tm
         return seen[-1][1]
 
     monkeypatch.setattr("oaq_repro.training.stage.STEPS_BETWEEN_CHECKPOINTS", 4)
-    monkeypatch.setattr(PMF, "beta", interrupted)
+    monkeypatch.setattr(WeightsConfig, "beta", interrupted)
     with pytest.raises(StopError):
         run(quick(tmp_path))
-    monkeypatch.setattr(PMF, "beta", noted)
+    monkeypatch.setattr(WeightsConfig, "beta", noted)
     record = run(quick(tmp_path))
-    assert seen[0][0] == 12 and seen[0][1] == pytest.approx(PMF().beta_scale ** math.ceil(12 / PMF().interval(24)))
+    assert seen[0] == (12, pytest.approx(1.1**12))  # at an interval of one step
     assert record.metrics == whole.metrics
     assert record.provenance.checkpoint_hash == whole.provenance.checkpoint_hash
     assert shared.METRICS and {r.status for r in list_records(tmp_path).records} == {"finished"}

@@ -30,7 +30,7 @@ class Method:
     bias_correction: whether biases make up for what quantization adds to the mean of a layer's sums, after training
     (`quant.bias_correction`); with `fine_tune: false` only, since training corrects biases by itself.
     search: how bits per layer are found from the float parent (`quant.search`), or None to take those of the settings.
-    prepares: the fields on which the network depends that the stage before folding trains; none: there is no such stage.
+    prepares: the fields on which the network depends that the stage before folding trains; none: there is no stage.
     """
 
     settle: SettleConfig | None = None

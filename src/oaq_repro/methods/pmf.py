@@ -1,16 +1,18 @@
 """Proximal mean-field, PMF (Ajanthan et al., ICCV 2019, arXiv 1812.04353): binary and ternary weights.
 
 Every weight is a mean over the levels Q, `w = u^T Q`, with `u = softmax(beta u~)` of auxiliary variables u~, one per
-level. They are trained on the float network, with live batch norm, while beta is annealed from 1 to infinity; in the end
-each weight is the level with the largest u~. `projection` has two relatives, as in the authors' code
+level. They are trained on the float network, with live batch norm, while beta is annealed from 1 to infinity; in the
+end each weight is the level with the largest u~. `projection` has two relatives, as in the authors' code
 (github.com/tajanthan/pmf): `sparsemax` (projected gradient descent, PGD) in the place of softmax, and `argmax` (PICM,
-which is BinaryConnect): hard weights in every forward pass, gradients straight through where |u~_1 - u~_0| <= 1, halved.
+which is BinaryConnect), with hard weights in every forward pass and gradients that pass straight through, halved, where
+|u~_1 - u~_0| <= 1.
 
 `gradient` of softmax: that of the formula, `beta (diag u - u u^T)`, or the one in the authors' code, with which their
 published numbers were made: `beta (I - v v^T)`, `v = softmax(beta u)`, which does not vanish as beta grows.
 
-What follows is the usual way: batch norm is folded, so that the weights of a channel become +-k (or 0), which a quantizer
-of 2 bits with a scale per channel represents without error; activations are calibrated; nothing is fine-tuned.
+What follows is the usual way: batch norm is folded, so that the weights of a channel become +-k (or 0), which a
+quantizer of 2 bits with a scale per channel represents without error; activations are calibrated, nothing is
+fine-tuned.
 
 What the source leaves open and what is chosen here:
 
@@ -19,8 +21,8 @@ What the source leaves open and what is chosen here:
   here they stay float, as folding makes them parts of k and of the bias.
 - Activations have 8 bits in the integer network (the source: float). `hard` in the record is the source's setting.
 - The network after the last step counts (the authors' code: the best of all evaluations on held-out images).
-- u~ starts as in the authors' code: Glorot's uniform distribution for weights, counting an output per level, a normal one
-  with deviation 0.1 for biases. The float parent is not looked at.
+- u~ starts as in the authors' code: Glorot's uniform distribution for weights, counting an output per level, a normal
+  one with deviation 0.1 for biases. The float parent is not looked at.
 """
 
 import math
@@ -47,51 +49,28 @@ ANNEALED = 0.95
 """Of the training, after which beta is the largest where no interval is given."""
 
 
-@dataclass
-class PMF(Method):
-    """Weights of two or three levels, annealed before batch norm is folded. Never fine-tuned.
+@dataclass(frozen=True)
+class WeightsConfig:
+    """How weights become levels. projection, gradient: module docstring. levels: 2 (-1, 1) or 3 (-1, 0, 1).
 
-    projection, gradient: module docstring. levels: of the weights, 2 (-1, 1) or 3 (-1, 0, 1). beta starts at 1 and is
-    multiplied by `beta_scale` every `beta_interval` steps, up to `beta_max`; interval None: the largest at which that is
-    reached within the part ANNEALED of the training.
+    beta starts at 1 and is multiplied by `beta_scale` every `beta_interval` steps, up to `beta_max`; interval None: the
+    largest at which that is reached within the part ANNEALED of the training.
+    Raises SettingsError where projection, gradient and levels do not fit.
     """
 
-    fine_tune: bool = field(init=False, default=False)
     projection: Projection = "softmax"
     gradient: Gradient = "softmax"
     levels: Literal[2, 3] = 2
     beta_scale: Scale = 1.1
     beta_interval: Count | None = None
     beta_max: Positive = 1e4
-    sees_accumulator: ClassVar[bool] = False
-    prepares: ClassVar[frozenset[str]] = frozenset(
-        {"projection", "gradient", "levels", "beta_scale", "beta_interval", "beta_max"}
-    )
 
     def __post_init__(self) -> None:
-        """The relatives have one gradient each, and BinaryConnect two levels (SettingsError)."""
-        super().__post_init__()
+        """The relatives have one gradient each, and BinaryConnect two levels."""
         if self.gradient == "reference" and self.projection != "softmax":
             raise SettingsError(f"gradient, projection: found reference and {self.projection}, expected softmax")
         if self.projection == "argmax" and self.levels != 2:
             raise SettingsError(f"levels, projection: found {self.levels} and argmax, expected 2 levels")
-
-    def prepare(self, dense: nn.Module) -> list[pl.Callback]:
-        """Auxiliary variables in the place of weights and biases; the callback anneals beta."""
-        for module in dense.modules():
-            if isinstance(module, LAYERS):
-                for name, _ in list(module.named_parameters(recurse=False)):
-                    parametrize.register_parametrization(module, name, self.simplex())
-        return [Annealing(self)]
-
-    def harden(self, dense: nn.Module) -> None:
-        """Each weight is its likeliest level."""
-        for simplex in simplices(dense):
-            simplex.projection = "argmax"
-
-    def simplex(self) -> "Simplex":
-        """The parametrization of one tensor."""
-        return Simplex(LEVELS[self.levels], self.projection, self.gradient)
 
     def interval(self, steps: int) -> int:
         """Steps between two changes of beta in a training of so many steps."""
@@ -101,24 +80,47 @@ class PMF(Method):
         return max(1, int(ANNEALED * steps / max(1, changes)))
 
     def beta(self, step: int, steps: int) -> float:
-        """In the forward pass of a step of `steps`, the first being 0: `min(beta_scale^ceil(step / interval), beta_max)`.
+        """In the forward pass of a step of `steps`, the first being 0.
 
-        As in the authors' code the first factor comes after the first step.
+        `min(beta_scale^ceil(step / interval), beta_max)`: as in the authors' code it first grows after the first step.
         """
         changes = math.ceil(step / self.interval(steps))
         reached = changes * math.log(self.beta_scale) >= math.log(self.beta_max)
         return self.beta_max if reached else self.beta_scale**changes
 
 
+@dataclass
+class PMF(Method):
+    """Weights of two or three levels, annealed before batch norm is folded (`weights`). Never fine-tuned."""
+
+    fine_tune: bool = field(init=False, default=False)
+    weights: WeightsConfig = field(default_factory=WeightsConfig)
+    sees_accumulator: ClassVar[bool] = False
+    prepares: ClassVar[frozenset[str]] = frozenset({"weights"})
+
+    def prepare(self, dense: nn.Module) -> list[pl.Callback]:
+        """Auxiliary variables in the place of weights and biases; the callback anneals beta."""
+        for module in list(dense.modules()):
+            if isinstance(module, LAYERS):
+                for name, _ in list(module.named_parameters(recurse=False)):
+                    parametrize.register_parametrization(module, name, Simplex(self.weights))
+        return [Annealing(self.weights)]
+
+    def harden(self, dense: nn.Module) -> None:
+        """Each weight is its likeliest level."""
+        for simplex in simplices(dense):
+            simplex.projection = "argmax"
+
+
 class Annealing(pl.Callback):
     """Sets beta before every step, by the number of the step, so that a resumed training has the right one."""
 
-    def __init__(self, method: PMF) -> None:
-        self.method = method
+    def __init__(self, config: WeightsConfig) -> None:
+        self.config = config
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, index: int) -> None:
         """Set."""
-        beta = self.method.beta(trainer.global_step, int(trainer.estimated_stepping_batches))
+        beta = self.config.beta(trainer.global_step, int(trainer.estimated_stepping_batches))
         for simplex in simplices(pl_module):
             simplex.beta.fill_(beta)
 
@@ -137,10 +139,10 @@ class Simplex(nn.Module):
     levels: Tensor
     beta: Tensor
 
-    def __init__(self, levels: tuple[float, ...], projection: Projection, gradient: Gradient) -> None:
+    def __init__(self, config: WeightsConfig) -> None:
         super().__init__()
-        self.projection, self.gradient = projection, gradient
-        self.register_buffer("levels", torch.tensor(levels))
+        self.projection, self.gradient = config.projection, config.gradient
+        self.register_buffer("levels", torch.tensor(LEVELS[config.levels]))
         self.register_buffer("beta", torch.ones(()))
 
     def forward(self, auxiliary: Tensor) -> Tensor:

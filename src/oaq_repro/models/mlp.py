@@ -28,8 +28,8 @@ def build(
 ) -> Network:
     """A classifier: image float32 [N, C, H, W] -> logits float32 [N, num_classes].
 
-    hidden: units of the hidden layers, in order. affine: whether batch norm learns scale and shift. `checkpoint`: a file
-    of this very network; `checkpoint_key`: which of several state dicts in it. Raises InputError for bad fields and files.
+    hidden: units of the hidden layers, in order. affine: whether batch norm learns scale and shift. `checkpoint`: a
+    file of this network; `checkpoint_key`: which of several state dicts in it. InputError for bad fields and files.
     """
     check_input_shape(input_shape, 1, "mlp")
     modules: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())

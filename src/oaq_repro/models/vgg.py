@@ -5,7 +5,6 @@ then three linear layers, the hidden ones with 512 units.
 """
 
 from collections import OrderedDict
-from itertools import pairwise
 
 from torch import nn
 
@@ -30,7 +29,7 @@ def build(
     """A classifier: image float32 [N, C, H, W] -> logits float32 [N, num_classes]; larger maps are averaged.
 
     width: factor of all channels and hidden units. affine: whether batch norm learns scale and shift. `checkpoint`: a
-    file of this very network; `checkpoint_key`: which of several state dicts in it. InputError for bad fields and files.
+    file of this network; `checkpoint_key`: which of several state dicts in it. InputError for bad fields and files.
     """
     check_input_shape(input_shape, SMALLEST, "vgg")
     modules: OrderedDict[str, nn.Module] = OrderedDict()
@@ -45,9 +44,9 @@ def build(
         modules[f"pool{stage}"] = nn.MaxPool2d(2)
     modules["average"], modules["flatten"] = nn.AdaptiveAvgPool2d(1), nn.Flatten()
     hidden = max(1, round(width * HIDDEN))
-    for number, (inputs, outputs) in enumerate(pairwise([inputs, hidden, hidden]), start=1):
-        modules[f"fc{number}"] = nn.Linear(inputs, outputs)
-        modules[f"fc{number}_bn"] = nn.BatchNorm1d(outputs, affine=affine)
+    for number, before in enumerate((inputs, hidden), start=1):
+        modules[f"fc{number}"] = nn.Linear(before, hidden)
+        modules[f"fc{number}_bn"] = nn.BatchNorm1d(hidden, affine=affine)
         modules[f"fc{number}_relu"] = nn.ReLU()
     modules["fc3"] = nn.Linear(hidden, num_classes)
     model = nn.Sequential(modules)

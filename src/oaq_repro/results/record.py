@@ -213,8 +213,8 @@ class Record(_Section):
     )
     metrics: dict[Stage, dict[Metric, Fraction]] = Field(
         default_factory=dict,
-        description="stages that were reached. soft: the float network as the stage before folding trains it, hard: with "
-        "the weights that are then quantized; integer is on the chosen accumulator",
+        description="stages that were reached. soft: the float network as the stage before folding trains it, hard: "
+        "with the weights that are then quantized; integer is on the chosen accumulator",
     )
     overflow: Overflow | None = Field(default=None, description="null when the run ended before the integer stage")
     layers: list[Layer] = Field(default_factory=list)
