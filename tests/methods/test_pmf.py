@@ -264,6 +264,12 @@ def test_runs_that_differ_in_quantization_alone_share_the_stage(made, monkeypatc
         run(quick(results, "method.weights.beta_max=7"))
 
 
+def test_weights_do_not_depend_on_who_trained_the_float_parent(made, tmp_path):
+    _, whole = made
+    run(quick(tmp_path, "method=float32"))  # so that it is there
+    assert run(quick(tmp_path)).provenance.checkpoint_hash == whole.provenance.checkpoint_hash
+
+
 class StopError(Exception):
     """Ends a training."""
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from oaq_repro.methods.base import Method
@@ -37,6 +38,7 @@ def prepare(run: Run, task: Task, method: Method) -> tuple[Path, dict[str, dict[
     folder = training_folder(run.settings.results, "prepared", name, run.seed)
 
     def train() -> dict[str, float]:
+        torch.manual_seed(run.seed)  # what is drawn must not depend on whether the float parent was trained just now
         callbacks = method.prepare(task.dense)
         task.penalty = method.preparing_penalty
         fit(run, task, folder, "prepare", f"preparing {run.settings.method.kind}", callbacks)
