@@ -29,10 +29,10 @@ def build(
     Raises InputError for bad fields and files.
     """
     check_input_shape(input_shape, 8 if stem == "small" else 32, arch)
+    if not affine and (pretrained or backbone_checkpoint is not None):
+        raise InputError("model.affine: found false with weights that have scale and shift, expected true")
     model = create(arch, width, num_classes, int(input_shape[0]), pretrained)
     if not affine:
-        if pretrained or backbone_checkpoint is not None:
-            raise InputError("model.affine: found false with weights that have scale and shift, expected true")
         drop_affine(model)
     if stem == "small":
         shrink_stem(model, min(input_shape[1:]), pretrained)
