@@ -30,7 +30,7 @@ def roots(tmp_path_factory):
 def results_of(preset, root):
     """Rows of one network share a folder, and so their float parent."""
     _, cell = CELLS[preset]
-    return root / next(override for override in cell.run if override.startswith("model="))
+    return root / next(o.removeprefix("model=") for o in cell.run if o.startswith("model="))
 
 
 def short(preset, root):
