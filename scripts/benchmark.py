@@ -11,7 +11,7 @@ from oaq_repro.extras import require
 
 require("train")
 
-from oaq_repro.errors import InputError
+from oaq_repro.command_line import ended
 
 ROUNDS = {"kernels": 20, "models": 40, "training": 7}
 
@@ -26,28 +26,25 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=_number, help=f"timed runs of every variant (default {ROUNDS})")
     parser.add_argument("--isa", choices=("avx2", "native"), default="avx2", help="what runtimes may use of the CPU")
     options = parser.parse_args(arguments)
-    try:
-        if options.suite == "training":
-            from oaq_repro.benchmark import training
+    return ended(lambda: _measure(options))
 
-            for path in training.run(options.out, options.rounds or ROUNDS["training"]):
-                print(path)
-            return 0
-        if options.isa == "avx2":
-            from oaq_repro.benchmark.restrict import restrict_to_avx2
 
-            restrict_to_avx2()
-        from oaq_repro.benchmark import suite  # only now: it imports torch
+def _measure(options: argparse.Namespace) -> int:
+    if options.suite == "training":
+        from oaq_repro.benchmark import training
 
-        rounds = options.rounds or ROUNDS[options.suite]
-        for path in suite.run(options.suite, options.out, options.threads, options.networks, rounds, options.isa):
+        for path in training.run(options.out, options.rounds or ROUNDS["training"]):
             print(path)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; what was finished is written", file=sys.stderr)
-        return 130
+        return 0
+    if options.isa == "avx2":
+        from oaq_repro.benchmark.restrict import restrict_to_avx2
+
+        restrict_to_avx2()
+    from oaq_repro.benchmark import suite  # only now: it imports torch
+
+    rounds = options.rounds or ROUNDS[options.suite]
+    for path in suite.run(options.suite, options.out, options.threads, options.networks, rounds, options.isa):
+        print(path)
     return 0
 
 

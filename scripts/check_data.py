@@ -14,8 +14,8 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
+from oaq_repro.command_line import ended
 from oaq_repro.data.inspection import inspect_data
-from oaq_repro.errors import InputError
 from oaq_repro.hints import quiet
 from oaq_repro.settings.composing import config_folder, resolve
 from oaq_repro.settings.schema import build
@@ -24,13 +24,13 @@ from oaq_repro.settings.schema import build
 def main(overrides: list[str]) -> int:
     """Print the report; return the exit status."""
     quiet()
-    try:
-        with initialize_config_dir(str(config_folder()), version_base="1.3"):
-            config = compose("config", overrides)
-        report = inspect_data(build("data", resolve(config)["data"]))
-    except (InputError, HydraException, OmegaConfBaseException) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return ended(lambda: _report(overrides), HydraException, OmegaConfBaseException)
+
+
+def _report(overrides: list[str]) -> int:
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        config = compose("config", overrides)
+    report = inspect_data(build("data", resolve(config)["data"]))
     for finding in report.findings:
         print(f"{finding.state:8} {finding.text}")
     if report.get and any(finding.state == "missing" for finding in report.findings):

@@ -22,6 +22,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from oaq_repro.accumulator import NAMED
+from oaq_repro.command_line import ended
 from oaq_repro.errors import InputError
 from oaq_repro.files import write_atomic
 from oaq_repro.integer.certificate import reach, reachable_products
@@ -43,13 +44,13 @@ def main() -> int:
     parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--out", type=Path, default=Path("docs/images/accumulation.png"))
     arguments = parser.parse_args()
-    try:
+
+    def work() -> int:
         figure = draw(arguments.int8, arguments.oaq, arguments.layer, arguments.images)
         write_atomic(arguments.out, lambda path: figure.savefig(path, dpi=160))
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+        return 0
+
+    return ended(work)
 
 
 def draw(int8: Path, oaq: Path, layer: str, count: int) -> plt.Figure:

@@ -8,8 +8,8 @@ from oaq_repro.extras import require
 
 require("train")
 
+from oaq_repro.command_line import ended
 from oaq_repro.deviations import render
-from oaq_repro.errors import InputError
 from oaq_repro.files import write_atomic
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -20,13 +20,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="exit with 1 where the file is not up to date")
     options = parser.parse_args(arguments)
-    path = ROOT / "DEVIATIONS.md"
-    try:
-        text = render(ROOT / "docs" / "deviations.yaml")
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 1
-    if not options.check:
+    return ended(lambda: _make(options.check))
+
+
+def _make(check: bool) -> int:
+    path, text = ROOT / "DEVIATIONS.md", render(ROOT / "docs" / "deviations.yaml")
+    if not check:
         print(write_atomic(path, text))
         return 0
     stale = not path.is_file() or path.read_text(encoding="utf-8") != text

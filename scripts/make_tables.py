@@ -14,7 +14,7 @@ from oaq_repro.extras import require
 
 require("train")
 
-from oaq_repro.errors import InputError
+from oaq_repro.command_line import ended
 from oaq_repro.results.output import differences, make, write
 from oaq_repro.results.paper import PaperTable
 from oaq_repro.results.paper_tables import Costs
@@ -29,18 +29,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="folder for tables/ and figures/ (default: that of --results)")
     parser.add_argument("--check", action="store_true", help="exit with 1 and name the files that are not up to date")
     options = parser.parse_args(arguments)
-    out = options.out or options.results
-    try:
-        output = make(options.results, _costs, tracked_only=options.check)
-        if options.check:
-            stale = differences(output, out)
-            print("\n".join(stale) if stale else f"{len(output.files)} files are up to date")
-        else:
-            stale = []
-            print("\n".join(map(str, write(output, out))))
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 1
+    return ended(lambda: _make(options.results, options.out or options.results, options.check))
+
+
+def _make(results: Path, out: Path, check: bool) -> int:
+    output = make(results, _costs, tracked_only=check)
+    stale = differences(output, out) if check else []
+    if not check:
+        print("\n".join(map(str, write(output, out))))
+    else:
+        print("\n".join(stale) if stale else f"{len(output.files)} files are up to date")
     if output.problems:
         print(f"{len(output.problems)} records could not be read and are not in the tables:", file=sys.stderr)
         print("\n".join(f"  {problem}" for problem in output.problems), file=sys.stderr)

@@ -12,7 +12,7 @@ from oaq_repro.extras import require
 
 require("train")
 
-from oaq_repro.errors import InputError
+from oaq_repro.command_line import ended
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORDS, PAGE = ROOT / "results" / "networks", ROOT / "docs" / "networks.md"
@@ -29,27 +29,24 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--isa", choices=("avx2", "native"), default="avx2", help="what runtimes may use of the CPU")
     parser.add_argument("--check", action="store_true", help="exit with 1 where the page is not up to date")
     options = parser.parse_args(arguments)
-    try:
-        if options.step == "page":
-            from oaq_repro.benchmark.coverage.page import write_page
+    return ended(lambda: _step(options))
 
-            return write_page(RECORDS, PAGE, options.check)
-        if options.isa == "avx2":
-            from oaq_repro.benchmark.restrict import restrict_to_avx2
 
-            restrict_to_avx2()
-        from oaq_repro.benchmark.coverage.running import check_all, time_all  # only now: it imports torch
+def _step(options: argparse.Namespace) -> int:
+    if options.step == "page":
+        from oaq_repro.benchmark.coverage.page import write_page
 
-        if options.step == "check":
-            check_all(options.networks, RECORDS, options.graphs, options.again)
-        else:
-            time_all(options.networks, RECORDS, options.graphs, options.again, options.rounds, options.isa)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; what was finished is written", file=sys.stderr)
-        return 130
+        return write_page(RECORDS, PAGE, options.check)
+    if options.isa == "avx2":
+        from oaq_repro.benchmark.restrict import restrict_to_avx2
+
+        restrict_to_avx2()
+    from oaq_repro.benchmark.coverage.running import check_all, time_all  # only now: it imports torch
+
+    if options.step == "check":
+        check_all(options.networks, RECORDS, options.graphs, options.again)
+    else:
+        time_all(options.networks, RECORDS, options.graphs, options.again, options.rounds, options.isa)
     return 0
 
 

@@ -14,6 +14,7 @@ from oaq_repro.extras import require
 
 require("train")
 
+from oaq_repro.command_line import ended
 from oaq_repro.errors import InputError
 from oaq_repro.files import write_atomic
 from oaq_repro.integer.graph import Graph
@@ -34,13 +35,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--batches", type=int, default=4, help="batches of held-out images (default 4)")
     parser.add_argument("--root", type=Path, help="folder of the data, where it is no longer the run's")
     options = parser.parse_args(arguments)
-    try:
-        for folder in options.run:
-            counts = count(folder, options.batches, options.root)
-            print(write_atomic(folder / FILE_NAME, csv_text(HEADS, [astuple(found) for found in counts])))
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 1
+    return ended(lambda: _count_all(options))
+
+
+def _count_all(options: argparse.Namespace) -> int:
+    for folder in options.run:
+        counts = count(folder, options.batches, options.root)
+        print(write_atomic(folder / FILE_NAME, csv_text(HEADS, [astuple(found) for found in counts])))
     return 0
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from oaq_repro.errors import InputError
+from oaq_repro.command_line import ended
 from oaq_repro.hints import quiet
 from oaq_repro.reproduction import PaperRow, Reproduction, Request, run_all, survey
 from oaq_repro.results.paper import PaperTable, load_tables
@@ -30,7 +30,7 @@ RESULTS = Path(__file__).resolve().parents[1] / "results"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Command line; returns the exit status: 1 for bad input and for a run that failed."""
+    """Command line; returns the exit status: 1 for a run that failed, 2 for bad input."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--dry-run", action="store_true", help="only say what would be run (the default)")
@@ -45,16 +45,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("override", nargs="*", help="of all runs, as for python -m oaq_repro")
     options = parser.parse_intermixed_args(arguments)
     quiet()
-    try:
-        request = Request(options.table, dict(options.root), options.seeds, options.override, options.results)
-        found = survey(load_tables(RESULTS), request)
-        for reproduction in found:
-            print("\n".join(describe(reproduction)), end="\n\n")
-        print(summary(found))
-        failures = run_all(found) if options.run else []
-    except (InputError, HydraException, OmegaConfBaseException) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return ended(lambda: _reproduce(options), HydraException, OmegaConfBaseException)
+
+
+def _reproduce(options: argparse.Namespace) -> int:
+    request = Request(options.table, dict(options.root), options.seeds, options.override, options.results)
+    found = survey(load_tables(RESULTS), request)
+    for reproduction in found:
+        print("\n".join(describe(reproduction)), end="\n\n")
+    print(summary(found))
+    failures = run_all(found) if options.run else []
     if options.run:
         print("\npython scripts/make_tables.py writes the paper's tables with these runs")
     if failures:

@@ -14,7 +14,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "src" / "oaq_repro"
 # values and functions that every room may import
-BASE = {"errors", "files", "fields", "accumulator", "resampling", "transposed"}
+BASE = {"errors", "files", "fields", "accumulator", "requantization", "fixed_point", "resampling", "transposed"}
 SPLIT = "integer"  # whose rooms are those one level below
 ROOMS: dict[str, set[str]] = {
     "quant": set(),
@@ -30,7 +30,14 @@ ROOMS: dict[str, set[str]] = {
     "integer.audit": {"integer.certificate", "integer.graph"},
     "integer.audit_table": {"integer.audit"},
     "integer.onnx": {"integer.audit", "integer.graph"},
-    "integer.__main__": {"integer.audit", "integer.audit_table", "integer.engine", "integer.graph", "integer.onnx"},
+    "integer.__main__": {
+        "command_line",
+        "integer.audit",
+        "integer.audit_table",
+        "integer.engine",
+        "integer.graph",
+        "integer.onnx",
+    },  # fmt: skip
     "deploy": {"quant", "integer.certificate", "integer.engine", "integer.graph"},
     "results": set(),
     "settings": {"quant", "tasks", "results"},  # the kinds are located by their names
@@ -43,6 +50,8 @@ LIBRARIES: dict[str, set[str]] = {
     "errors": set(),
     "files": set(),
     "accumulator": set(),
+    "requantization": set(),
+    "fixed_point": {"numpy"},
     "resampling": {"numpy"},
     "transposed": set(),
     "quant": {"scipy", "torch"},

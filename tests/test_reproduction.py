@@ -1,6 +1,5 @@
 """scripts/reproduce_paper.py: what it says of each row, and what it runs."""
 
-import importlib.util
 import os
 import shutil
 import signal
@@ -10,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import scripts
 from composing import SMALL_IMAGES, TWO_STEPS
 from layouts import write_benchmarks
 
@@ -19,17 +19,13 @@ from oaq_repro.results.paper import load_tables
 from oaq_repro.results.store import list_records
 
 ROOT = Path(__file__).parents[1]
-SCRIPT = ROOT / "scripts" / "reproduce_paper.py"
 TABLES = load_tables(ROOT / "results")
 SMALL = ("data.batch_size=4",)
 
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("reproduce_paper", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return scripts.load("reproduce_paper")
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +93,7 @@ def test_broken_data(roots, tmp_path):
     ],
 )
 def test_bad_input_is_one_message(script, capsys, arguments, message):
-    assert script.main(arguments) == 1
+    assert script.main(arguments) == 2
     assert capsys.readouterr().err.startswith(message)
 
 
@@ -131,7 +127,7 @@ def test_runs_go_on_where_they_were_stopped(roots, script, capsys, tmp_path):
     root = f"voc_detection={roots['voc_detection']}"
     where = ["--table", "voc_detection", "--root", root, "--results", str(results)]
     where += [*TWO_STEPS, *SMALL_IMAGES["voc_detection"]]
-    command = [sys.executable, str(SCRIPT), "--run", *where]
+    command = [sys.executable, str(scripts.FOLDER / "reproduce_paper.py"), "--run", *where]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 240
     while len(list(results.glob("fine_tuned/*/0"))) < 2:  # from then on an interruption is recorded

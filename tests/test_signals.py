@@ -1,4 +1,4 @@
-"""Signals as a process meets them; tests/test_command_line.py has whole runs."""
+"""Signals as a process meets them; tests/test_main.py has whole runs."""
 
 import signal
 import subprocess

@@ -57,12 +57,20 @@ class Places:
 class Quantization:
     def __init__(self, scale: float, zero_point: int, q_max: int) -> None: ...
 
+class Multipliers:
+    @staticmethod
+    def float32(values: Array) -> Multipliers: ...
+    @staticmethod
+    def dyadic(multiplier: Array, shift: Array) -> Multipliers: ...
+    @staticmethod
+    def fixed16(multiplier: Array, shift: Array | None = ...) -> Multipliers: ...
+
 class LayerConstants:
     def __init__(
         self,
         start: Array,
         bias: Array,
-        multiplier: Array,
+        multipliers: Multipliers,
         wrap_shift: int,
         zero_point: int,
         q_max: int,
@@ -115,9 +123,27 @@ class Program:
         skip: list[int],
         table: Array,
     ) -> None: ...
-    def add(self, a: Value, b: Value, out: Value, qa: Quantization, qb: Quantization, q: Quantization) -> None: ...
+    def add(
+        self,
+        a: Value,
+        b: Value,
+        out: Value,
+        multipliers: Multipliers,
+        zero_a: int,
+        zero_b: int,
+        zero_point: int,
+        q_max: int,
+    ) -> None: ...
     def multiply(
-        self, a: Value, b: Value, out: Value, multiplier: float, zero_a: int, zero_b: int, zero_point: int, q_max: int
+        self,
+        a: Value,
+        b: Value,
+        out: Value,
+        multipliers: Multipliers,
+        zero_a: int,
+        zero_b: int,
+        zero_point: int,
+        q_max: int,
     ) -> None: ...
     def lookup(self, parts: list[tuple[Value, Array]], out: Value) -> None: ...
     def max_pool(self, x: Value, out: Value, window: Window) -> None: ...
@@ -127,7 +153,7 @@ class Program:
         out: Value,
         window: Window,
         source_zero_point: int,
-        multipliers: Array,
+        multipliers: Multipliers,
         zero_point: int,
         q_max: int,
     ) -> None: ...

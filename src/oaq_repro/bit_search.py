@@ -9,6 +9,7 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -56,8 +57,9 @@ def assigned(run: Run, task: Task, method: Method, parent: Path) -> BitAssignmen
         if not path.exists() and not is_worker():
             found = Search(run, task, method, method.search, parent).found()
             write_atomic(path, found.model_dump_json(indent=1) + "\n")
-        if distributed.is_available() and distributed.is_initialized():
-            distributed.barrier()  # the others read what the first has written
+        if distributed.is_available() and distributed.is_initialized():  # the others read what the first has written
+            patient: Any = distributed.new_group(backend="gloo", timeout=timedelta(seconds=LONG_S))
+            distributed.barrier(patient)
     try:
         return BitAssignment.model_validate_json(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, ValidationError) as error:
@@ -144,8 +146,10 @@ class Search:
 
         def estimate() -> dict[str, Any]:
             device = _device(self.run)
+            self.task.to(device)
             batches = self.batches(device)
             found = hessian_traces(model.to(device), batches, self.task.loss, wanted.vectors, self.run.seed)
+            self.task.cpu()
             model.cpu()
             return {name: asdict(trace) for name, trace in found.items()}
 

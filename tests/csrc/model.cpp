@@ -42,8 +42,29 @@ bool products_of_sum(Random& random, std::int64_t target, int lowest, int highes
 int code_of(std::int64_t acc, bool narrow, const OutputConstants& constants, int channel) {
     const int bias = narrow || constants.wrap_shift != 0 ? constants.bias[channel] : 0;
     const std::int64_t sum = wrapped(wrapped(acc, 32 - constants.wrap_shift) + bias, 32);
-    const volatile float scaled = static_cast<float>(sum) * constants.multiplier[channel];
-    return rounded_code(scaled, constants.zero_point, constants.q_max);
+    return code_by(constants.multipliers, channel, sum, constants.zero_point, constants.q_max);
+}
+
+int code_by(const Multipliers& multipliers, int i, std::int64_t sum, int zero_point, int q_max) {
+    if (multipliers.kind == Requantization::kFloat32) {
+        const volatile float scaled = static_cast<float>(sum) * multipliers.real[i];
+        return rounded_code(scaled, zero_point, q_max);
+    }
+    if (multipliers.kind == Requantization::kDyadic)
+        return divided_code(sum * multipliers.integer[i], multipliers.shift[i], zero_point, q_max);
+    return divided_code(std::max<std::int64_t>(std::min<std::int64_t>(sum, 32767), -32768) * multipliers.integer[i], 15,
+                        zero_point, q_max);
+}
+
+int divided_code(std::int64_t product, int shift, int zero_point, int q_max) {
+    const std::int64_t divisor = std::int64_t{1} << shift;
+    std::int64_t quotient = product / divisor, rest = product % divisor;  // towards zero
+    if (rest < 0) {
+        rest += divisor;
+        --quotient;
+    }
+    if (rest >= divisor / 2) ++quotient;
+    return static_cast<int>(std::max<std::int64_t>(std::min<std::int64_t>(quotient + zero_point, q_max), 0));
 }
 
 int rounded_code(double value, int zero_point, int q_max) {
@@ -82,29 +103,53 @@ std::vector<std::int8_t> DenseWeights::packed(const Route& route) {
     return result;
 }
 
+Fraction::Fraction(Random& random, int bits, int least, int most, int value_bits) {
+    const int used = random.of({bits, bits, random.between(1, bits)});
+    multiplier = random.one_in(20) ? random.of({0, 1}) : random.between(std::int64_t{1} << (used - 1), (std::int64_t{1} << used) - 1);
+    shift = random.one_in(2) ? random.between(least, most) : std::clamp(used + value_bits - random.between(4, 10), least, most);
+}
+
 Constants::Constants(Random& random, int count, int wrap_shift)
-    : start(static_cast<std::size_t>(count)), bias(start.size()), multiplier(start.size()) {
+    : start(static_cast<std::size_t>(count)), bias(start.size()), integer(start.size()), shift(start.size()), real(start.size()) {
     output.q_max = random.of({1, 2, 15, 63, 127, 128, 254, 255});
     output.zero_point = random.of({0, output.q_max, random.between(0, output.q_max)});
     output.wrap_shift = wrap_shift;
+    const auto kind = random.of({Requantization::kFloat32, Requantization::kDyadic, Requantization::kFixed16});
     for (std::size_t c = 0; c < start.size(); ++c) {
         start[c] = random.of({0, random.between(-40000, 40000), random.between(-(1 << 24), 1 << 24)});
+        if (kind == Requantization::kFixed16) {
+            bias[c] = random.of({0, random.between(-5000, 5000), random.between(-32768, 32767), 32767, -32768});
+            integer[c] = random.of({1, 32767, random.between(1, 32767), random.between(1, 2000)});
+            continue;
+        }
         bias[c] = random.of({0, random.between(-5000, 5000), random.between(-kLargestBias, kLargestBias), kLargestBias, -kLargestBias});
-        multiplier[c] = std::ldexp(static_cast<float>(random.between(1, 1 << 20)), -random.between(20, 34));
+        real[c] = std::ldexp(static_cast<float>(random.between(1, 1 << 20)), -random.between(20, 34));
+        const bool short_sums = wrap_shift >= 8;  // below 2^23 with their bias, so that values of multipliers above 1 fit
+        const Fraction fraction(random, 31, short_sums ? 24 : 31, 62, 16);
+        integer[c] = fraction.multiplier;
+        shift[c] = fraction.shift;
     }
     output.start = start.data();
     output.bias = bias.data();
-    output.multiplier = multiplier.data();
+    output.multipliers = {kind, real.data(), integer.data(), shift.data()};
 }
 
 void Constants::show(Random& random, int c, bool narrow, std::int64_t acc) {
     const auto i = static_cast<std::size_t>(c);
+    const bool fixed16 = output.multipliers.kind == Requantization::kFixed16;
     const std::int64_t missing = random.between(-160, 160) - wrapped(acc, 32 - output.wrap_shift);
     if (narrow || output.wrap_shift != 0)
-        bias[i] = static_cast<std::int32_t>(missing);
+        bias[i] = static_cast<std::int32_t>(fixed16 ? std::clamp<std::int64_t>(missing, -32768, 32767) : missing);
     else
         start[i] = static_cast<std::int32_t>(wrapped(start[i] + missing, 32));
-    multiplier[i] = random.of({1.0f, 0.5f, 0.25f, 1.0f / 3.0f});  // halves are ties
+    real[i] = random.of({1.0f, 0.5f, 0.25f, 1.0f / 3.0f});  // halves are ties
+    integer[i] = fixed16 ? random.of({32767, 1 << 14, 1 << 13, 10923}) : random.of({1 << 30, 1 << 30, (1 << 30) / 3 * 4});
+    shift[i] = random.between(30, 32);
+}
+
+MultiplierArrays Constants::multipliers() const {
+    const auto aligned = [](const auto& values) { return Vector<std::decay_t<decltype(values[0])>>(values.begin(), values.end()); };
+    return {output.multipliers.kind, aligned(real), aligned(integer), aligned(shift)};
 }
 
 }  // namespace oaq::test

@@ -7,7 +7,7 @@
 #include <random>
 #include <vector>
 
-#include "kernels.hpp"
+#include "program.hpp"
 
 namespace oaq::test {
 
@@ -52,9 +52,13 @@ std::int64_t half_sum(const std::vector<Product>& products, bool saturates);
 // Products that add up to `target` exactly, codes within [lowest, highest]; returns false where none were found.
 bool products_of_sum(Random& random, std::int64_t target, int lowest, int highest, std::vector<Product>& products);
 
-// The code of an accumulator's value.
-int code_of(std::int64_t acc, bool narrow, const OutputConstants& constants, int channel);  // narrow: of 16-bit accumulation
+// The code of an accumulator's value; narrow: of 16-bit accumulation.
+int code_of(std::int64_t acc, bool narrow, const OutputConstants& constants, int channel);
 int rounded_code(double value, int zero_point, int q_max);  // half to even, clamped
+// product / 2^shift, half up, clamped.
+int divided_code(std::int64_t product, int shift, int zero_point, int q_max);
+// By the multiplier at `i` of sums of 32 bits.
+int code_by(const Multipliers& multipliers, int i, std::int64_t sum, int zero_point, int q_max);
 
 // Weights of a dense panel by code and channel, and as kernels.hpp packs them.
 struct DenseWeights {
@@ -70,15 +74,25 @@ struct DenseWeights {
     std::vector<std::int8_t> packed(const Route& route);
 };
 
+// A multiplier below 2^bits, from 0 on, and a shift from `least` to `most`. Half of them make codes of values of so many bits.
+struct Fraction {
+    std::int32_t multiplier;
+    int shift;
+
+    Fraction(Random& random, int bits, int least, int most, int value_bits);
+};
+
 // Constants of `count` channels.
 struct Constants {
-    std::vector<std::int32_t> start, bias;
-    std::vector<float> multiplier;
+    std::vector<std::int32_t> start, bias, integer, shift;
+    std::vector<float> real;
     OutputConstants output;
 
     Constants(Random& random, int count, int wrap_shift);
     // Constants that show the lowest bits of channel c's accumulator, whose value is `acc`.
     void show(Random& random, int c, bool narrow, std::int64_t acc);
+    MultiplierArrays multipliers() const;
+    const char* name() const { return kRequantizationNames[static_cast<int>(output.multipliers.kind)]; }
 };
 
 void test_layers(Random& random, const KernelSet& set);  // test_layers.cpp

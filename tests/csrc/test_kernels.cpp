@@ -190,8 +190,9 @@ void test_dense(Random& random, const KernelSet& set, const DenseRoute& tested) 
             expected[static_cast<std::size_t>(out_offset + p * out_step + c)] =
                 static_cast<std::uint8_t>(code_of(acc(p, c), route.wraps(), constants.output, c));
     for (std::size_t i = 0; i < expected.size(); ++i)
-        expect_same(out.begin()[i], expected[i], "%s, dense %s %d, %d pixels, %d channels, %d steps, q_max %d: byte %d",
-                    set.name, route.name(), route.fold, pixels, channels, layer.steps, source.q_max, static_cast<int>(i));
+        expect_same(out.begin()[i], expected[i], "%s, dense %s %d, %s, %d pixels, %d channels, %d steps, q_max %d: byte %d",
+                    set.name, route.name(), route.fold, constants.name(), pixels, channels, layer.steps, source.q_max,
+                    static_cast<int>(i));
 }
 
 // Taps as a 3x3 window's or anywhere, packed as packing.py does.
@@ -288,20 +289,22 @@ void test_depthwise(Random& random, const KernelSet& set) {
                 expected[static_cast<std::size_t>(y * out_row + x * out_step + c)] =
                     static_cast<std::uint8_t>(code_of(acc(y, x, c), route.wraps(), constants.output, c));
     for (std::size_t i = 0; i < expected.size(); ++i)
-        expect_same(out.begin()[i], expected[i], "%s, depthwise %s %d, %d taps, %d x %d pixels, %d channels, q_max %d: byte %d",
-                    set.name, route.name(), fold, count, rows, pixels, channels, source.q_max, static_cast<int>(i));
+        expect_same(out.begin()[i], expected[i], "%s, depthwise %s %d, %s, %d taps, %d x %d pixels, %d channels, q_max %d: byte %d",
+                    set.name, route.name(), fold, constants.name(), count, rows, pixels, channels, source.q_max, static_cast<int>(i));
 }
 
 void test_add(Random& random, const KernelSet& set) {
-    const auto quantization = [&](float& scale, int& zero_point) {
-        const int q_max = random.between(1, 255);
-        zero_point = random.between(0, q_max);
-        scale = std::ldexp(static_cast<float>(random.between(1, 1 << 10)), -random.between(0, random.one_in(9) ? 60 : 12));
-        return q_max;
+    const auto kind = random.of({Requantization::kFloat32, Requantization::kDyadic, Requantization::kFixed16});
+    const auto scale = [&] {
+        return std::ldexp(static_cast<float>(random.between(1, 1 << 10)), -random.between(0, random.one_in(9) ? 60 : 12));
     };
-    AddConstants k;
-    const int largest_a = quantization(k.scale_a, k.zero_a), largest_b = quantization(k.scale_b, k.zero_b);
-    k.q_max = quantization(k.scale, k.zero_point);
+    const bool narrow = kind == Requantization::kFixed16;
+    const Fraction first(random, narrow ? 15 : 31, 1, narrow ? 30 : 62, 8), second(random, narrow ? 15 : 31, 1, 30, 8);
+    const float real[] = {scale(), scale(), scale()};
+    const std::int32_t integer[] = {first.multiplier, random.one_in(3) ? second.multiplier : first.multiplier / random.between(1, 9)};
+    const int largest_a = random.between(1, 255), largest_b = random.between(1, 255), q_max = random.between(1, 255);
+    const AddConstants k{{kind, real, integer, &first.shift}, random.between(0, largest_a), random.between(0, largest_b),
+                         random.between(0, q_max), q_max};
     const auto count = static_cast<std::size_t>(random.between(1, 200));
     const Buffer a(count + kSlack, kBeyond), b(count + kSlack, kBeyond), out(count, kGuard);
     for (std::size_t i = 0; i < count; ++i) {
@@ -310,22 +313,29 @@ void test_add(Random& random, const KernelSet& set) {
     }
     set.add(a.begin(), b.begin(), out.begin(), static_cast<std::int64_t>(count), k);
     for (std::size_t i = 0; i < count; ++i) {
-        const volatile float first = static_cast<float>(a.begin()[i] - k.zero_a) * k.scale_a;
-        const volatile float second = static_cast<float>(b.begin()[i] - k.zero_b) * k.scale_b;
-        const volatile float sum = first + second;
-        const volatile float value = sum / k.scale;
-        expect_same(out.begin()[i], rounded_code(value, k.zero_point, k.q_max), "%s, sum: code %d of %d", set.name,
+        const int code_a = a.begin()[i] - k.zero_a, code_b = b.begin()[i] - k.zero_b;
+        int expected;
+        if (kind == Requantization::kFloat32) {
+            const volatile float real_a = static_cast<float>(code_a) * real[0], real_b = static_cast<float>(code_b) * real[1];
+            const volatile float sum = real_a + real_b;
+            const volatile float value = sum / real[2];
+            expected = rounded_code(value, k.zero_point, k.q_max);
+        } else {
+            const std::int64_t sum = std::int64_t{code_a} * integer[0] + std::int64_t{code_b} * integer[1];
+            expected = divided_code(sum, first.shift, k.zero_point, k.q_max);
+        }
+        expect_same(out.begin()[i], expected, "%s, %s sum: code %d of %d", set.name, kRequantizationNames[static_cast<int>(kind)],
                     static_cast<int>(i), static_cast<int>(count));
     }
 }
 
 void test_multiply(Random& random, const KernelSet& set) {
-    MultiplyConstants k;
-    k.multiplier = std::ldexp(static_cast<float>(random.between(1, 1 << 20)), -random.between(0, random.one_in(9) ? 60 : 30));
-    k.zero_a = random.between(0, 255);
-    k.zero_b = random.between(0, 255);
-    k.q_max = random.between(1, 255);
-    k.zero_point = random.between(0, k.q_max);
+    const auto kind = random.of({Requantization::kFloat32, Requantization::kDyadic});
+    const float real = std::ldexp(static_cast<float>(random.between(1, 1 << 20)), -random.between(0, random.one_in(9) ? 60 : 30));
+    const Fraction fraction(random, 31, 1, 62, 16);
+    const int q_max = random.between(1, 255);
+    const MultiplyConstants k{{kind, &real, &fraction.multiplier, &fraction.shift}, random.between(0, 255),
+                              random.between(0, 255), random.between(0, q_max), q_max};
     const auto channels = static_cast<std::size_t>(random.between(1, 200));
     const auto pixels = static_cast<std::size_t>(random.of({1, 1, 2, 5})), count = pixels * channels;
     const Buffer a(count, kBeyond), b(channels, kBeyond), out(count, kGuard);
@@ -334,9 +344,8 @@ void test_multiply(Random& random, const KernelSet& set) {
     set.multiply(a.begin(), b.begin(), out.begin(), static_cast<std::int64_t>(pixels), static_cast<std::int64_t>(channels), k);
     for (std::size_t i = 0; i < count; ++i) {
         const int product = (a.begin()[i] - k.zero_a) * (b.begin()[i % channels] - k.zero_b);
-        const volatile float value = static_cast<float>(product) * k.multiplier;
-        expect_same(out.begin()[i], rounded_code(value, k.zero_point, k.q_max), "%s, product: code %d of %d", set.name,
-                    static_cast<int>(i), static_cast<int>(count));
+        expect_same(out.begin()[i], code_by(k.multipliers, 0, product, k.zero_point, k.q_max), "%s, %s product: code %d of %d",
+                    set.name, kRequantizationNames[static_cast<int>(kind)], static_cast<int>(i), static_cast<int>(count));
     }
 }
 

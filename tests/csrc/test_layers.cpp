@@ -74,7 +74,7 @@ LayerConstants layer_constants(Random& random, const Layer& layer, int first, in
         std::transform(constants.start.begin(), constants.start.end(), constants.bias.begin(), constants.start.begin(),
                        std::plus<>());
     const auto aligned = [](const auto& values) { return Vector<std::decay_t<decltype(values[0])>>(values.begin(), values.end()); };
-    return {aligned(constants.start), aligned(constants.bias), aligned(constants.multiplier), constants.output.wrap_shift,
+    return {aligned(constants.start), aligned(constants.bias), constants.multipliers(), constants.output.wrap_shift,
             constants.output.zero_point, constants.output.q_max, layer.code_offset};
 }
 

@@ -220,7 +220,7 @@ def test_script(voc: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "missing" in output and "c.xml" in output and "How to get it:" not in output
     assert main(["data=voc_detection", f"data.root={voc / 'none'}"]) == 1
     assert "How to get it:" in capsys.readouterr().out
-    assert main(["data=voc_detection", "data.yaer=07"]) == 1
+    assert main(["data=voc_detection", "data.yaer=07"]) == 2
     assert "yaer" in capsys.readouterr().err
-    assert main(["data=voc_detection", "data.year=1999"]) == 1
+    assert main(["data=voc_detection", "data.year=1999"]) == 2
     assert capsys.readouterr().err.strip() == "error: data.year: found '1999', expected '07', '12' or '07+12'"

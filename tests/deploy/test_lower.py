@@ -3,19 +3,20 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from quant.networks import Classifier, Gated, Pyramid, images, quantized, trained
+from quant.networks import Classifier, Gated, Larger, Pyramid, images, quantized, trained
 from torch import nn
 
 from oaq_repro.accumulator import NAMED, Accumulator
 from oaq_repro.deploy.checked_engine import CheckedEngine, Simulation
 from oaq_repro.deploy.lower import lower
 from oaq_repro.errors import InputError
-from oaq_repro.integer.graph import Graph
+from oaq_repro.integer.graph import Graph, RoundingNode
 from oaq_repro.integer.reference import Reference
 from oaq_repro.quant.calibrate import count_overflow
 from oaq_repro.quant.config import Override
 from oaq_repro.quant.network import layers
 from oaq_repro.quant.settle import SettleConfig, settle
+from oaq_repro.requantization import REQUANTIZATIONS
 
 
 def outputs_of(model, x):
@@ -37,15 +38,26 @@ def test_simulation_and_integers_agree_bit_for_bit(network, bits, per_channel):
         assert np.array_equal(found, expected)
 
 
-@settings(max_examples=15, deadline=None)
-@given(st.sampled_from([Pyramid, Gated]), st.integers(0, 2**31), st.floats(1, 8), st.floats(1, 8), st.integers(8, 20))
-def test_agreement_for_any_weights_alphas_and_sizes(network, seed, alpha_weight, alpha_activation, size):
-    model = quantized(trained(network(), seed), accumulator="int32", batches=[images(seed=seed)])
+@settings(max_examples=30, deadline=None)
+@given(
+    st.sampled_from([Pyramid, Gated, Larger]), st.sampled_from(REQUANTIZATIONS), st.integers(0, 2**31),
+    st.floats(1, 8), st.floats(1, 8), st.integers(8, 20),
+)  # fmt: skip
+def test_agreement_for_any_weights_alphas_and_sizes(
+    network, requantization, seed, alpha_weight, alpha_activation, size
+):
+    """Saturation of fixed16 included: the simulation saturates as the integers do."""
+    model = quantized(
+        trained(network(), seed), accumulator="int16", batches=[images(seed=seed)], requantization=requantization
+    )
     for layer in layers(model).values():
         layer.weight_quantizer.alpha.fill_(alpha_weight)
         layer.output.alpha.fill_(alpha_activation)
     x = 2 * images(2, size, seed=seed + 1)  # beyond the calibrated range, so that clamps act
-    run = Reference(lower(model)).run(x.numpy())
+    graph = lower(model)
+    taken = {node.requantization for node in graph.nodes if isinstance(node, RoundingNode)}
+    assert taken <= {requantization, "dyadic" if requantization == "fixed16" else requantization}
+    run = Reference(graph.with_accumulator(NAMED["int32"])).run(x.numpy())
     for found, expected in zip(run.outputs, outputs_of(model, x), strict=True):
         assert np.array_equal(found, expected)
 
@@ -129,11 +141,12 @@ def test_float_layers_cannot_be_lowered():
         lower(model)
 
 
-def test_a_sum_beyond_float32_is_still_exact():
+@pytest.mark.parametrize("requantization", REQUANTIZATIONS)
+def test_a_sum_beyond_float32_is_still_exact(requantization):
     """K = 2048 products of the largest codes pass 2^24, where float32 loses units."""
     layer = nn.Sequential(nn.Conv2d(2048, 2, 1), nn.ReLU())
     nn.init.uniform_(layer[0].weight, 0.9, 1.0)
     x = torch.rand(2, 2048, 3, 3, generator=torch.Generator().manual_seed(0))
-    model = quantized(layer, accumulator="int32", batches=[x])
+    model = quantized(layer, accumulator="int32", batches=[x], requantization=requantization)
     run = Reference(lower(model)).run(x.numpy())
     assert np.array_equal(run.outputs[0], outputs_of(model, x)[0])

@@ -52,17 +52,21 @@ def test_cost_is_that_of_the_integer_graph():
     assert cost["bops"] == 64 * cost["macs"]
 
 
-@pytest.mark.parametrize("granularity", ["channel", "tensor"])
-def test_alpha_and_bits_of_weights_are_mean_and_range(granularity):
-    model = quantized(trained(Classifier()), granularity=granularity)
-    alpha = layers(model)["expand.0"].weight_quantizer.alpha
-    alpha.copy_(torch.arange(16) / 4 + 1 if granularity == "channel" else torch.full((16,), 2.0))
+def rows_of(model):
     graph = lower(model)
     simulation = Simulation(model)
     fast, certified = (CheckedEngine(graph, simulation, mode, threads=1) for mode in ("fast", "certified"))
     for dense in (simulation, fast, certified):
         dense(images())
-    row = next(r for r in layer_rows(fast, certified, (3, 16, 16)) if r["name"] == "expand.0")
+    return layer_rows(fast, certified, (3, 16, 16))
+
+
+@pytest.mark.parametrize("granularity", ["channel", "tensor"])
+def test_alpha_and_bits_of_weights_are_mean_and_range(granularity):
+    model = quantized(trained(Classifier()), granularity=granularity)
+    alpha = layers(model)["expand.0"].weight_quantizer.alpha
+    alpha.copy_(torch.arange(16) / 4 + 1 if granularity == "channel" else torch.full((16,), 2.0))
+    row = next(r for r in rows_of(model) if r["name"] == "expand.0")
     if granularity == "tensor":
         assert row["alpha_weight"] == 2.0 and row["bits_weight"] == math.log2(2 * 64 + 1)
         assert not {key for key in row if key.endswith(("_min", "_max"))}
@@ -71,3 +75,8 @@ def test_alpha_and_bits_of_weights_are_mean_and_range(granularity):
     bits = [math.log2(2 * round(127 / a) + 1) for a in alpha.tolist()]
     assert row["bits_weight"] == pytest.approx(sum(bits) / 16)
     assert (row["bits_weight_min"], row["bits_weight_max"]) == pytest.approx((min(bits), max(bits)))
+
+
+def test_rows_say_how_sums_become_codes():
+    model = quantized(trained(Classifier()), requantization="float32")
+    assert {(row["requantization"], row["requantization_reason"]) for row in rows_of(model)} == {("float32", None)}

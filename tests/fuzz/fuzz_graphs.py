@@ -9,11 +9,13 @@ import pytest
 from fuzz.memory import no_more_than
 from integer.engine.test_engine import ISAS, check
 from oracles.random_graphs import random_graph, random_images
+from oracles.requantization import requantized
 
 from oaq_repro.errors import InputError
 from oaq_repro.integer.engine import Engine
 from oaq_repro.integer.engine.sums import MODES
 from oaq_repro.integer.graph import Graph
+from oaq_repro.requantization import REQUANTIZATIONS
 
 GRAPHS, PART = 20_000, 500
 FILES = 2_000
@@ -24,6 +26,7 @@ FIRST = 2_000_000  # the unit tests have the small numbers
 def test_random_graphs_in_all_modes(first):
     for seed in range(first, first + PART):
         graph, shape = random_graph(seed)
+        graph = requantized(graph, REQUANTIZATIONS[seed // 2 % len(REQUANTIZATIONS)])
         images = random_images(np.random.default_rng(seed), 2, shape)
         for mode in MODES:
             check(graph, images, mode, ISAS[seed % len(ISAS)], threads=1 + seed % 3, trace=bool(seed % 3))

@@ -94,13 +94,11 @@ def test_two_steps_on_every_task(name, task_name, teacher):
     assert all(layer.probe is None and layer.meter is None for layer in layers(model).values())
 
 
-@pytest.mark.parametrize("granularity", ["channel", "tensor"])
-@pytest.mark.parametrize("name", NAMES)
-def test_factors_of_either_granularity_train_settle_and_lower(name, granularity):
-    """Two steps with a controller's update, then settling, so that alphas move: integers stay the simulation."""
+def trained_and_settled(name, **config):
+    """Two steps with a controller's update, then settling, so that alphas move; the graph is checked on the way."""
     torch.manual_seed(0)
     method = method_of(name, "schedule.controller_interval=1")
-    model = quantized(trained(Classifier()), method, granularity=granularity)
+    model = quantized(trained(Classifier()), method, **config)
     for layer in layers(model).values():
         layer.accumulator = NAMED["int16"].with_bits(14)
     method.start(model)
@@ -123,22 +121,46 @@ def test_factors_of_either_granularity_train_settle_and_lower(name, granularity)
     assert not any(events.any() for events in run.events.values())
     with torch.no_grad():
         assert np.array_equal(run.outputs[0], model(images()).numpy())
+    return model
+
+
+@pytest.mark.parametrize("granularity", ["channel", "tensor"])
+@pytest.mark.parametrize("name", NAMES)
+def test_factors_of_either_granularity_train_settle_and_lower(name, granularity):
+    """Integers stay the simulation."""
+    model = trained_and_settled(name, granularity=granularity)
     factors = [layer.weight_quantizer.alpha for layer in layers(model).values()]
     apart = [len(alpha.unique()) > 1 for alpha in factors]
     assert not any(apart) if granularity == "tensor" else any(apart) or name in CERTIFIED
 
 
-@pytest.mark.parametrize("bits", [4, 5, 6, 7, 8])
+@pytest.mark.parametrize("requantization", ["dyadic", "fixed16"])
 @pytest.mark.parametrize("name", NAMES)
-def test_integers_are_the_simulation_at_every_width(name, bits):
+def test_integer_requantization_trains_settles_and_lowers(name, requantization):
+    """Also where scales are learned; with fixed16 the graph refuses scales that are not snapped."""
+    graph = lower(trained_and_settled(name, requantization=requantization))
+    assert {layer.requantization for layer in graph.layers()} == {requantization}
+    if name in CERTIFIED:
+        assert all(certify(layer, graph.qparams(layer.inputs[0])).certified for layer in graph.layers())
+
+
+@pytest.mark.parametrize(
+    "bits, requantization",
+    [*((bits, "float32") for bits in (4, 5, 6, 7, 8)), (4, "fixed16"), (8, "dyadic"), (8, "fixed16")],
+)
+@pytest.mark.parametrize("name", NAMES)
+def test_integers_are_the_simulation_at_every_width(name, bits, requantization):
     method = method_of(name)
     for network in (Gated, Pyramid):
-        model = quantized(trained(network()), method, accumulator="int32", weight_bits=bits, activation_bits=bits)
+        model = quantized(
+            trained(network()), method, accumulator="int16" if requantization == "fixed16" else "int32",
+            weight_bits=bits, activation_bits=bits, requantization=requantization,
+        )  # fmt: skip
         method.start(model)
         freeze(model)
         method.finish(model, lambda: [images()])
         x = 2 * images(3, 18, seed=4)  # beyond the calibrated range, so that clamps act
-        run = Reference(lower(model)).run(x.numpy())
+        run = Reference(lower(model).with_accumulator(NAMED["int32"])).run(x.numpy())
         with torch.no_grad():
             expected = model(x)
         for found, wanted in zip(run.outputs, [expected] if torch.is_tensor(expected) else expected, strict=True):

@@ -12,7 +12,8 @@ from oaq_repro.results.sweep import sweeps
 from oaq_repro.settings.schema import read
 
 BEST, WORST = (0.90, 0.80, 0.88), (0.2, 0.3, 0.1)
-DRAWS = {0: (0.5, 0.6, 0.4), 1: (0.7, 0.4, 0.8)}
+DRAWS = {0: (0.5, 0.6, 0.4), 1: (0.7, 0.4, 0.8), 2: (0.55, 0.7, 0.6)}
+SENSITIVITIES = (3.0, 2.0, 1.0)  # of the draws, the same for all seeds
 FOUND = BitAssignment(unit="bit operations", sensitivity=0.5, cost=7.0, bound=8.0, table=None, layers=[])
 SEARCH = read(settings_of("method=hawq", "method.search.widths=[2,4]")).model_dump(mode="json")["method"]["search"]
 
@@ -29,7 +30,9 @@ def records(make_record, make_config):
             method = {"kind": "int8", "fine_tune": True, "search": SEARCH | fields}
             metrics = {stage: {"top1": value if stage == "integer" else 0.97} for stage in ("float", "integer")}
             record = make_record(3, seed=seed, hash=f"{i:016x}", config=make_config(method=method), metrics=metrics)
-            made.append(record.model_copy(update={"assignment": FOUND}))
+            sensitivity = SENSITIVITIES[fields.get("draw", 0)]
+            found = FOUND.model_copy(update={"sensitivity": sensitivity})
+            made.append(record.model_copy(update={"assignment": found}))
     return made
 
 
@@ -45,17 +48,24 @@ def test_the_searched_bits_stand_beside_their_controls(records):
     assert (found["training"], found["bits"], found["bound"], found["seeds"]) == ("fine-tuned", "2/4", "bops 0.5", "3")
     assert found["searched"].startswith("86.00 ± ") and found["most sensitive"].startswith("20.00 ± ")
     assert (found["all at fewest"], found["all at most"]) == ("5.00 ± 0.00", "95.00 ± 0.00")
-    assert found["random"].startswith("56.67 ± ") and found["random"].endswith("[40.0 to 80.0]")
+    assert found["random"].startswith("58.33 ± ") and found["random"].endswith("[40.0 to 80.0]")
     assert "Float: 97.00 ± 0.00 %" in text
 
 
 def test_the_difference_is_paired_with_the_seeds_own_draws(records):
-    differences = [best - (DRAWS[0][i] + DRAWS[1][i]) / 2 for i, best in enumerate(BEST)]
+    differences = [best - sum(draw[i] for draw in DRAWS.values()) / 3 for i, best in enumerate(BEST)]
     half = 4.302653 * statistics.stdev(differences) / 3**0.5  # t, 2 degrees of freedom
     _, (heads, row) = rows_of(records)
     found = dict(zip(heads, row, strict=True))
     assert found["searched - random"] == f"{100 * statistics.fmean(differences):+.2f} ± {100 * half:.2f}"
     assert found["verdict"] == "above random"
+
+
+def test_sensitivity_and_accuracy_are_compared_by_rank(records):
+    """Ranks of the accuracies 0.5 0.7 0.55, 0.6 0.4 0.7 and 0.4 0.8 0.6 at falling sensitivities, by 1 - 6 d^2 / 24."""
+    _, (heads, row) = rows_of(records)
+    expected = ((1 - 6 * 6 / 24) + (1 - 6 * 6 / 24) + (1 - 6 * 6 / 24)) / 3
+    assert dict(zip(heads, row, strict=True))["rank correlation"] == f"{expected:+.2f}"
 
 
 def test_what_is_not_above_chance_is_called_falsified(records):
@@ -82,5 +92,5 @@ def test_the_csv_has_every_run(records):
 def test_other_tables_name_the_search_and_keep_it_apart(records):
     names = {label(record.config, "method") for record in records}
     assert "int8 (2/4 bits, bops 0.5)" in names and "int8 (2/4 bits, bops 0.5, random 1)" in names
-    assert len(names) == 6
+    assert len(names) == 7
     assert all(len(sweep.series) == 1 for sweep in sweeps(records))

@@ -1,6 +1,5 @@
 """scripts/make_tables.py and what it calls: results/output.py."""
 
-import importlib.util
 import resource
 import shutil
 import subprocess
@@ -9,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import scripts
 
 from oaq_repro.paper_costs import paper_costs
 from oaq_repro.results.output import differences, make, tracked_files, write
@@ -16,17 +16,12 @@ from oaq_repro.results.record import save_record
 from oaq_repro.results.store import run_folder
 
 ROOT = Path(__file__).parents[2]
-SCRIPT = ROOT / "scripts" / "make_tables.py"
 GIT = ["git", "-c", "user.name=a", "-c", "user.email=a@example.org"]
 
 
 @pytest.fixture
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("make_tables", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return scripts.load("make_tables")
 
 
 def _fill(results: Path, make_record, count: int, layers: int = 4) -> None:
@@ -61,14 +56,14 @@ def test_script_lists_bad_records_after_writing_the_rest(
 
 
 def test_script_without_results(script: ModuleType, tmp_path: Path, capsys) -> None:
-    assert script.main(["--results", str(tmp_path / "absent")]) == 1
+    assert script.main(["--results", str(tmp_path / "absent")]) == 2
     assert "no such folder" in capsys.readouterr().err
 
 
 def test_hundred_records_take_a_few_seconds(make_record, tmp_path: Path) -> None:
     _fill(tmp_path, make_record, 100, layers=60)
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    command = [sys.executable, str(SCRIPT), "--results", str(tmp_path)]
+    command = [sys.executable, str(scripts.FOLDER / "make_tables.py"), "--results", str(tmp_path)]
     result = subprocess.run(command, capture_output=True, text=True, env={"PYTHONPATH": ":".join(sys.path)})
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     took = after.ru_utime - before.ru_utime  # not the clock: others may use the machine

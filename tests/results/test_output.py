@@ -11,7 +11,7 @@ from rich.console import Console
 from oaq_repro.results.figures import alpha_figure, write_figures
 from oaq_repro.results.labels import short_names
 from oaq_repro.results.output import alpha_plot
-from oaq_repro.results.record import Layer, Record
+from oaq_repro.results.record import AssignedLayer, BitAssignment, Layer, Record
 from oaq_repro.results.terminal import print_record
 
 
@@ -40,6 +40,19 @@ def test_terminal_has_the_numbers(make_record, width: int) -> None:
         assert f"{layer.overflow_seen:,}" in text
     assert max(len(line) for line in text.splitlines()) <= width
     assert not any("…" in word for line in text.splitlines() for word in line.split()[1:])  # names may be shortened
+
+
+def test_terminal_says_what_bits_were_found(make_record) -> None:
+    def layer(name: str, bits: int) -> AssignedLayer:
+        numbers = {2: 1.0, 4: 0.5}
+        return AssignedLayer(
+            name=name, bits=bits, tied=None, trace=1.0, trace_error=0.1, sensitivity=numbers, cost=numbers
+        )
+
+    layers = [layer("a", 4), layer("b", 2), layer("c", 4)]
+    found = BitAssignment(unit="bytes", sensitivity=2.0, cost=1500.0, bound=2000.0, table=None, layers=layers)
+    words = " ".join(_printed(make_record(4).model_copy(update={"assignment": found}), 80).split())
+    assert "searched for: 1 layers at 2, 2 layers at 4; 1,500 of at most 2,000 bytes" in words
 
 
 def per_channel(record: Record) -> Record:
@@ -71,6 +84,19 @@ def test_figure_and_numbers_show_the_range_over_channels(make_record) -> None:
     plot, plain = alpha_plot(record), alpha_plot(make_record(5))
     assert plot.heads[-4:] == ["alpha_weight_min", "alpha_weight_max", "bits_weight_min", "bits_weight_max"]
     assert plot.rows[0][-4:] == [1.0, 15.25, 4.0, 8.0] and plot.heads[:6] == plain.heads
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_terminal_says_which_layers_took_which_requantization(make_record, width: int) -> None:
+    record = make_record(22)
+    assert "Requantization" not in _printed(record, width)
+    for layer in record.layers:
+        layer.requantization = "fixed16"
+    record.layers[-1].requantization = "dyadic"
+    record.layers[-1].requantization_reason = "fixed16 is for sums of at most 16 bits, its accumulator is int32"
+    words = " ".join(_printed(record, width).split())
+    assert "Requantization: fixed16 in 21 layers, dyadic in 1 layers" in words
+    assert "Another requantization: head.classifier (dyadic, fixed16 is for sums of at most 16 bits" in words
 
 
 def test_terminal_keeps_large_counts_readable(make_record) -> None:

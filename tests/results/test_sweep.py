@@ -50,6 +50,20 @@ def test_only_method_and_accumulator_may_differ(make_sweep, make_record, make_co
     assert len(sweeps([*records, other_place])) == 1
 
 
+def test_methods_that_are_not_trained_stand_beside_those_that_are(make_record, make_config) -> None:
+    def record(number, fine_tune, epochs, **task):
+        method = {"kind": "int8", "fine_tune": fine_tune}
+        schedule = {"finetune": {"epochs": epochs}}
+        config = make_config(method=method, schedule=schedule, task={"kind": "classification"} | task)
+        return make_record(3, hash=f"{number:016x}", config=config)
+
+    untrained, taught = record(0, False, 10), record(1, True, 3, teacher="float")
+    (joined,) = sweeps([untrained, taught])
+    assert sum(map(len, joined.series.values())) == 2
+    assert joined.name == sweeps([taught])[0].name
+    assert len(sweeps([untrained, taught, record(2, True, 4)])) == 3  # beside which of the two?
+
+
 def test_the_name_of_a_sweep_stays_when_runs_are_added(make_sweep) -> None:
     few, many = sweeps(make_sweep(("oaq",))), sweeps(make_sweep())
     assert few[0].name == many[0].name

@@ -183,9 +183,18 @@ def test_labels_say_what_takes_the_place_of_labels_and_of_training() -> None:
     method = {"kind": "int8", "fine_tune": True, "bias_correction": False}
     taught = {"task": {"teacher": "float"}, "method": method}
     assert label(taught, "method") == "int8 (teacher)"
+    settled = {"kind": "oaq", "decrease_until": 0.0, "settle": {"before_training": True, "split": "output_error"}}
+    assert label({"method": settled}, "method") == "oaq (settled first, decrease until 0)"
+    usual = {"kind": "oaq", "decrease_until": 0.8, "settle": {"before_training": False, "split": "output_error"}}
+    assert label({"method": usual}, "method") == "oaq"
     assert label(taught | {"method": {"kind": "float32", "fine_tune": True}}, "method") == "float32"
     assert label(taught | {"method": {"kind": "axe"}}, "method") == "axe"
     assert label({"method": {"kind": "certified_scale", "share": 0.0}}, "method") == "certified_scale (0.0)"
     assert label(taught | {"method": method | {"fine_tune": False, "bias_correction": True}}, "method") == (
         "int8 (bias correction)"
     )
+
+
+def test_labels_say_how_sums_become_codes_where_that_is_not_the_usual_way() -> None:
+    for value, expected in (("float32", "int8"), ("dyadic", "int8 (dyadic)"), ("fixed16", "int8 (fixed16)")):
+        assert label({"method": {"kind": "int8"}, "quantization": {"requantization": value}}, "method") == expected

@@ -31,12 +31,14 @@ def test_every_data_set_brings_its_task_a_network_and_a_schedule(task, data):
     assert settings["model"]["kind"] and settings["data"]["kind"] == data.partition("=")[2]
 
 
-@pytest.mark.parametrize("group", ["method", "accumulator", "schedule", "model", "data", "logger", "trainer"])
+@pytest.mark.parametrize(
+    "group", ["method", "accumulator", "requantization", "schedule", "model", "data", "logger", "trainer"]
+)
 def test_every_config_composes(group):
     names = [path.stem for path in sorted((config_folder() / group).glob("*.yaml"))]
     assert names
     for name in names:
-        kind = settings_of(*choice(group, name))[group].get("kind")
+        kind = settings_of(*choice(group, name)).get(group, {}).get("kind")
         chosen = KINDS[group][kind].task if group in ("data", "model") else "detection"
         check(settings_of(f"task={chosen}", *choice(group, name)))
 

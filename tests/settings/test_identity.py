@@ -102,6 +102,7 @@ def test_hash_ignores_where_data_are() -> None:
         ("quantization.accumulator.bits", 14),
         ("quantization.accumulator.block", 32),
         ("quantization.observer.kind", "percentile"),
+        ("quantization.requantization", "dyadic"),
         ("quantization.overrides", {}),
         ("quantization.overrides.first.accumulator", "int14"),
         ("schedule.finetune.epochs", 3),
@@ -254,6 +255,20 @@ def test_an_override_that_says_only_an_accumulator_counts_where_training_sees_it
     assert tuned(BASE) != tuned(without)
     assert tuned(BASE, sees_accumulator=False) == tuned(without, sees_accumulator=False)
     assert tuned(BASE, fine_tunes=False) == tuned(with_value("schedule.finetune.lr", 0.5), fine_tunes=False)
+
+
+def test_training_sees_the_accumulator_where_sums_are_requantized_in_16_bits() -> None:
+    for requantization, same in (("float32", True), ("dyadic", True), ("fixed16", False)):
+        settings = with_value("quantization.requantization", requantization)
+        wide = with_value("quantization.accumulator.bits", 32, settings)
+        assert (tuned(settings, sees_accumulator=False) == tuned(wide, sees_accumulator=False)) == same
+
+
+def test_the_usual_requantization_renames_no_run() -> None:
+    assert run_hash(settings_of("requantization=float32"), FINGERPRINT) == run_hash(BASE, FINGERPRINT)
+    earlier = copy.deepcopy(BASE)
+    del earlier["quantization"]["requantization"]
+    assert run_hash(earlier, FINGERPRINT) == run_hash(BASE, FINGERPRINT)
 
 
 PMF = settings_of("method=pmf")

@@ -1,12 +1,14 @@
 """A quantized ONNX model as converters usually write it: the form that other runtimes have fast kernels for.
 
 `onnx.exporter` writes some operators so that no runtime computes them with another rounding than the reference;
-that keeps runtimes from fusing them, which would slow peers down. Here those are plain DequantizeLinear -> Operator ->
-QuantizeLinear. Results may differ from the reference's by a code per such operator. So are tables of a function that
-peers have kernels for, which take a layer's float32 result where nothing else reads it, as it is fused then.
+that keeps runtimes from fusing them, which would slow peers down, as would requantization by integers. Here those are
+plain DequantizeLinear -> Operator -> QuantizeLinear. Results may differ from the reference's by a code per such
+operator. So are tables of a function that peers have kernels for, which take a layer's float32 result where nothing
+else reads it, as it is fused then.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -33,6 +35,8 @@ FUNCTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 def build_plain_model(graph: Graph, input_shape: tuple[int, int, int]) -> onnx.ModelProto:
     """The model for float32 images [1, *input_shape]; batch 1, as peers run it fastest with fixed shapes."""
+    usual = (replace(n, requantization="float32") if isinstance(n, ir.RoundingNode) else n for n in graph.nodes)
+    graph = replace(graph, nodes=tuple(usual))
     model = build_model(graph, input_shape)
     shapes = graph.shapes(input_shape)
     slash = separator([graph.input_name, *(node.name for node in graph.nodes)])

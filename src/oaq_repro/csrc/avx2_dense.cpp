@@ -38,26 +38,18 @@ OAQ_INLINE void add_all(const DenseBlock& block, int first, __m256i (&acc)[R][2]
         });
 }
 
-template <int R>
-OAQ_INLINE void dense_wrap(const DenseBlock& block, int first) {
-    __m256i halves[R][2], acc[R][2];
-    begin<R>(block, halves, true);
+template <int R, Requantization K>
+OAQ_INLINE void dense_wrap(const DenseBlock& block, const Epilogue16<K>& epilogue, int first) {
+    __m256i halves[R][2];
+    begin_halves<R, K>(block, halves);
     add_all<Loop::kHalves>(block, first, halves);
-    // Both halves modulo 2^16, sign-extended.
-    each<R>([&](auto r) OAQ_LAMBDA {
-        each<2>([&](auto v) OAQ_LAMBDA {
-            const __m256i low = _mm256_slli_epi32(halves[r][v], 16);
-            acc[r][v] = _mm256_srai_epi32(_mm256_add_epi16(low, halves[r][v]), 16);
-        });
-    });
-    add_bias<R>(block, acc);
-    write<R>(block, first, acc);
+    join<R>(block, epilogue, first, halves);
 }
 
 // 32 channels, one 16-bit sum each, so that no halves are to be joined. 4 codes are broadcast, of which channels of even
 // places take the upper pair and those of odd places the lower one: 2 codes further on, they change over.
-template <int R>
-OAQ_INLINE void dense_pairs(const DenseBlock& block, const Epilogue32& epilogue, int first) {
+template <int R, Requantization K>
+OAQ_INLINE void dense_pairs(const DenseBlock& block, const Epilogue32<K>& epilogue, int first) {
     __m256i sums[R][2];
     each<R>([&](auto r) OAQ_LAMBDA { each<2>([&](auto v) OAQ_LAMBDA { sums[r][v] = epilogue.start16[v]; }); });
     add_all<Loop::kPairs>(block, first, sums);
@@ -66,12 +58,12 @@ OAQ_INLINE void dense_pairs(const DenseBlock& block, const Epilogue32& epilogue,
     each<R>([&](auto r) OAQ_LAMBDA { epilogue.write(out[r], block.channels, sums[r]); });
 }
 
-template <int R>
-OAQ_INLINE void dense_exact(const DenseBlock& block, int first) {
+template <int R, Requantization K>
+OAQ_INLINE void dense_exact(const DenseBlock& block, const Epilogue16<K>& epilogue, int first) {
     __m256i acc[R][2];
     begin<R>(block, acc);
     add_all<Loop::kExact>(block, first, acc);
-    finish<R>(block, first, acc);
+    finish<R>(block, epilogue, first, acc);
 }
 
 // One step in 16 bits, then 32 bits: pixel by pixel, so that one pair of registers holds the halves of all.
@@ -125,13 +117,13 @@ OAQ_INLINE void sum_fold(const DenseBlock& block, int first, __m256i (*result)[2
 }
 
 // Accumulators of 16 and of 32 bits live side by side for 3 pixels only, so that 6 are two halves with one end.
-template <int R, int S>
-OAQ_INLINE void dense_fold(const DenseBlock& block, int first) {
+template <int S, int R, Requantization K>
+OAQ_INLINE void dense_fold(const DenseBlock& block, const Epilogue16<K>& epilogue, int first) {
     constexpr int kTop = S == 1 || R <= 3 ? R : 3;
     __m256i acc[R][2];
     sum_fold<kTop, S>(block, first, acc);
     if constexpr (R > kTop) sum_fold<R - kTop, S>(block, first + kTop, acc + kTop);
-    finish<R>(block, first, acc);
+    finish<R>(block, epilogue, first, acc);
 }
 
 // All pixels, ROWS at a time; what is left over at the end as one tile of fewer.
@@ -151,24 +143,40 @@ OAQ_INLINE void tiles(const DenseBlock& block, const Tile& tile) {
     rest<ROWS>(block, first, tile);
 }
 
+// All tiles with the constants of the block's requantization: tile(epilogue, first, rows).
+template <template <Requantization> typename Epilogue, typename Tile>
+OAQ_INLINE void all_tiles(const DenseBlock& block, const Tile& tile) {
+    by_kind(block.constants.multipliers.kind, [&](auto kind) OAQ_LAMBDA {
+        const Epilogue<kind()> constants(block.constants);
+        const auto* epilogue = &constants;
+        asm("" : "+r"(epilogue) : "m"(constants));  // stays in memory: the loops need all registers
+        tiles<6>(block, [&](int first, auto rows) OAQ_LAMBDA { tile(*epilogue, first, rows); });
+    });
+}
+
 void wrap_kernel(const DenseBlock& block) {
-    tiles<6>(block, [&](int first, auto rows) OAQ_LAMBDA { dense_wrap<rows>(block, first); });
+    all_tiles<Epilogue16>(block, [&](const auto& epilogue, int first, auto rows) OAQ_LAMBDA {
+        dense_wrap<rows()>(block, epilogue, first);
+    });
 }
 
 void pairs_kernel(const DenseBlock& block) {
-    const Epilogue32 constants(block.constants);
-    const Epilogue32* epilogue = &constants;
-    asm("" : "+r"(epilogue) : "m"(constants));  // stays in memory: the loops need all registers
-    tiles<6>(block, [&](int first, auto rows) OAQ_LAMBDA { dense_pairs<rows>(block, *epilogue, first); });
+    all_tiles<Epilogue32>(block, [&](const auto& epilogue, int first, auto rows) OAQ_LAMBDA {
+        dense_pairs<rows()>(block, epilogue, first);
+    });
 }
 
 template <int S>
 void fold_kernel(const DenseBlock& block) {
-    tiles<6>(block, [&](int first, auto rows) OAQ_LAMBDA { dense_fold<rows, S>(block, first); });
+    all_tiles<Epilogue16>(block, [&](const auto& epilogue, int first, auto rows) OAQ_LAMBDA {
+        dense_fold<S, rows()>(block, epilogue, first);
+    });
 }
 
 void exact_kernel(const DenseBlock& block) {
-    tiles<6>(block, [&](int first, auto rows) OAQ_LAMBDA { dense_exact<rows>(block, first); });
+    all_tiles<Epilogue16>(block, [&](const auto& epilogue, int first, auto rows) OAQ_LAMBDA {
+        dense_exact<rows()>(block, epilogue, first);
+    });
 }
 
 }  // namespace

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <array>
 
-#include "avx2.hpp"
+#include "avx2_epilogue.hpp"
 
 namespace oaq::avx2 {
 namespace {
@@ -38,7 +38,8 @@ OAQ_INLINE void add_both(const __m256i (&a)[2], const __m256i (&b)[2], __m256i (
     });
 }
 
-OAQ_INLINE void begin(const Epilogue32& epilogue, __m256i (&acc)[4]) {
+template <Requantization K>
+OAQ_INLINE void begin(const Epilogue32<K>& epilogue, __m256i (&acc)[4]) {
     each<4>([&](auto v) OAQ_LAMBDA { acc[v] = epilogue.start[v]; });
 }
 
@@ -55,8 +56,9 @@ OAQ_INLINE void each_pixel(const DepthwiseBlock& block, const Pixel& pixel) {
 }
 
 // Any number of pairs of taps.
+template <Requantization K>
 void depthwise_any(const DepthwiseBlock& block) {
-    const Epilogue32 epilogue(block.constants);
+    const Epilogue32<K> epilogue(block.constants);
     const auto add = [&](__m256i (&sum)[2], const std::uint8_t* in, int first, int last) OAQ_LAMBDA {
         for (int t = first; t < last; ++t) {
             const std::int8_t* w = block.weights + t * kChannelBlock * 2;
@@ -87,9 +89,9 @@ void depthwise_any(const DepthwiseBlock& block) {
 
 // PAIRS pairs of taps, as few as those of a 3x3 window: 5, more where some stand alone; FOLD of them to a 16-bit sum, 0:
 // all, wrapping. The weights of 5 stay in registers.
-template <int PAIRS, int FOLD>
+template <Requantization K, int PAIRS, int FOLD>
 void depthwise_few(const DepthwiseBlock& block) {
-    const Epilogue32 epilogue(block.constants);
+    const Epilogue32<K> epilogue(block.constants);
     const int channels = block.channels;
     std::ptrdiff_t a[PAIRS], b[PAIRS];
     __m256i w[PAIRS][2];
@@ -130,22 +132,27 @@ void depthwise_few(const DepthwiseBlock& block) {
 
 constexpr int kFewest = 5, kMost = 9, kLongestFold = 5;  // of depthwise_few
 
-template <int... N>
+template <Requantization K, int... N>
 constexpr auto few_kernels(std::integer_sequence<int, N...>) {
     constexpr int kFolds = kLongestFold + 1;
-    return std::array<DepthwiseKernel, sizeof...(N)>{depthwise_few<kFewest + N / kFolds, N % kFolds>...};
+    return std::array<DepthwiseKernel, sizeof...(N)>{depthwise_few<K, kFewest + N / kFolds, N % kFolds>...};
+}
+
+template <Requantization K>
+void depthwise_of(const DepthwiseBlock& block) {
+    static constexpr auto few =
+        few_kernels<K>(std::make_integer_sequence<int, (kMost - kFewest + 1) * (kLongestFold + 1)>());
+    const int fold = std::min(block.route.fold, block.tap_count);  // whole sums have the fold 0
+    if (kFewest <= block.tap_count && block.tap_count <= kMost && fold <= kLongestFold)
+        few[static_cast<std::size_t>((block.tap_count - kFewest) * (kLongestFold + 1) + fold)](block);
+    else
+        depthwise_any<K>(block);
 }
 
 }  // namespace
 
 void depthwise(const DepthwiseBlock& block) {
-    static constexpr auto few =
-        few_kernels(std::make_integer_sequence<int, (kMost - kFewest + 1) * (kLongestFold + 1)>());
-    const int fold = std::min(block.route.fold, block.tap_count);  // whole sums have the fold 0
-    if (kFewest <= block.tap_count && block.tap_count <= kMost && fold <= kLongestFold)
-        few[static_cast<std::size_t>((block.tap_count - kFewest) * (kLongestFold + 1) + fold)](block);
-    else
-        depthwise_any(block);
+    by_kind(block.constants.multipliers.kind, [&](auto kind) { depthwise_of<kind()>(block); });
 }
 
 }  // namespace oaq::avx2

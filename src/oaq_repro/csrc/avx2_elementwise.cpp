@@ -1,53 +1,30 @@
 // Operators without weights for x86-64 with AVX2, where what the compiler makes of elementwise.cpp takes longer.
 #include <algorithm>
 
-#include "avx2.hpp"
+#include "avx2_epilogue.hpp"
 #include "elementwise.hpp"
 
 namespace oaq::avx2 {
 namespace {
 
-// code - zero of 8 codes.
+// 8 codes as int32, and code - zero of them as float32.
+OAQ_INLINE __m256i widened(const std::uint8_t* codes) {
+    return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(codes)));
+}
 OAQ_INLINE __m256 centred(const std::uint8_t* codes, __m256i zero) {
-    const __m256i wide = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(codes)));
-    return _mm256_cvtepi32_ps(_mm256_sub_epi32(wide, zero));
+    return _mm256_cvtepi32_ps(_mm256_sub_epi32(widened(codes), zero));
 }
 
-// clamp(rint(value) + zero_point, 0, q_max) of 32 values.
-class ToCodes {
-public:
-    ToCodes(int zero_point, int q_max)
-        : zero_point_(_mm256_set1_epi16(static_cast<short>(zero_point))),
-          highest_code_(_mm256_set1_epi8(static_cast<char>(q_max))),
-          highest_(_mm256_set1_ps(static_cast<float>(q_max - zero_point))) {}
-
-    OAQ_INLINE __m256i operator()(const __m256 (&values)[4]) const {
-        __m256i whole[4], codes[2];
-        // Too large a value would be converted to the smallest integer, as one that is too small is.
-        each<4>([&](auto v) OAQ_LAMBDA { whole[v] = _mm256_cvtps_epi32(_mm256_min_ps(values[v], highest_)); });
-        each<2>([&](auto h) OAQ_LAMBDA {
-            codes[h] = _mm256_adds_epi16(_mm256_packs_epi32(whole[2 * h], whole[2 * h + 1]), zero_point_);
-        });
-        const __m256i clamped = _mm256_min_epu8(_mm256_packus_epi16(codes[0], codes[1]), highest_code_);
-        // Packing works within 128-bit lanes.
-        return _mm256_permutevar8x32_epi32(clamped, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
-    }
-
-private:
-    __m256i zero_point_, highest_code_;
-    __m256 highest_;
-};
-
-// out = codes of the first `count` of 32 values, a multiple of 8.
-OAQ_INLINE void store_codes(std::uint8_t* out, std::int64_t count, const ToCodes& codes, const __m256 (&values)[4]) {
-    const __m256i found = codes(values);
-    if (count == 32) {
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), found);
-        return;
-    }
-    store(out, _mm256_castsi256_si128(found), static_cast<int>(count));
-    if (count == 24) store(out + 16, _mm256_extracti128_si256(found, 1), 8);
+// Writes the codes of the first `size` of 32 values, a multiple of 8; values(v): 8 of them, as int32.
+template <typename Values>
+OAQ_INLINE void write(std::uint8_t* out, std::int64_t size, const ToCodes& to_codes, const Values& values) {
+    __m256i packed[2];
+    each<2>([&](auto h) OAQ_LAMBDA { packed[h] = _mm256_packs_epi32(values(2 * h), values(2 * h + 1)); });
+    store_codes(out, in_order(to_codes(packed[0], packed[1])), static_cast<int>(size));
 }
+
+// Where the 8 codes stand that are number v of a block; beyond its size others, which are not written.
+OAQ_INLINE std::int64_t place(std::int64_t first, std::int64_t size, int v) { return first + (8 * v < size ? 8 * v : 0); }
 
 // Calls block(first, size) for 32 codes at a time and the last 8, 16 or 24; returns how many: fewer than 8 are left over.
 template <typename Block>
@@ -100,43 +77,144 @@ OAQ_INLINE void look_up(const Rows& low, const Rows& high, const std::uint8_t* i
     each<N>([&](auto v) OAQ_LAMBDA { _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + 32 * v), codes[v]); });
 }
 
-}  // namespace
+// Too large a value would be converted to the smallest integer, as one that is too small is.
+OAQ_INLINE __m256i rounded(__m256 values, __m256 highest) { return _mm256_cvtps_epi32(_mm256_min_ps(values, highest)); }
 
-void add(const std::uint8_t* a, const std::uint8_t* b, std::uint8_t* out, std::int64_t count, const AddConstants& k) {
+// How many codes were added, from the first one on.
+std::int64_t add_float32(const std::uint8_t* a, const std::uint8_t* b, std::uint8_t* out, std::int64_t count,
+                         const AddConstants& k) {
     const __m256i zero_a = _mm256_set1_epi32(k.zero_a), zero_b = _mm256_set1_epi32(k.zero_b);
-    const __m256 scale_a = _mm256_set1_ps(k.scale_a), scale_b = _mm256_set1_ps(k.scale_b), scale = _mm256_set1_ps(k.scale);
-    const ToCodes codes(k.zero_point, k.q_max);
-    const std::int64_t done = each_block(count, [&](std::int64_t first, std::int64_t size) OAQ_LAMBDA {
-        __m256 values[4];
-        each<4>([&](auto v) OAQ_LAMBDA {
-            const std::int64_t i = first + (8 * v < size ? 8 * v : 0);
+    const auto real = [&](int i) OAQ_LAMBDA { return _mm256_set1_ps(k.multipliers.real[i]); };
+    const __m256 scale_a = real(0), scale_b = real(1), scale = real(2);
+    const __m256 highest = _mm256_set1_ps(static_cast<float>(k.q_max - k.zero_point));
+    const ToCodes to_codes(k.zero_point, k.q_max);
+    return each_block(count, [&](std::int64_t first, std::int64_t size) OAQ_LAMBDA {
+        write(out + first, size, to_codes, [&](int v) OAQ_LAMBDA {
+            const std::int64_t i = place(first, size, v);
             const __m256 real_a = _mm256_mul_ps(centred(a + i, zero_a), scale_a);
             const __m256 real_b = _mm256_mul_ps(centred(b + i, zero_b), scale_b);
-            values[v] = _mm256_div_ps(_mm256_add_ps(real_a, real_b), scale);
+            return rounded(_mm256_div_ps(_mm256_add_ps(real_a, real_b), scale), highest);
         });
-        store_codes(out + first, size, codes, values);
     });
-    elementwise::add(a + done, b + done, out + done, count - done, k);
+}
+
+// What the zero points take off a sum of products.
+std::int64_t zeros(const AddConstants& k) {
+    return std::int64_t{k.zero_a} * k.multipliers.integer[0] + std::int64_t{k.zero_b} * k.multipliers.integer[1];
+}
+
+// Whether values always stay below 2^31.
+bool stays_narrow(const AddConstants& k) {
+    const std::int64_t largest = 255 * (std::int64_t{k.multipliers.integer[0]} + k.multipliers.integer[1]);
+    return shifted(largest, k.multipliers.shift[0]) < (std::int64_t{1} << 31) - 256;
+}
+
+bool stays_narrow(const MultiplyConstants& k) {
+    const std::int64_t largest = std::int64_t{255 * 255} * k.multipliers.integer[0];
+    return shifted(largest, k.multipliers.shift[0]) < (std::int64_t{1} << 31) - 256;
+}
+
+// As Scale of dyadic, for a sum of two products.
+std::int64_t add_dyadic(const std::uint8_t* a, const std::uint8_t* b, std::uint8_t* out, std::int64_t count,
+                        const AddConstants& k) {
+    const __m256i by_a = _mm256_set1_epi32(k.multipliers.integer[0]), by_b = _mm256_set1_epi32(k.multipliers.integer[1]);
+    const int shift = k.multipliers.shift[0];
+    constexpr std::int64_t kOffset = std::int64_t{1} << 62;
+    const __m256i more = _mm256_set1_epi64x(kOffset + (std::int64_t{1} << (shift - 1)) - zeros(k));
+    const __m256i left = _mm256_set1_epi32(static_cast<int>(kOffset >> shift));
+    const __m128i places = _mm_cvtsi32_si128(shift);
+    const ToCodes to_codes(k.zero_point, k.q_max);
+    const auto half = [&](__m256i codes_a, __m256i codes_b) OAQ_LAMBDA {
+        const __m256i products = _mm256_add_epi64(_mm256_mul_epi32(codes_a, by_a), _mm256_mul_epi32(codes_b, by_b));
+        return _mm256_srl_epi64(_mm256_add_epi64(products, more), places);
+    };
+    return each_block(count, [&](std::int64_t first, std::int64_t size) OAQ_LAMBDA {
+        write(out + first, size, to_codes, [&](int v) OAQ_LAMBDA {
+            const std::int64_t i = place(first, size, v);
+            const __m256i codes_a = widened(a + i), codes_b = widened(b + i);
+            const __m256i odd = half(_mm256_srli_epi64(codes_a, 32), _mm256_srli_epi64(codes_b, 32));
+            return _mm256_sub_epi32(joined(half(codes_a, codes_b), odd), left);
+        });
+    });
+}
+
+// Codes of both, side by side as int16, take one instruction for their products.
+std::int64_t add_fixed16(const std::uint8_t* a, const std::uint8_t* b, std::uint8_t* out, std::int64_t count,
+                         const AddConstants& k) {
+    const __m256i by = _mm256_set1_epi32(k.multipliers.integer[1] << 16 | k.multipliers.integer[0]);
+    const int shift = k.multipliers.shift[0];
+    const __m256i more = _mm256_set1_epi32(static_cast<int>((std::int64_t{1} << (shift - 1)) - zeros(k)));
+    const __m128i places = _mm_cvtsi32_si128(shift);
+    const ToCodes to_codes(k.zero_point, k.q_max);
+    const __m256i none = _mm256_setzero_si256();
+    std::int64_t i = 0;
+    for (; i + 32 <= count; i += 32) {
+        const __m256i codes_a = load(a + i), codes_b = load(b + i);
+        const auto values = [&](__m256i codes) OAQ_LAMBDA {
+            return _mm256_sra_epi32(_mm256_add_epi32(_mm256_madd_epi16(codes, by), more), places);
+        };
+        const auto packed = [&](__m256i codes) OAQ_LAMBDA {
+            return _mm256_packs_epi32(values(_mm256_unpacklo_epi8(codes, none)), values(_mm256_unpackhi_epi8(codes, none)));
+        };
+        const __m256i low = packed(_mm256_unpacklo_epi8(codes_a, codes_b));
+        store_codes(out + i, to_codes(low, packed(_mm256_unpackhi_epi8(codes_a, codes_b))), 32);
+    }
+    return i;
 }
 
 // The product is below 2^24 and so exact in float32.
+std::int64_t multiply_float32(const std::uint8_t* a, const std::uint8_t* b, std::uint8_t* out, std::int64_t pixels,
+                              std::int64_t count, const MultiplyConstants& k) {
+    const __m256i zero_a = _mm256_set1_epi32(k.zero_a), zero_b = _mm256_set1_epi32(k.zero_b);
+    const __m256 multiplier = _mm256_set1_ps(k.multipliers.real[0]);
+    const __m256 highest = _mm256_set1_ps(static_cast<float>(k.q_max - k.zero_point));
+    const ToCodes to_codes(k.zero_point, k.q_max);
+    return each_block(count, [&](std::int64_t first, std::int64_t size) OAQ_LAMBDA {
+        __m256 factors[4];
+        each<4>([&](auto v) OAQ_LAMBDA { factors[v] = centred(b + place(first, size, v), zero_b); });
+        for (std::int64_t start = 0; start < pixels * count; start += count)
+            write(out + start + first, size, to_codes, [&](int v) OAQ_LAMBDA {
+                const __m256 products = _mm256_mul_ps(centred(a + start + place(first, size, v), zero_a), factors[v]);
+                return rounded(_mm256_mul_ps(products, multiplier), highest);
+            });
+    });
+}
+
+std::int64_t multiply_dyadic(const std::uint8_t* a, const std::uint8_t* b, std::uint8_t* out, std::int64_t pixels,
+                             std::int64_t count, const MultiplyConstants& k) {
+    const __m256i zero_a = _mm256_set1_epi32(k.zero_a), zero_b = _mm256_set1_epi32(k.zero_b);
+    const Scale<Requantization::kDyadic> scale(k.multipliers, [](const auto* one) { return _mm256_set1_epi32(*one); });
+    const ToCodes to_codes(k.zero_point, k.q_max);
+    return each_block(count, [&](std::int64_t first, std::int64_t size) OAQ_LAMBDA {
+        __m256i factors[4];
+        each<4>([&](auto v) OAQ_LAMBDA { factors[v] = _mm256_sub_epi32(widened(b + place(first, size, v)), zero_b); });
+        for (std::int64_t start = 0; start < pixels * count; start += count)
+            write(out + start + first, size, to_codes, [&](int v) OAQ_LAMBDA {
+                const __m256i codes = _mm256_sub_epi32(widened(a + start + place(first, size, v)), zero_a);
+                return scale(_mm256_mullo_epi32(codes, factors[v]));
+            });
+    });
+}
+
+}  // namespace
+
+void add(const std::uint8_t* a, const std::uint8_t* b, std::uint8_t* out, std::int64_t count, const AddConstants& k) {
+    std::int64_t done = 0;
+    switch (k.multipliers.kind) {
+        case Requantization::kFloat32: done = add_float32(a, b, out, count, k); break;
+        case Requantization::kDyadic: done = stays_narrow(k) ? add_dyadic(a, b, out, count, k) : 0; break;
+        case Requantization::kFixed16: done = add_fixed16(a, b, out, count, k); break;
+    }
+    elementwise::add(a + done, b + done, out + done, count - done, k);
+}
+
 void multiply(const std::uint8_t* a, const std::uint8_t* b, std::uint8_t* out, std::int64_t pixels, std::int64_t count,
               const MultiplyConstants& k) {
-    const __m256i zero_a = _mm256_set1_epi32(k.zero_a), zero_b = _mm256_set1_epi32(k.zero_b);
-    const __m256 multiplier = _mm256_set1_ps(k.multiplier);
-    const ToCodes codes(k.zero_point, k.q_max);
-    const std::int64_t done = each_block(count, [&](std::int64_t first, std::int64_t size) OAQ_LAMBDA {
-        __m256 factors[4];
-        const auto at = [&](int v) OAQ_LAMBDA { return first + (8 * v < size ? 8 * v : 0); };
-        each<4>([&](auto v) OAQ_LAMBDA { factors[v] = centred(b + at(v), zero_b); });
-        for (std::int64_t start = 0; start < pixels * count; start += count) {
-            __m256 values[4];
-            each<4>([&](auto v) OAQ_LAMBDA {
-                values[v] = _mm256_mul_ps(_mm256_mul_ps(centred(a + start + at(v), zero_a), factors[v]), multiplier);
-            });
-            store_codes(out + start + first, size, codes, values);
-        }
-    });
+    std::int64_t done = 0;
+    if (k.multipliers.kind == Requantization::kFloat32)
+        done = multiply_float32(a, b, out, pixels, count, k);
+    else if (stays_narrow(k))
+        done = multiply_dyadic(a, b, out, pixels, count, k);
     for (std::int64_t start = done; done < count && start < pixels * count; start += count)
         elementwise::multiply(a + start, b + done, out + start, 1, count - done, k);
 }

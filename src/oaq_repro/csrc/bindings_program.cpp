@@ -2,6 +2,7 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/array.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
@@ -11,6 +12,7 @@
 #include <array>
 #include <cstdint>
 #include <cstring>
+#include <optional>
 #include <string>
 #include <tuple>
 #include <utility>
@@ -38,13 +40,43 @@ oaq::Vector<T> aligned(const Flat<T>& array) {
     return oaq::Vector<T>(array.data(), array.data() + array.size());
 }
 
+void expect_range(const oaq::Vector<std::int32_t>& values, const char* name, std::int32_t least, std::int32_t most) {
+    for (const std::int32_t value : values)
+        if (value < least || value > most)
+            throw nb::value_error((std::string(name) + ": expected " + std::to_string(least) + " to " + std::to_string(most)).c_str());
+}
+
+oaq::MultiplierArrays real_multipliers(const Flat<float>& values) {
+    return {oaq::Requantization::kFloat32, aligned(values)};
+}
+
+oaq::MultiplierArrays dyadic_multipliers(const Flat<std::int32_t>& integer, const Flat<std::int32_t>& shift) {
+    if (integer.size() != shift.size()) throw nb::value_error("multiplier, shift: expected arrays of one length");
+    oaq::MultiplierArrays made{oaq::Requantization::kDyadic, {}, aligned(integer), aligned(shift)};
+    expect_range(made.integer, "multiplier", 0, INT32_MAX);
+    expect_range(made.shift, "shift", 1, 62);
+    return made;
+}
+
+// shift: of sums of two values.
+oaq::MultiplierArrays fixed16_multipliers(const Flat<std::int32_t>& integer, const std::optional<Flat<std::int32_t>>& shift) {
+    if (shift && integer.size() != shift->size()) throw nb::value_error("multiplier, shift: expected arrays of one length");
+    oaq::MultiplierArrays made{oaq::Requantization::kFixed16, {}, aligned(integer)};
+    if (shift) made.shift = aligned(*shift);
+    expect_range(made.integer, "multiplier", 0, INT16_MAX);
+    expect_range(made.shift, "shift", 1, 30);
+    return made;
+}
+
 oaq::LayerConstants constants(const Flat<std::int32_t>& start, const Flat<std::int32_t>& bias,
-                                   const Flat<float>& multiplier, int wrap_shift, int zero_point, int q_max,
-                                   int code_offset) {
-    if (start.size() != bias.size() || multiplier.size() != bias.size())
+                              const oaq::MultiplierArrays& multipliers, int wrap_shift, int zero_point, int q_max,
+                              int code_offset) {
+    oaq::LayerConstants made{aligned(start), aligned(bias), multipliers, wrap_shift, zero_point, q_max, code_offset};
+    if (start.size() != bias.size() || multipliers.size() != bias.size())
         throw nb::value_error("constants: expected three arrays of one length");
     if (wrap_shift < 0 || wrap_shift > 31) throw nb::value_error("wrap_shift: expected 0 to 31");
-    return {aligned(start), aligned(bias), aligned(multiplier), wrap_shift, zero_point, q_max, code_offset};
+    if (multipliers.kind == oaq::Requantization::kFixed16) expect_range(made.bias, "bias", INT16_MIN, INT16_MAX);
+    return made;
 }
 
 using NamedRoute = std::pair<std::string, int>;  // routes as Python has them (engine/sums.py)
@@ -110,6 +142,13 @@ std::vector<float*> pointers(const std::vector<Image<float>>& outputs) {
     return result;
 }
 
+template <typename Weight>
+void resize(oaq::Program& self, const oaq::Value& in, const oaq::Value& out, const Flat<std::int64_t>& rows,
+            const Flat<Weight>& row_weights, const Flat<std::int64_t>& columns, const Flat<Weight>& column_weights,
+            int q_max) {
+    self.resize(in, out, copy(rows), copy(row_weights), copy(columns), copy(column_weights), q_max);
+}
+
 }  // namespace
 
 void bind_program(nb::module_& module) {
@@ -149,12 +188,17 @@ void bind_program(nb::module_& module) {
                             std::int64_t step_w) { new (self) oaq::Places{first_h, first_w, step_h, step_w}; });
     nb::class_<oaq::Quantization>(module, "Quantization", "scale, zero_point, q_max.")
         .def(nb::init<float, int, int>());
+    nb::class_<oaq::MultiplierArrays>(module, "Multipliers", "Multipliers of one requantization (csrc/kernels.hpp).")
+        .def_static("float32", &real_multipliers, "values"_a)
+        .def_static("dyadic", &dyadic_multipliers, "multiplier"_a, "shift"_a)
+        .def_static("fixed16", &fixed16_multipliers, "multiplier"_a, "shift"_a = nb::none());
     nb::class_<oaq::LayerConstants>(module, "LayerConstants", "Constants of a layer's outputs (csrc/program.hpp).")
         .def("__init__", [](oaq::LayerConstants* self, const Flat<std::int32_t>& start, const Flat<std::int32_t>& bias,
-                            const Flat<float>& multiplier, int wrap_shift, int zero_point, int q_max, int code_offset) {
+                            const oaq::MultiplierArrays& multipliers, int wrap_shift, int zero_point, int q_max,
+                            int code_offset) {
             new (self) oaq::LayerConstants(
-                constants(start, bias, multiplier, wrap_shift, zero_point, q_max, code_offset));
-        }, "start"_a, "bias"_a, "multiplier"_a, "wrap_shift"_a, "zero_point"_a, "q_max"_a, "code_offset"_a);
+                constants(start, bias, multipliers, wrap_shift, zero_point, q_max, code_offset));
+        }, "start"_a, "bias"_a, "multipliers"_a, "wrap_shift"_a, "zero_point"_a, "q_max"_a, "code_offset"_a);
     nb::class_<oaq::DenseGroup>(module, "DenseGroup", "Weights and constants of a dense layer's group (csrc/program.hpp).")
         .def("__init__", [](oaq::DenseGroup* self, const std::vector<std::tuple<Runs, Panel, NamedRoute>>& panels,
                             const oaq::LayerConstants& constants) {
@@ -203,15 +247,9 @@ void bind_program(nb::module_& module) {
             self.lookup(std::move(copies), out);
         })
         .def("max_pool", &Program::max_pool)
-        .def("average_pool", [](Program& self, const Value& in, const Value& out, const Window& window,
-                                int source_zero_point, const Flat<float>& multipliers, int zero_point, int q_max) {
-            self.average_pool(in, out, window, source_zero_point, copy(multipliers), zero_point, q_max);
-        })
-        .def("resize", [](Program& self, const Value& in, const Value& out, const Flat<std::int64_t>& rows,
-                          const Flat<float>& row_weights, const Flat<std::int64_t>& columns,
-                          const Flat<float>& column_weights, int q_max) {
-            self.resize(in, out, copy(rows), copy(row_weights), copy(columns), copy(column_weights), q_max);
-        })
+        .def("average_pool", &Program::average_pool)
+        .def("resize", &resize<float>)
+        .def("resize", &resize<std::int32_t>)
         .def("resize_nearest", [](Program& self, const Value& in, const Value& out, const Flat<std::int64_t>& rows,
                                   const Flat<std::int64_t>& columns) {
             self.resize_nearest(in, out, copy(rows), copy(columns));

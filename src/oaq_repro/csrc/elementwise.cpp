@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "clones.hpp"
+#include "requantize.hpp"
 
 namespace oaq::elementwise {
 namespace {
@@ -59,27 +60,65 @@ OAQ_CLONES void dequantize(const std::uint8_t* in, std::int64_t width, std::int6
             out[c * plane + x] = (static_cast<float>(in[x * channels + c]) - zero) * scale;
 }
 
-OAQ_CLONES void add(const std::uint8_t* a, const std::uint8_t* b, std::uint8_t* out, std::int64_t count,
-                    const AddConstants& k) {
-    const AddConstants constants = k;  // `out` may not alias it
+namespace {
+
+OAQ_CLONES void add_float32(const std::uint8_t* a, const std::uint8_t* b, std::uint8_t* out, std::int64_t count,
+                            const AddConstants& k) {
+    const float *const real = k.multipliers.real, scale_a = real[0], scale_b = real[1], scale = real[2];
+    const int zero_a = k.zero_a, zero_b = k.zero_b;  // `out` may not alias them
     const Codes code(k.zero_point, k.q_max);
     for (std::int64_t i = 0; i < count; ++i) {
-        const float sum = static_cast<float>(a[i] - constants.zero_a) * constants.scale_a +
-                          static_cast<float>(b[i] - constants.zero_b) * constants.scale_b;
-        out[i] = code(sum / constants.scale);
+        const float sum = static_cast<float>(a[i] - zero_a) * scale_a + static_cast<float>(b[i] - zero_b) * scale_b;
+        out[i] = code(sum / scale);
     }
 }
 
-OAQ_CLONES void multiply(const std::uint8_t* a, const std::uint8_t* b, std::uint8_t* out, std::int64_t pixels,
-                         std::int64_t count, const MultiplyConstants& k) {
-    const MultiplyConstants constants = k;  // `out` may not alias it
+OAQ_CLONES void multiply_float32(const std::uint8_t* a, const std::uint8_t* b, std::uint8_t* out, std::int64_t pixels,
+                                 std::int64_t count, const MultiplyConstants& k) {
+    const float multiplier = k.multipliers.real[0];
+    const int zero_a = k.zero_a, zero_b = k.zero_b;
     const Codes code(k.zero_point, k.q_max);
     for (std::int64_t pixel = 0; pixel < pixels; ++pixel, a += count, out += count) {
         for (std::int64_t i = 0; i < count; ++i) {
-            const std::int32_t product = (a[i] - constants.zero_a) * (b[i] - constants.zero_b);
-            out[i] = code(static_cast<float>(product) * constants.multiplier);
+            const std::int32_t product = (a[i] - zero_a) * (b[i] - zero_b);
+            out[i] = code(static_cast<float>(product) * multiplier);
         }
     }
+}
+
+// Int: what holds the sums of products.
+template <typename Int>
+inline void add_integers(const std::uint8_t* a, const std::uint8_t* b, std::uint8_t* out, std::int64_t count,
+                         const AddConstants& k) {
+    const Int by_a = k.multipliers.integer[0], by_b = k.multipliers.integer[1], shift = k.multipliers.shift[0];
+    const Int zero_a = k.zero_a, zero_b = k.zero_b, zero_point = k.zero_point, q_max = k.q_max, half = Int{1} << (shift - 1);
+    for (std::int64_t i = 0; i < count; ++i) {
+        const Int value = ((a[i] - zero_a) * by_a + (b[i] - zero_b) * by_b + half) >> shift;
+        out[i] = static_cast<std::uint8_t>(std::clamp<Int>(value + zero_point, 0, q_max));
+    }
+}
+
+OAQ_CLONES void add_fixed16(const std::uint8_t* a, const std::uint8_t* b, std::uint8_t* out, std::int64_t count,
+                            const AddConstants& k) {
+    add_integers<std::int32_t>(a, b, out, count, k);
+}
+
+}  // namespace
+
+void add(const std::uint8_t* a, const std::uint8_t* b, std::uint8_t* out, std::int64_t count, const AddConstants& k) {
+    switch (k.multipliers.kind) {
+        case Requantization::kFloat32: return add_float32(a, b, out, count, k);
+        case Requantization::kDyadic: return add_integers<std::int64_t>(a, b, out, count, k);
+        case Requantization::kFixed16: return add_fixed16(a, b, out, count, k);
+    }
+}
+
+void multiply(const std::uint8_t* a, const std::uint8_t* b, std::uint8_t* out, std::int64_t pixels, std::int64_t count,
+              const MultiplyConstants& k) {
+    if (k.multipliers.kind == Requantization::kFloat32) return multiply_float32(a, b, out, pixels, count, k);
+    for (std::int64_t pixel = 0; pixel < pixels; ++pixel, a += count, out += count)
+        for (std::int64_t i = 0; i < count; ++i)
+            out[i] = to_code((a[i] - k.zero_a) * (b[i] - k.zero_b), k.multipliers, 0, k.zero_point, k.q_max);
 }
 
 OAQ_CLONES bool all_finite(const float* values, std::int64_t count) {
@@ -133,6 +172,18 @@ OAQ_CLONES void blend(const float* a, const float* b, float t, std::uint8_t* out
     const float rest = 1.0f - t;
     const Codes code(0, q_max);
     for (std::int64_t i = 0; i < count; ++i) out[i] = code(a[i] * rest + b[i] * t);
+}
+
+OAQ_CLONES void blend(const std::uint8_t* a, const std::uint8_t* b, std::int32_t t, std::int32_t* out, std::int64_t count) {
+    const std::int32_t rest = kBlend - t;
+    for (std::int64_t i = 0; i < count; ++i) out[i] = a[i] * rest + b[i] * t;
+}
+
+OAQ_CLONES void blend(const std::int32_t* a, const std::int32_t* b, std::int32_t t, std::uint8_t* out, std::int64_t count,
+                      int) {
+    const std::int32_t rest = kBlend - t, half = kBlend * kBlend / 2;
+    for (std::int64_t i = 0; i < count; ++i)
+        out[i] = static_cast<std::uint8_t>((a[i] * rest + b[i] * t + half) / (kBlend * kBlend));
 }
 
 }  // namespace oaq::elementwise

@@ -33,8 +33,12 @@ void maximum(const std::uint8_t* in, std::uint8_t* out, std::int64_t count);
 // out += the codes of `pixels` pixels, `step` bytes apart.
 void accumulate(const std::uint8_t* in, std::int64_t step, std::int64_t pixels, std::int32_t* out, std::int64_t channels);
 
-// a * (1 - t) + b * t: of codes to float32; of float32, rounded and clamped, to codes.
+// a * (1 - t) + b * t: of codes to float32; of float32, rounded and clamped, to codes. With integers t counts in parts of
+// kBlend, nothing is rounded between, and a half is rounded up.
+constexpr std::int32_t kBlend = 1 << 11;
 void blend(const std::uint8_t* a, const std::uint8_t* b, float t, float* out, std::int64_t count);
 void blend(const float* a, const float* b, float t, std::uint8_t* out, std::int64_t count, int q_max);
+void blend(const std::uint8_t* a, const std::uint8_t* b, std::int32_t t, std::int32_t* out, std::int64_t count);
+void blend(const std::int32_t* a, const std::int32_t* b, std::int32_t t, std::uint8_t* out, std::int64_t count, int q_max);
 
 }  // namespace oaq::elementwise

@@ -11,7 +11,7 @@
 //                                        \       /
 //   one sum per channel                      +                    of 32 bits, or modulo 2^16
 //                                            |
-//   a code                           + bias, * multiplier, rint, + zero_point, clamp
+//   a code                           + bias, * multiplier, rounded, + zero_point, clamped
 //
 // Dense layers. A pixel's operands are `runs` of consecutive codes, cut into steps of 4 codes; weights are packed in
 // panels of 16 output channels: for every step int8 [16][4]. A kernel computes pixels by one panel, several at a
@@ -30,8 +30,11 @@
 // whole: all pairs are added modulo 2^16; folded: `fold` pairs, then 32 bits. (A pair of one tap cannot saturate, so that
 // a fold of 1 over single taps is exact.)
 // Afterwards both: where 16-bit accumulation or a wrap_shift above 0 keeps fewer bits, acc is sign-extended from its
-// lowest `32 - wrap_shift` bits and bias is added; elsewhere bias is part of start, and not read. Then
-// `clamp(rint(float32(acc) * multiplier) + zero_point, 0, q_max)`, float32 without fma.
+// lowest `32 - wrap_shift` bits and bias is added; elsewhere bias is part of start, and not read. That is y, of 32 bits,
+// and the code is `clamp(value + zero_point, 0, q_max)` with the value of the layer's requantization:
+//   float32   rint(float32(y) * multiplier), without fma
+//   dyadic    (y * multiplier + 2^(shift - 1)) >> shift, in 64 bits
+//   fixed16   (y saturated to 16 bits * multiplier + 2^14) >> 15: the multiplication of 16-bit vectors, rounded
 #pragma once
 
 #include <cstddef>
@@ -65,18 +68,29 @@ struct Route {
 };
 constexpr Route folded(int fold) { return {Sums::kFolded, fold}; }
 
+enum class Requantization { kFloat32, kDyadic, kFixed16 };
+constexpr const char* kRequantizationNames[] = {"float32", "dyadic", "fixed16"};  // in the order of Requantization
+
+// Multipliers of one kind; arrays that it does not have are null.
+struct Multipliers {
+    Requantization kind;
+    const float* real;            // float32: above 0
+    const std::int32_t* integer;  // dyadic: from 0 on; fixed16: 1 to 2^15 - 1
+    const std::int32_t* shift;    // dyadic: 1 to 62
+};
+
 struct Run {
     std::int32_t offset;  // codes from the pixel's first one
     std::int32_t steps;   // of kStep codes
     std::int32_t pairs;   // the same in pairs, of which the last step may need one only
 };
 
-// Constants of outputs; arrays are padded to whole panels or channel blocks. |acc| * multiplier has to stay below 2^31 for all
-// that acc with its bias can be, and |bias| at most kLargestBias where a route wraps.
+// Constants of outputs; arrays are padded to whole panels or channel blocks. Values of float32 and dyadic have to stay within
+// 2^31 - 256 for all that y can be; |bias| at most kLargestBias where a route wraps, of 16 bits in fixed16.
 struct OutputConstants {
     const std::int32_t* start;      // first value of the accumulator: -zero_point * sum(weights)
     const std::int32_t* bias;
-    const float* multiplier;
+    Multipliers multipliers;
     int wrap_shift;
     int zero_point, q_max;
 };
@@ -118,18 +132,21 @@ struct DepthwiseBlock {
 };
 using DepthwiseKernel = void (*)(const DepthwiseBlock&);
 
-// (a - zero_a) * scale_a + (b - zero_b) * scale_b, divided by scale, rounded and clamped as above.
+// To the value of a code, clamped as above:
+//   float32          rint(((a - zero_a) * real[0] + (b - zero_b) * real[1]) / real[2])
+//   dyadic, fixed16  ((a - zero_a) * integer[0] + (b - zero_b) * integer[1] + 2^(shift[0] - 1)) >> shift[0]; fixed16: with
+//                    multipliers below 2^15 and a shift of at most 30, so that 32 bits hold it
 struct AddConstants {
-    float scale_a, scale_b, scale;
+    Multipliers multipliers;
     int zero_a, zero_b, zero_point, q_max;
 };
 using AddKernel = void (*)(const std::uint8_t* a, const std::uint8_t* b, std::uint8_t* out, std::int64_t count,
                            const AddConstants& constants);
 
-// (a - zero_a) * (b - zero_b) in int32, then as a layer's sum to a code; of `pixels` times `count` codes, the same b for
-// every pixel.
+// (a - zero_a) * (b - zero_b) in int32, then as a layer's sum to a code, by one multiplier of float32 or dyadic; of `pixels`
+// times `count` codes, the same b for every pixel.
 struct MultiplyConstants {
-    float multiplier;
+    Multipliers multipliers;
     int zero_a, zero_b, zero_point, q_max;
 };
 using MultiplyKernel = void (*)(const std::uint8_t* a, const std::uint8_t* b, std::uint8_t* out, std::int64_t pixels,

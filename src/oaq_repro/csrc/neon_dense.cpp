@@ -23,7 +23,7 @@ inline void load_weights(int8x16_t (&w)[4], const std::int8_t* weights) {
     for (int v = 0; v < 4; ++v) w[v] = vld1q_s8(weights + 16 * v);
 }
 
-template <int R, bool SHIFTED>
+template <Requantization K, int R, bool SHIFTED>
 inline void dense_wrap(const DenseBlock& block, int first) {
     const auto* weights = block.weights;
     int16x8_t sums[R][8];
@@ -40,13 +40,13 @@ inline void dense_wrap(const DenseBlock& block, int first) {
         }
     }
     for (int r = 0; r < R; ++r) {
-        int32x4_t acc[4];
+        int16x8_t joined[2];
         for (int h = 0; h < 2; ++h) {
             const int16x8_t* s = sums[r] + 4 * h;
-            const int16x8_t joined = vpaddq_s16(vpaddq_s16(s[0], s[1]), vpaddq_s16(s[2], s[3]));
-            extend(add_wrapping(joined, start16(block.constants.start + 8 * h)), acc[2 * h], acc[2 * h + 1]);
+            const int16x8_t all = vpaddq_s16(vpaddq_s16(s[0], s[1]), vpaddq_s16(s[2], s[3]));
+            joined[h] = add_wrapping(all, start16(block.constants.start + 8 * h));
         }
-        write<true>(block, first + r, acc);
+        write<K>(block, first + r, joined);
     }
 }
 
@@ -80,7 +80,7 @@ inline void add_steps(int32x4_t (&acc)[R][4], const std::uint8_t* const (&in)[R]
         for (int v = 0; v < 4; ++v) acc[r][v] = vpadalq_s16(acc[r][v], vpaddq_s16(sums[r][2 * v], sums[r][2 * v + 1]));
 }
 
-template <int R, bool SHIFTED, int S>
+template <Requantization K, int R, bool SHIFTED, int S>
 inline void dense_fold(const DenseBlock& block, int first) {
     const auto* weights = block.weights;
     int32x4_t acc[R][4];
@@ -99,10 +99,11 @@ inline void dense_fold(const DenseBlock& block, int first) {
             weights += (end - k) * kPanel;
         }
     }
-    for (int r = 0; r < R; ++r) write<false>(block, first + r, acc[r]);
+    for (int r = 0; r < R; ++r) write<K>(block, first + r, acc[r]);
 }
 
 // Two codes meet the weights of four channels: a register holds two sums of two channels.
+template <Requantization K>
 inline void dense_exact(const DenseBlock& block, int pixel) {
     const std::int8_t* weights = block.weights;
     int32x4_t sums[kPanel / 2], acc[4];
@@ -122,30 +123,26 @@ inline void dense_exact(const DenseBlock& block, int pixel) {
     }
     for (int v = 0; v < 4; ++v)
         acc[v] = add_wrapping(vpaddq_s32(sums[2 * v], sums[2 * v + 1]), vld1q_s32(block.constants.start + 4 * v));
-    write<false>(block, pixel, acc);
-}
-
-template <bool SHIFTED>
-void wrap_tiles(const DenseBlock& block) {
-    tiles<3>(block.pixels, [&](int first, auto rows) { dense_wrap<rows, SHIFTED>(block, first); });
-}
-
-template <int S, int ROWS, bool SHIFTED>
-void fold_tiles(const DenseBlock& block) {
-    tiles<ROWS>(block.pixels, [&](int first, auto rows) { dense_fold<rows, SHIFTED, S>(block, first); });
+    write<K>(block, pixel, acc);
 }
 
 void wrap_kernel(const DenseBlock& block) {
-    block.code_offset != 0 ? wrap_tiles<true>(block) : wrap_tiles<false>(block);
+    by_block(block, [&](auto kind, auto shifted) {
+        tiles<3>(block.pixels, [&](int first, auto rows) { dense_wrap<kind(), rows(), shifted()>(block, first); });
+    });
 }
 
 template <int S, int ROWS>
 void fold_kernel(const DenseBlock& block) {
-    block.code_offset != 0 ? fold_tiles<S, ROWS, true>(block) : fold_tiles<S, ROWS, false>(block);
+    by_block(block, [&](auto kind, auto shifted) {
+        tiles<ROWS>(block.pixels, [&](int first, auto rows) { dense_fold<kind(), rows(), shifted(), S>(block, first); });
+    });
 }
 
 void exact_kernel(const DenseBlock& block) {
-    for (int p = 0; p < block.pixels; ++p) dense_exact(block, p);
+    by_kind(block.constants.multipliers.kind, [&](auto kind) {
+        for (int p = 0; p < block.pixels; ++p) dense_exact<kind()>(block, p);
+    });
 }
 
 bool available() { return true; }  // every ARMv8-A that runs Linux or macOS has NEON

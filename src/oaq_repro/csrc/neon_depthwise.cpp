@@ -7,7 +7,7 @@ namespace {
 constexpr int kGroup = 8;  // channels that a register holds of depthwise sums
 
 // P pixels side by side, whose sums share loads of weights. Both taps of a pair go to the same 16-bit sum.
-template <int P, bool SHIFTED, bool FOLD>
+template <Requantization K, int P, bool SHIFTED, bool FOLD>
 inline void depthwise_pixels(const DepthwiseBlock& block, const std::uint8_t* in, std::uint8_t* out) {
     constexpr int kGroups = kChannelBlock / kGroup;
     const std::int32_t* start = block.constants.start;
@@ -43,37 +43,33 @@ inline void depthwise_pixels(const DepthwiseBlock& block, const std::uint8_t* in
     }
     for (int p = 0; p < P; ++p) {
         for (int c = 0; c < block.channels; c += 16) {
-            int32x4_t part[4];
-            for (int g = 0; g < 2; ++g) {
-                const int at = c / kGroup + g;
-                if (FOLD) {
-                    part[2 * g] = acc[p][2 * at];
-                    part[2 * g + 1] = acc[p][2 * at + 1];
-                } else {
-                    extend(sums[p][at], part[2 * g], part[2 * g + 1]);
-                }
+            int16x8_t values[2];
+            for (int h = 0; h < 2; ++h) {
+                const int g = c / kGroup + h;
+                values[h] = FOLD ? Values<K>::of_wide(acc[p][2 * g], acc[p][2 * g + 1], block.constants, kGroup * g)
+                                 : Values<K>::of_narrow(sums[p][g], block.constants, kGroup * g);
             }
-            write<!FOLD>(part, block.constants, out + p * block.out_step + c, block.channels - c, c);
+            write(values, block.constants, out + p * block.out_step + c, block.channels - c);
         }
     }
 }
 
-template <int N, bool SHIFTED, bool FOLD>
+template <int N, bool FOLD>
 void depthwise_tiles(const DepthwiseBlock& block) {
-    for (int y = 0; y < block.rows; ++y)
-        tiles<N>(block.pixels, [&](int first, auto pixels) {
-            depthwise_pixels<pixels, SHIFTED, FOLD>(block, block.in + y * block.in_row + first * block.in_step,
-                                                    block.out + y * block.out_row + first * block.out_step);
-        });
+    by_block(block, [&](auto kind, auto shifted) {
+        for (int y = 0; y < block.rows; ++y)
+            tiles<N>(block.pixels, [&](int first, auto pixels) {
+                depthwise_pixels<kind(), pixels(), shifted(), FOLD>(
+                    block, block.in + y * block.in_row + first * block.in_step,
+                    block.out + y * block.out_row + first * block.out_step);
+            });
+    });
 }
 
 }  // namespace
 
 void depthwise(const DepthwiseBlock& block) {
-    if (!block.route.wraps())
-        block.code_offset != 0 ? depthwise_tiles<2, true, true>(block) : depthwise_tiles<2, false, true>(block);
-    else
-        block.code_offset != 0 ? depthwise_tiles<4, true, false>(block) : depthwise_tiles<4, false, false>(block);
+    block.route.wraps() ? depthwise_tiles<4, false>(block) : depthwise_tiles<2, true>(block);
 }
 
 }  // namespace oaq::neon

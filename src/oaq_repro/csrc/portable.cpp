@@ -71,7 +71,7 @@ std::int32_t accumulate_exactly(const DenseBlock& block, const std::uint8_t* in,
 
 std::uint8_t code(std::int32_t acc, bool narrow, const OutputConstants& constants, int channel) {
     if (narrow || constants.wrap_shift != 0) return requantize(acc, constants, channel);
-    return to_code(acc, constants.multiplier[channel], constants.zero_point, constants.q_max);
+    return to_code(acc, constants.multipliers, channel, constants.zero_point, constants.q_max);
 }
 
 template <Sums SUMS, int FOLD>

@@ -46,6 +46,19 @@ struct Value {
     std::int64_t row() const { return (width + 2 * border_w) * channels; }
 };
 
+// Multipliers of a step, of one kind.
+struct MultiplierArrays {
+    Requantization kind;
+    Vector<float> real = {};
+    Vector<std::int32_t> integer = {}, shift = {};
+
+    std::size_t size() const { return kind == Requantization::kFloat32 ? real.size() : integer.size(); }
+    Multipliers at(std::int64_t i) const {
+        const auto from = [i](const auto& values) { return values.empty() ? nullptr : values.data() + i; };
+        return {kind, from(real), from(integer), from(shift)};
+    }
+};
+
 struct Quantization {
     float scale;
     int zero_point, q_max;
@@ -68,12 +81,11 @@ struct Places {
 // Constants of a layer's outputs, padded to whole panels or blocks.
 struct LayerConstants {
     Vector<std::int32_t> start, bias;
-    Vector<float> multiplier;
+    MultiplierArrays multipliers;
     int wrap_shift, zero_point, q_max, code_offset;
 
     OutputConstants at(std::int64_t channel) const {
-        return {start.data() + channel, bias.data() + channel, multiplier.data() + channel,
-                wrap_shift, zero_point, q_max};
+        return {start.data() + channel, bias.data() + channel, multipliers.at(channel), wrap_shift, zero_point, q_max};
     }
 };
 
@@ -135,18 +147,22 @@ public:
     void emulate(const Value& in, const Value& out, Geometry geometry, Policy policy, int source_zero_point,
                  std::vector<std::int8_t> weight, LayerConstants constants, Places places = {},
                  std::array<std::int64_t, 2> skip = {0, 0}, Table table = {});
-    void add(const Value& a, const Value& b, const Value& out, Quantization qa, Quantization qb, Quantization q);
-    // b: of the size of a, or one pixel that multiplies every pixel of a.
-    void multiply(const Value& a, const Value& b, const Value& out, float multiplier, int zero_a, int zero_b,
+    // multipliers: as AddConstants has them.
+    void add(const Value& a, const Value& b, const Value& out, MultiplierArrays multipliers, int zero_a, int zero_b,
+             int zero_point, int q_max);
+    // b: of the size of a, or one pixel that multiplies every pixel of a. multipliers: one.
+    void multiply(const Value& a, const Value& b, const Value& out, MultiplierArrays multipliers, int zero_a, int zero_b,
                   int zero_point, int q_max);
     // The parts side by side.
     void lookup(std::vector<LookupPart> parts, const Value& out);
     void max_pool(const Value& in, const Value& out, Window window);
     // multipliers: of each window, in the order of the output's pixels.
     void average_pool(const Value& in, const Value& out, Window window, int source_zero_point,
-                      std::vector<float> multipliers, int zero_point, int q_max);
-    void resize(const Value& in, const Value& out, std::vector<std::int64_t> rows, std::vector<float> row_weights,
-                std::vector<std::int64_t> columns, std::vector<float> column_weights, int q_max);
+                      MultiplierArrays multipliers, int zero_point, int q_max);
+    // Weights of the second of two rows and columns: float, or std::int32_t in parts of kBlend.
+    template <typename Weight>
+    void resize(const Value& in, const Value& out, std::vector<std::int64_t> rows, std::vector<Weight> row_weights,
+                std::vector<std::int64_t> columns, std::vector<Weight> column_weights, int q_max);
     // Pixels at these rows and columns.
     void resize_nearest(const Value& in, const Value& out, std::vector<std::int64_t> rows, std::vector<std::int64_t> columns);
     // Channels of `in`.

@@ -34,10 +34,13 @@ void Program::dequantize(const Value& in, Quantization q, std::vector<int> outpu
     });
 }
 
-void Program::add(const Value& a, const Value& b, const Value& out, Quantization qa, Quantization qb, Quantization q) {
+void Program::add(const Value& a, const Value& b, const Value& out, MultiplierArrays multipliers, int zero_a, int zero_b,
+                  int zero_point, int q_max) {
     for (const Value& value : {a, b, out}) check(value);
-    const AddConstants constants{qa.scale, qb.scale, q.scale, qa.zero_point, qb.zero_point, q.zero_point, q.q_max};
-    step(&out, [this, a, b, out, constants] {
+    const bool real = multipliers.kind == Requantization::kFloat32;
+    require(multipliers.size() == (real ? 3 : 2) && multipliers.shift.size() == (real ? 0 : 2), "multipliers of a sum");
+    step(&out, [this, a, b, out, multipliers = std::move(multipliers), zero_a, zero_b, zero_point, q_max] {
+        const AddConstants constants{multipliers.at(0), zero_a, zero_b, zero_point, q_max};
         split(out.height, out.width * out.channels / 2, [&](std::int64_t first, std::int64_t last) {
             for (std::int64_t y = first; y < last; ++y)
                 kernels_.add(at(a, y), at(b, y), at(out, y), out.width * out.channels, constants);
@@ -45,14 +48,15 @@ void Program::add(const Value& a, const Value& b, const Value& out, Quantization
     });
 }
 
-void Program::multiply(const Value& a, const Value& b, const Value& out, float multiplier, int zero_a, int zero_b,
+void Program::multiply(const Value& a, const Value& b, const Value& out, MultiplierArrays multipliers, int zero_a, int zero_b,
                        int zero_point, int q_max) {
     for (const Value& value : {a, b, out}) check(value);
     const bool pixel = b.height == 1 && b.width == 1;
     require(a.height == out.height && a.width == out.width && a.channels == out.channels && b.channels == a.channels &&
                 (pixel || (b.height == a.height && b.width == a.width)), "factors");
-    const MultiplyConstants constants{multiplier, zero_a, zero_b, zero_point, q_max};
-    step(&out, [this, a, b, out, pixel, constants] {
+    require(multipliers.size() == 1 && multipliers.kind != Requantization::kFixed16, "multiplier of a product");
+    step(&out, [this, a, b, out, pixel, multipliers = std::move(multipliers), zero_a, zero_b, zero_point, q_max] {
+        const MultiplyConstants constants{multipliers.at(0), zero_a, zero_b, zero_point, q_max};
         split(out.height, out.width * out.channels / 2, [&](std::int64_t first, std::int64_t last) {
             for (std::int64_t y = first; y < last; ++y) {
                 if (pixel)
@@ -119,13 +123,14 @@ void Program::max_pool(const Value& in, const Value& out, Window w) {
 }
 
 void Program::average_pool(const Value& in, const Value& out, Window w, int source_zero_point,
-                           std::vector<float> multipliers, int zero_point, int q_max) {
+                           MultiplierArrays multipliers, int zero_point, int q_max) {
     check(in);
     check(out);
     require(w.padding_h <= in.border_h && w.padding_w <= in.border_w, "border of an average");
     require((out.height - 1) * w.stride_h - w.padding_h + w.kernel_h <= in.height + in.border_h &&
                 (out.width - 1) * w.stride_w - w.padding_w + w.kernel_w <= in.width + in.border_w, "windows of an average");
-    require(static_cast<std::int64_t>(multipliers.size()) == out.height * out.width, "multipliers of an average");
+    require(static_cast<std::int64_t>(multipliers.size()) == out.height * out.width &&
+                multipliers.kind != Requantization::kFixed16, "multipliers of an average");
     const auto start = static_cast<std::int32_t>(-w.kernel_h * w.kernel_w * source_zero_point);
     step(&out, [this, in, out, w, start, multipliers = std::move(multipliers), zero_point, q_max,
                 sums = std::vector<std::int32_t>(static_cast<std::size_t>(out.height * out.channels))]() mutable {
@@ -138,17 +143,17 @@ void Program::average_pool(const Value& in, const Value& out, Window w, int sour
                         elementwise::accumulate(at(in, y * w.stride_h - w.padding_h + i, x * w.stride_w - w.padding_w),
                                                 in.channels, w.kernel_w, acc, out.channels);
                     std::uint8_t* result = at(out, y, x);
-                    const float multiplier = multipliers[static_cast<std::size_t>(y * out.width + x)];
-                    for (std::int64_t c = 0; c < out.channels; ++c)
-                        result[c] = to_code(acc[c], multiplier, zero_point, q_max);
+                    const Multipliers own = multipliers.at(y * out.width + x);
+                    for (std::int64_t c = 0; c < out.channels; ++c) result[c] = to_code(acc[c], own, 0, zero_point, q_max);
                 }
             }
         });
     });
 }
 
-void Program::resize(const Value& in, const Value& out, std::vector<std::int64_t> rows, std::vector<float> row_weights,
-                     std::vector<std::int64_t> columns, std::vector<float> column_weights, int q_max) {
+template <typename Weight>
+void Program::resize(const Value& in, const Value& out, std::vector<std::int64_t> rows, std::vector<Weight> row_weights,
+                     std::vector<std::int64_t> columns, std::vector<Weight> column_weights, int q_max) {
     check(in);
     check(out);
     require(static_cast<std::int64_t>(row_weights.size()) == out.height && rows.size() == 2 * row_weights.size() &&
@@ -159,11 +164,11 @@ void Program::resize(const Value& in, const Value& out, std::vector<std::int64_t
     const auto line = static_cast<std::size_t>(in.width * in.channels);
     step(&out, [this, in, out, rows = std::move(rows), row_weights = std::move(row_weights), columns = std::move(columns),
                 column_weights = std::move(column_weights), q_max, line,
-                lines = std::vector<float>(static_cast<std::size_t>(out.height) * line)]() mutable {
+                lines = std::vector<Weight>(static_cast<std::size_t>(out.height) * line)]() mutable {
         split(out.height, out.width * out.channels * 2, [&](std::int64_t first, std::int64_t last) {
             for (std::int64_t y = first; y < last; ++y) {
                 const auto i = static_cast<std::size_t>(y);
-                float* between = lines.data() + i * line;
+                Weight* between = lines.data() + i * line;
                 elementwise::blend(at(in, rows[2 * i]), at(in, rows[2 * i + 1]), row_weights[i], between,
                                    in.width * in.channels);
                 for (std::int64_t x = 0; x < out.width; ++x) {
@@ -175,6 +180,11 @@ void Program::resize(const Value& in, const Value& out, std::vector<std::int64_t
         });
     });
 }
+
+template void Program::resize(const Value&, const Value&, std::vector<std::int64_t>, std::vector<float>,
+                              std::vector<std::int64_t>, std::vector<float>, int);
+template void Program::resize(const Value&, const Value&, std::vector<std::int64_t>, std::vector<std::int32_t>,
+                              std::vector<std::int64_t>, std::vector<std::int32_t>, int);
 
 void Program::resize_nearest(const Value& in, const Value& out, std::vector<std::int64_t> rows,
                              std::vector<std::int64_t> columns) {

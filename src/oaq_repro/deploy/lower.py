@@ -13,6 +13,7 @@ from oaq_repro.quant import modules as qm
 from oaq_repro.quant.elementwise import QuantElementwise
 from oaq_repro.quant.network import QuantizedNetwork
 from oaq_repro.quant.numerics import QParams
+from oaq_repro.quant.pools import QuantAvgPool2d, QuantGlobalAvgPool, QuantMaxPool2d
 from oaq_repro.quant.quantizers import ActivationQuantizer
 from oaq_repro.quant.resize import QuantResize, QuantResizeNearest
 from oaq_repro.quant.select import QuantSelect
@@ -94,6 +95,7 @@ def _layer(module: ql.QuantLayer, source: ir.QParams, output: ir.QParams) -> dic
         "multiplier": (scale / out_scale).cpu().numpy(),
         "accumulator": module.accumulator,
         "accumulator_reason": module.accumulator_reason,
+        "requantization": module.taken_requantization(x)[0],
     }
 
 
@@ -137,8 +139,8 @@ _BUILDERS: dict[type, Callable[..., ir.Node]] = {
     ql.QuantConv2d: _convolution(ir.Conv),
     ql.QuantConvTranspose2d: _convolution(ir.ConvTranspose, "output_padding"),
     ql.QuantLinear: _linear,
-    qm.QuantAdd: _plain(ir.Add),
-    qm.QuantMultiply: _plain(ir.Multiply),
+    qm.QuantAdd: _plain(ir.Add, "requantization"),
+    qm.QuantMultiply: _plain(ir.Multiply, "requantization"),
     qm.QuantConcat: _plain(ir.Concat),
     qm.QuantRequantize: _plain(ir.Requantize),
     QuantElementwise: _elementwise,
@@ -147,11 +149,11 @@ _BUILDERS: dict[type, Callable[..., ir.Node]] = {
     ),
     qm.QuantPixelShuffle: _plain(ir.DepthToSpace, "block"),
     qm.QuantFlatten: _plain(ir.Flatten, "keepdims"),
-    qm.QuantMaxPool2d: _plain(ir.MaxPool, *_WINDOW, "dilation", "ceil_mode"),
-    qm.QuantAvgPool2d: _plain(ir.AvgPool, *_WINDOW, "count_include_pad"),
-    qm.QuantGlobalAvgPool: _plain(ir.GlobalAvgPool, "keepdims"),
+    QuantMaxPool2d: _plain(ir.MaxPool, *_WINDOW, "dilation", "ceil_mode"),
+    QuantAvgPool2d: _plain(ir.AvgPool, *_WINDOW, "count_include_pad", "requantization"),
+    QuantGlobalAvgPool: _plain(ir.GlobalAvgPool, "keepdims", "requantization"),
     QuantResize: lambda m, name, inputs, source, output: ir.Resize(
-        name, inputs, output, align_corners=m.align_corners, factor=None if m.factor is None else _factor(m)
+        name, inputs, output, m.align_corners, None if m.factor is None else _factor(m), requantization=m.requantization
     ),
     QuantResizeNearest: lambda m, name, inputs, source, output: ir.ResizeNearest(
         name, inputs, output, factor=_factor(m), rule=m.rule

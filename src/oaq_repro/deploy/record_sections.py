@@ -12,7 +12,7 @@ from oaq_repro.deploy.checked_engine import CheckedEngine, Simulation
 from oaq_repro.integer.certificate import certify
 from oaq_repro.integer.graph import Convolution, ConvTranspose, Layer
 from oaq_repro.quant.cost import layer_costs, network_cost
-from oaq_repro.quant.network import input_quantizer, layers
+from oaq_repro.quant.network import input_qparams, input_quantizer, layers
 from oaq_repro.quant.quantizers import WeightQuantizer
 from oaq_repro.quant.settle import SettleReport
 
@@ -57,6 +57,7 @@ def layer_rows(
         module = modules[layer.name]
         source_quantizer = input_quantizer(quantized, layer.name)
         asked = layer.accumulator_reason == "asked for"
+        taken, reason = module.taken_requantization(input_qparams(quantized, layer.name))
         rows.append(
             {
                 "name": layer.name,
@@ -73,6 +74,8 @@ def layer_rows(
                 "certified": certificate.certified,
                 "longest_block": certificate.longest_block,
                 "accumulator": layer.accumulator.name,
+                "requantization": taken,
+                "requantization_reason": None if taken == module.requantization else reason,
                 "route": f"{routes[layer.name].registers}, {routes[layer.name].claim}",
                 "route_certified": routes_certified[layer.name].registers,
                 "reason": None if asked else layer.accumulator_reason,

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from oaq_repro.command_line import ended
 from oaq_repro.errors import InputError, printable
 from oaq_repro.files import write_atomic
 from oaq_repro.integer.engine import Engine
@@ -32,12 +33,7 @@ WARM_UPS = 3
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; the exit status."""
     options = _parser().parse_args(arguments)
-    try:
-        options.command(options)
-    except InputError as error:
-        print(f"error: {printable(str(error))}", file=sys.stderr)
-        return 2
-    return 0
+    return ended(lambda: options.command(options))
 
 
 def load(path: str) -> tuple[Graph, Shape | None]:
@@ -162,7 +158,7 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--threads", type=_threads, default=1)
     made.add_argument("--mode", choices=MODES, default=MODES[0])
     made.add_argument("--shape", type=_shape, help="C,H,W of the images, where the model does not say it")
-    made = command("export", _export, "write the model as QDQ ONNX")
+    made = command("export", _export, "write the model as ONNX: QDQ, or integers alone where it rounds so")
     made.add_argument("output", help="file to write, .onnx")
     made.add_argument("--shape", type=_shape, help="C,H,W of the images, where the model does not say it")
     return parser

@@ -1,8 +1,9 @@
 """What a method is: its quantizers, what it does at the stations of a run, and whether ranges are settled.
 
 The stations in order: the float network is prepared, where the method trains one of its own before batch norm is
-folded; bits per layer are searched for; the quantizers are made; calibration; `start`; fine-tuning with
-`callbacks` and `penalty`; ranges are frozen; `finish`; settling; bias correction, and settling again.
+folded; bits per layer are searched for; the quantizers are made; calibration; `start`; settling, where it is asked for
+before training; fine-tuning with `callbacks` and `penalty`; ranges are frozen; `finish`; settling; bias correction, and
+settling again.
 """
 
 from collections.abc import Mapping
@@ -45,8 +46,15 @@ class Method:
         """What is for networks that are not trained is not for others (SettingsError)."""
         if self.bias_correction and self.fine_tune:
             raise SettingsError("bias_correction, fine_tune: found true and true, expected one of them")
+        if self.settles_before_training and not self.fine_tune:
+            raise SettingsError("settle.before_training, fine_tune: found true and false, expected a training")
         if self.search is not None and not self.quantizes:
             raise SettingsError("search: found one, expected null where nothing is quantized")
+
+    @property
+    def settles_before_training(self) -> bool:
+        """Whether factors are settled before fine-tuning as well."""
+        return self.settle is not None and self.settle.before_training
 
     def prepare(self, dense: nn.Module) -> list[pl.Callback]:
         """Before the stage before folding: put parametrizations (`torch.nn.utils.parametrize`) on the float network.

@@ -76,6 +76,11 @@ class RQActivation(ActivationQuantizer):
         self.temperature = temperature
         self.log_sigma = nn.Parameter(torch.tensor(math.log(START)))
 
+    @property
+    def draws(self) -> bool:  # type: ignore[override]
+        """While training."""
+        return self.training
+
     def encode(self, ratio: Tensor, scale: Tensor, zero_point: Tensor, q_max: Tensor) -> QTensor:
         """As the base, or drawn."""
         if self.training:

@@ -3,12 +3,12 @@
 from typing import Any
 
 from torch import Tensor, nn
-from torchvision.models.segmentation.lraspp import _lraspp_mobilenetv3
 
 from oaq_repro.fields import Checkpoint, Text, Width
 from oaq_repro.models.checkpoint import load_checkpoint
 from oaq_repro.models.mobilenetv3 import MobileNetV3, backbone
 from oaq_repro.models.network import Network
+from oaq_repro.models.torchvision_private import segmenter
 
 
 class LrasppDense(nn.Module):
@@ -43,6 +43,6 @@ def build(
     and files.
     """
     features = backbone(arch, width, input_shape, pretrained, backbone_checkpoint, dilated=True)
-    dense = LrasppDense(_lraspp_mobilenetv3(features, num_classes))
+    dense = LrasppDense(segmenter(features, num_classes))
     load_checkpoint(dense, checkpoint, checkpoint_key)
     return Network(dense)

@@ -5,13 +5,14 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.detection.ssdlite import SSDLiteHead, _mobilenet_extractor, _normal_init
+from torchvision.models.detection.ssdlite import SSDLiteHead
 
 from oaq_repro.fields import Checkpoint, Count, Fraction, Text, Width
 from oaq_repro.models.checkpoint import load_checkpoint
 from oaq_repro.models.mobilenetv3 import MobileNetV3, backbone
 from oaq_repro.models.network import Network
 from oaq_repro.models.ssd_codec import SsdCodec
+from oaq_repro.models.torchvision_private import extractor, normal_init
 
 LEVELS, STAGES = 6, 6
 ASPECT_RATIOS, MIN_RATIO, MAX_RATIO = (2.0, 3.0), 0.2, 0.95
@@ -23,13 +24,13 @@ class SsdliteDense(nn.Module):
     forward: image float32 [N, 3, H, W] -> (cls_0, reg_0, cls_1, reg_1, ...) as `SsdDense`.
     """
 
-    def __init__(self, extractor: nn.Module, anchors: list[int], labels: int, norm: Callable[..., nn.Module]) -> None:
+    def __init__(self, levels: nn.Module, anchors: list[int], labels: int, norm: Callable[..., nn.Module]) -> None:
         super().__init__()
-        self.backbone = extractor
+        self.backbone = levels
         with torch.no_grad():  # as torchvision finds the levels' channels
-            extractor.eval()
-            channels = [feature.shape[1] for feature in extractor(torch.zeros(1, 3, 64, 64)).values()]
-            extractor.train()
+            levels.eval()
+            channels = [feature.shape[1] for feature in levels(torch.zeros(1, 3, 64, 64)).values()]
+            levels.train()
         self.head = SSDLiteHead(channels, anchors, labels, norm)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
@@ -66,7 +67,7 @@ def build(
     fields = {"norm_layer": norm, "reduced_tail": reduced_tail}
     features = backbone(arch, width, input_shape, pretrained, backbone_checkpoint, **fields)
     if not pretrained and backbone_checkpoint is None:
-        _normal_init(features)
+        normal_init(features)
     codec = SsdCodec(
         labels=num_classes + 1,
         image_size=(int(input_shape[1]), int(input_shape[2])),
@@ -78,7 +79,7 @@ def build(
         detections_per_image=detections_per_image,
         candidates=candidates,
     )
-    extractor = _mobilenet_extractor(features, STAGES, norm)
-    dense = SsdliteDense(extractor, codec.anchors_per_cell, num_classes + 1, norm)
+    levels = extractor(features, STAGES, norm)
+    dense = SsdliteDense(levels, codec.anchors_per_cell, num_classes + 1, norm)
     load_checkpoint(dense, checkpoint, checkpoint_key)
     return Network(dense, codec)

@@ -49,7 +49,8 @@ def _correct(layer: QuantLayer, x: QTensor, true: Tensor) -> Tensor:
     codes, _, scale = layer.weight_codes(x.qparams)
     before, quantizer = layer.bias, layer.weight_quantizer
     bias = (true - _mean(layer.product(x.centred(), codes, None)) * scale).to(before)
-    floor = torch.maximum(smallest_scale(before, x.qparams), smallest_scale(bias, x.qparams))
+    limit = layer.bias_limit
+    floor = torch.maximum(smallest_scale(before, x.qparams, limit), smallest_scale(bias, x.qparams, limit))
     free = quantizer.scale(layer.weight) > (floor if quantizer.per_channel else floor.max())
     layer.bias = nn.Parameter(torch.where(free, bias, before))  # its own, also where layers have had one together
     return layer.bias - before

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from oaq_repro.accumulator import Accumulator
 from oaq_repro.fields import IN_ORDER, NO_SCIENCE, Bits, Count, ReadBy, Text
 from oaq_repro.quant.quantizers import Granularity, ObserverConfig
+from oaq_repro.requantization import Requantization
 
 ROLES = ("@first", "@last")
 
@@ -42,7 +43,8 @@ class QuantizationConfig:
 
     weight_bits, activation_bits: of the codes, 2 to 8. per_channel: one weight scale per output channel, else
     one per tensor. granularity: of the weights' range mapping factors, `channel` (one per output channel, wherever
-    scales are per channel) or `tensor` (one per layer, as in the OAQ paper). calibration_batches: batches of images
+    scales are per channel) or `tensor` (one per layer, as in the OAQ paper). requantization: how sums become codes
+    (`oaq_repro.requantization`); layers that cannot take fixed16 take dyadic. calibration_batches: batches of images
     that set the first activation ranges. overrides: layers that differ, under any names; where several match a layer,
     the last one wins.
     """
@@ -52,6 +54,7 @@ class QuantizationConfig:
     activation_bits: Bits = 8
     per_channel: bool = True
     granularity: Granularity = "channel"
+    requantization: Requantization = "float32"
     calibration_batches: Count = 8
     observer: ObserverConfig = field(default_factory=ObserverConfig)
     overrides: Annotated[Mapping[str, Override], IN_ORDER] = field(default_factory=dict)

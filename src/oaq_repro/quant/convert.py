@@ -174,6 +174,8 @@ class _Conversion:
         if other:
             raise InputError(f"{self.name}: found {other[0].name}, a constant or a size, as an operand of {kind}, "
                              "expected values that are computed from the image")  # fmt: skip
+        if quantized.requantization is not None:
+            quantized.requantization = self.config.requantization
         if isinstance(quantized, QuantLayer):
             bits = self._setting("input_bits", None)
             inputs = [self.inputs.narrowed(inputs[0], bits, self.name)] if bits is not None else inputs

@@ -8,11 +8,24 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from oaq_repro.accumulator import Accumulator
+from oaq_repro.fixed_point import Array, is_fixed16
 from oaq_repro.quant.bounds import meeting_in_transposed, worst_case
 from oaq_repro.quant.modules import QuantModule, Value
-from oaq_repro.quant.numerics import EXACT_FLOAT32, QParams, QTensor, Sides, channelwise, exchanged, pad
+from oaq_repro.quant.numerics import (
+    BIAS_LIMIT,
+    EXACT_FLOAT32,
+    FIXED16_BIAS_LIMIT,
+    QParams,
+    QTensor,
+    Sides,
+    channelwise,
+    exchanged,
+    pad,
+)
 from oaq_repro.quant.overflow import Geometry, OverflowMeter
 from oaq_repro.quant.quantizers import ActivationQuantizer, WeightQuantizer, quantize_bias
+from oaq_repro.quant.requantization import Fixed16, dyadic_values, exactly, ratio_of
+from oaq_repro.requantization import Requantization, fits_fixed16
 
 
 class QuantLayer(QuantModule):
@@ -20,8 +33,11 @@ class QuantLayer(QuantModule):
 
     `meter`: an OverflowMeter while somebody counts, else None; counting costs time only then.
     `probe`: called with the exact sums (carrying their gradient), the input and the weight codes of every batch,
-    or None. `accumulator_reason` says why the accumulator is what it is, for the record.
+    or None. `accumulator_reason` says why the accumulator is what it is, for the record. `requantization` is what was
+    asked for; `taken_requantization` says what the layer takes.
     """
+
+    requantization: Requantization = "float32"
 
     output: ActivationQuantizer
 
@@ -68,7 +84,29 @@ class QuantLayer(QuantModule):
 
     def quantized_weight(self, x: QParams) -> tuple[Tensor, Tensor]:
         """Weight codes [O, ...] and weight scale [O] for this input."""
-        return self.weight_quantizer(self.weight, self.bias, x, self.accumulator)
+        snapped_to = self.output.parameters_of_range() if self._wants_fixed16 else None
+        return self.weight_quantizer(self.weight, self.bias, x, self.accumulator, snapped_to)
+
+    @property
+    def _wants_fixed16(self) -> bool:
+        return self.requantization == "fixed16" and fits_fixed16(self.accumulator)
+
+    @property
+    def bias_limit(self) -> int:
+        """Largest magnitude of the integer bias."""
+        return FIXED16_BIAS_LIMIT if self._wants_fixed16 else BIAS_LIMIT
+
+    def taken_requantization(self, x: QParams) -> tuple[Requantization, str]:
+        """How sums become codes for this input, and why: fixed16 needs accumulators and scales that fit it."""
+        if self.requantization != "fixed16":
+            return self.requantization, "asked for"
+        if not self._wants_fixed16:
+            return "dyadic", f"fixed16 is for sums of at most 16 bits, its accumulator is {self.accumulator.name}"
+        _, weight_scale = self.quantized_weight(x)
+        ratio = ratio_of(x.scale * weight_scale, self.output.parameters_of_range())
+        if is_fixed16(ratio).all():
+            return "fixed16", "asked for"
+        return "dyadic", f"fixed16 is for ratios of scales below 1, found {ratio.max():.3g}"
 
     def worst_case(self, x: QParams) -> Tensor:
         """Largest partial sum that any input can reach, as a multiple of the limit: float64 [O] (`quant.bounds`)."""
@@ -95,23 +133,44 @@ class QuantLayer(QuantModule):
         """x: [N, C, H, W] or [N, K]; accumulates, adds the bias in 32 bits, requantizes."""
         if not isinstance(x, QTensor):
             return self._finish(self.product(x, self.weight, self.bias))
+        output = self.output.parameters_of_range()  # before this batch is seen: scales are snapped to it
         weight, bias, scale = self.weight_codes(x.qparams)
         dtype = self._exact_dtype(x, weight)
         acc = self.product(x.centred().to(dtype), weight.to(dtype), None)
-        if self.meter is not None:
-            self.count(acc, x, weight)
-        if self.probe is not None:
-            self.probe(acc, x, weight)
         # adding before the conversion rounds once, as converting the int32 sum does
         total = (acc + channelwise(bias, acc)).to(torch.float32)
-        return self.output(total, scale)
+        fixed16 = Fixed16.of(total, ratio_of(scale, output), output) if self._wants_fixed16 else None
+        if self.meter is not None:
+            self.count(acc, x, weight, fixed16)
+        if self.probe is not None:
+            self.probe(acc, x, weight)
+        if fixed16 is not None:
+            smooth = self.output.requantize(total, scale, output)
+            self.output.track(total, scale)
+            return smooth if self.output.draws else exactly(smooth, fixed16.values())
+        smooth = self.output(total, scale)
+        if self.requantization == "float32" or self.output.draws:
+            return smooth
+        exact = acc.detach().long() + channelwise(bias, acc).detach().long()
+        return exactly(smooth, dyadic_values(exact, _by_channel(ratio_of(scale, smooth.qparams), acc)))
 
-    def count(self, acc: Tensor, x: QTensor, weight: Tensor) -> None:
+    def count(self, acc: Tensor, x: QTensor, weight: Tensor, fixed16: Fixed16 | None) -> None:
         """Let the meter see this batch."""
         assert self.meter is not None
         self.meter.update(
-            _as_image(acc), _as_image(x.codes), x.zero_point, _as_image(weight), self.geometry, self.accumulator
+            _as_image(acc),
+            _as_image(x.codes),
+            x.zero_point,
+            _as_image(weight),
+            self.geometry,
+            self.accumulator,
+            fixed16,
         )
+
+
+def _by_channel(values: Array, like: Tensor) -> Array:
+    """[O] so that it broadcasts along dimension 1."""
+    return values.reshape(-1, *([1] * (like.dim() - 2)))
 
 
 def _as_image(x: Tensor) -> Tensor:

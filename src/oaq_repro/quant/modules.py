@@ -4,18 +4,21 @@ Each module acts on what reaches it. Where the input does not quantize (`QuantIn
 tensors flow along the edges, the network computes what the BN-folded float network computes, and the observers watch.
 Where it does, `QTensor`s flow, and every module computes the exact formula of its integer twin in
 `oaq_repro.integer.graph.nodes`.
-Convolutions and linear layers are in `layers.py`, the resize in `resize.py`.
+Convolutions and linear layers are in `layers.py`, pools in `pools.py`, resizes in `resize.py`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from oaq_repro.errors import InputError
-from oaq_repro.quant.numerics import QTensor, Sides, pad
+from oaq_repro.quant.numerics import QTensor
 from oaq_repro.quant.quantizers import ActivationQuantizer
+from oaq_repro.quant.requantization import dyadic_values, exactly, ratio_of, sum_values
+from oaq_repro.requantization import Requantization
 
 Value = QTensor | Tensor
 
@@ -24,10 +27,12 @@ class QuantModule(nn.Module):
     """Base of all quantized modules.
 
     `output`: the quantizer of the result, or None where the codes of the input pass through unchanged in scale (pooling
-    by maximum, resize, flatten).
+    by maximum, resize, flatten). `requantization`: how codes are rounded from integers that are not codes; None where
+    they are copied, looked up or made from real numbers.
     """
 
     output: ActivationQuantizer | None
+    requantization: Requantization | None = None
 
     def __init__(self) -> None:
         super().__init__()
@@ -89,24 +94,39 @@ class QuantRequantize(QuantModule):
         return self.output.quantize_real(x.dequantize()) if isinstance(x, QTensor) else self._finish(x)
 
 
-class QuantAdd(QuantRequantize):
+class RoundingModule(QuantRequantize):
+    """A module whose codes are rounded from integers."""
+
+    requantization: Requantization = "float32"
+
+    def rounded(self, smooth: QTensor, values: Callable[[Requantization], Tensor]) -> QTensor:
+        """The codes of the float formula, or with their gradient those of an integer one, whose `values` are int64."""
+        if self.requantization == "float32" or self.output.draws:
+            return smooth
+        return exactly(smooth, values(self.requantization))
+
+
+class QuantAdd(RoundingModule):
     """Sum of two tensors of the same shape, each on its own scale."""
 
     def forward(self, a: Value, b: Value) -> Value:  # type: ignore[override]
         """`(a - z_a) * s_a + (b - z_b) * s_b`, in this order, then the output quantizer."""
         if isinstance(a, QTensor) and isinstance(b, QTensor):
-            return self.output.quantize_real(a.dequantize() + b.dequantize())
+            smooth = self.output.quantize_real(a.dequantize() + b.dequantize())
+            return self.rounded(smooth, partial(sum_values, a, b, smooth.qparams))
         assert isinstance(a, Tensor) and isinstance(b, Tensor)
         return self._finish(a + b)
 
 
-class QuantMultiply(QuantRequantize):
+class QuantMultiply(RoundingModule):
     """Product of two tensors: of the same shape, or [N, C, H, W] with a factor [N, C, 1, 1] per channel."""
 
     def forward(self, a: Value, b: Value) -> Value:  # type: ignore[override]
         """`(a - z_a) * (b - z_b)`, an integer, then one multiplier `s_a * s_b / s_out`, as a layer's sum."""
         if isinstance(a, QTensor) and isinstance(b, QTensor):
-            return self.output(a.centred() * b.centred(), a.scale * b.scale)
+            product, scale = a.centred() * b.centred(), a.scale * b.scale
+            smooth = self.output(product, scale)
+            return self.rounded(smooth, lambda _: dyadic_values(product, ratio_of(scale, smooth.qparams)))
         assert isinstance(a, Tensor) and isinstance(b, Tensor)
         return self._finish(a * b)
 
@@ -125,59 +145,6 @@ class QuantConcat(QuantRequantize):
         return self.output.quantize_real(real) if isinstance(parts[0], QTensor) else self._finish(real)
 
 
-class QuantAvgPool2d(QuantRequantize):
-    """Average over windows of `kernel` values. `count_include_pad`: zero padding counts as values."""
-
-    def __init__(
-        self,
-        output: ActivationQuantizer,
-        kernel: tuple[int, int],
-        stride: tuple[int, int],
-        padding: Sides,
-        count_include_pad: bool,
-    ) -> None:
-        super().__init__(output)
-        self.kernel, self.stride, self.padding = kernel, stride, padding
-        self.count_include_pad = count_include_pad
-
-    def _sum(self, x: Tensor) -> Tensor:
-        return F.avg_pool2d(pad(x, self.padding), self.kernel, self.stride, divisor_override=1)
-
-    def forward(self, x: Value) -> Value:
-        """`round(sum(q - z) * s_in / (s_out * n))`: an integer sum, then one multiplier."""
-        values = x.centred() if isinstance(x, QTensor) else x
-        n: int | Tensor = self.kernel[0] * self.kernel[1]
-        if not self.count_include_pad:
-            n = self._sum(torch.ones_like(values[:1, :1]))
-        total = self._sum(values)
-        return _averaged(self.output, x, total, n) if isinstance(x, QTensor) else self._finish(total / n)
-
-
-class QuantGlobalAvgPool(QuantRequantize):
-    """Average over the whole image. `keepdims`: [N, C, 1, 1] rather than [N, C]."""
-
-    def __init__(self, output: ActivationQuantizer, keepdims: bool) -> None:
-        super().__init__(output)
-        self.keepdims = keepdims
-
-    def forward(self, x: Value) -> Value:
-        """As QuantAvgPool2d, over all H * W values."""
-        if not isinstance(x, QTensor):
-            return self._finish(x.mean((2, 3), keepdim=self.keepdims))
-        total = x.centred().sum((2, 3), keepdim=self.keepdims)
-        return _averaged(self.output, x, total, x.codes.shape[2] * x.codes.shape[3])
-
-
-def _averaged(output: ActivationQuantizer, x: QTensor, total: Tensor, n: int | Tensor) -> QTensor:
-    """Requantize a sum of n codes as ONNX Runtime's QLinearGlobalAveragePool does: s_in / (s_out * n)."""
-    if isinstance(n, Tensor) and n.dim():
-        output.track(total / n, x.scale)
-    else:
-        output.track(total, x.scale / n)
-    scale, zero_point, q_max = output.parameters_of_range()
-    return output.encode(total * (x.scale / (scale * n)), scale, zero_point, q_max)
-
-
 class QuantPixelShuffle(QuantModule):
     """Channels moved into the image (torch.nn.PixelShuffle); codes pass through."""
 
@@ -194,34 +161,6 @@ class QuantPixelShuffle(QuantModule):
         if isinstance(x, QTensor):
             return x._replace(codes=F.pixel_shuffle(x.codes, self.block))
         return F.pixel_shuffle(x, self.block)
-
-
-class QuantMaxPool2d(QuantModule):
-    """Maximum over windows, on the codes (the order of codes is the order of values)."""
-
-    def __init__(
-        self,
-        kernel: tuple[int, int],
-        stride: tuple[int, int],
-        padding: Sides,
-        dilation: tuple[int, int],
-        ceil_mode: bool,
-    ) -> None:
-        super().__init__()
-        self.kernel, self.stride, self.padding = kernel, stride, padding
-        self.dilation, self.ceil_mode = dilation, ceil_mode
-
-    def forward(self, x: Value) -> Value:
-        """[N, C, H, W]."""
-
-        top, left, bottom, right = self.padding
-
-        def pool(t: Tensor) -> Tensor:
-            if (top, left) == (bottom, right):
-                return F.max_pool2d(t, self.kernel, self.stride, (top, left), self.dilation, self.ceil_mode)
-            return F.max_pool2d(pad(t, self.padding, -torch.inf), self.kernel, self.stride, 0, self.dilation)
-
-        return x._replace(codes=pool(x.codes)) if isinstance(x, QTensor) else pool(x)
 
 
 class QuantFlatten(QuantModule):

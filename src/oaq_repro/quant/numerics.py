@@ -21,6 +21,9 @@ EXACT_FLOAT32 = 2**24
 BIAS_LIMIT = 2**23
 """Largest magnitude of an int32 bias. Keeps it exact in float32; see `smallest_scale`."""
 
+FIXED16_BIAS_LIMIT = 2**14
+"""The same for a bias that joins a sum of 16 bits (requantization fixed16): half of what the sum may have."""
+
 SMALLEST_SCALE = 1e-12
 """Floor of every scale: a constant-zero tensor must not divide by zero."""
 
@@ -133,13 +136,13 @@ def symmetric_scale(span: Tensor, steps: int, alpha: Tensor, channels: int) -> T
     return (alpha * span / steps).expand(channels).clamp(min=SMALLEST_SCALE)
 
 
-def smallest_scale(bias: Tensor, x: QParams) -> Tensor:
-    """Smallest weight scale, float32 [O], at which the int32 bias [O] stays below `BIAS_LIMIT`.
+def smallest_scale(bias: Tensor, x: QParams, limit: int = BIAS_LIMIT) -> Tensor:
+    """Smallest weight scale, float32 [O], at which the integer bias [O] stays below `limit`.
 
     A channel that batch norm folding has almost switched off would otherwise need a bias beyond int32: our choice, such
     a channel's weights do not matter. x: of the layer's input.
     """
-    return bias.detach().abs() / (x.scale.detach() * BIAS_LIMIT)
+    return bias.detach().abs() / (x.scale.detach() * limit)
 
 
 def exchanged(weight: Tensor, groups: int) -> Tensor:

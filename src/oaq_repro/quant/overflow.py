@@ -1,11 +1,11 @@
 """Exact simulation of an accumulator on a convolution, and the counting of its overflow events.
 
-For a whole-sum accumulator nothing is convolved twice: the exact sum that the forward pass has computed
-anyway is compared with the range. Lanes, blocks and saturating pairs need their partial sums, which are
+Where all products of an output join one sum nothing is convolved twice: the exact sum that the forward pass has
+computed anyway is compared with the range. Lanes, blocks and saturating pairs need their partial sums, which are
 computed here from the same integers.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import product, zip_longest
 
@@ -14,8 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from oaq_repro.accumulator import Accumulator
-from oaq_repro.quant.numerics import Sides, pad
+from oaq_repro.quant.numerics import EXACT_FLOAT32, Sides, pad
+from oaq_repro.quant.requantization import Fixed16
 from oaq_repro.transposed import output_size, phases
+
+LARGEST_PRODUCT = 255 * 128  # of a code and a weight
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ def _outside(partial: Tensor, accumulator: Accumulator) -> Tensor:
 def partial_convolutions(
     codes: Tensor, zero_point: Tensor, weight: Tensor, geometry: Geometry, accumulator: Accumulator
 ) -> Iterator[Tensor]:
-    """Yield the partial sums [N, O, H, W] (float64) that have to fit, in the k order of `accumulator.py`.
+    """Yield the partial sums [N, O, H, W] that have to fit, in the k order of `accumulator.py`: exact in their dtype.
 
     Arguments as those of `simulate`. Gradients flow to codes and weights.
     """
@@ -120,6 +123,9 @@ def _sums(x: Tensor, weight: Tensor, geometry: Geometry, accumulator: Accumulato
     rows = weight.double().reshape(groups, out_channels // groups, group_channels, kh * kw).transpose(2, 3)
     rows = rows.reshape(groups, out_channels // groups, k)
     part = accumulator.part(torch.arange(k, device=rows.device))
+    exact = int(part.bincount().max()) * LARGEST_PRODUCT < EXACT_FLOAT32 and not (x.requires_grad or rows.requires_grad)
+    if exact:  # float32 is as exact for such short sums, and twice as fast
+        rows, columns = rows.float(), columns.float()
     for number in range(int(part.max()) + 1):
         products = (part == number).nonzero().squeeze(1)
         yield (rows[:, :, products] @ columns[:, :, products]).reshape(n, out_channels, height, width)
@@ -140,6 +146,7 @@ def simulate(
     overflowed: Tensor | None = None
     peaks = torch.zeros(len(weight), dtype=torch.float64, device=codes.device)
     for partial in partial_convolutions(codes, zero_point, weight, geometry, accumulator):
+        partial = partial.double()
         peaks = torch.maximum(peaks, _peaks(*_extremes(partial), accumulator))
         outside = _outside(partial, accumulator)
         if accumulator.overflow == "wrap":
@@ -151,6 +158,22 @@ def simulate(
         overflowed = outside if overflowed is None else overflowed | outside
     assert total is not None and overflowed is not None  # a convolution has at least one product
     return Simulated(total if correction is None else total - correction, overflowed, peaks)
+
+
+def _events(partials: Iterable[Tensor], accumulator: Accumulator) -> tuple[Tensor | None, Tensor]:
+    """Which outputs have a partial sum outside the range, bool [N, O, H, W], None where none has; every channel's peak,
+    float64 [O]."""
+    events: Tensor | None = None
+    peaks: Tensor | None = None
+    for partial in partials:
+        low, high = _extremes(partial)
+        found = _peaks(low, high, accumulator)
+        peaks = found if peaks is None else torch.maximum(peaks, found)
+        if bool((_outside(low, accumulator) | _outside(high, accumulator)).any()):  # seldom, and much dearer
+            outside = _outside(partial, accumulator)
+            events = outside if events is None else events | outside
+    assert peaks is not None  # a convolution has at least one product
+    return events, peaks
 
 
 @dataclass
@@ -176,17 +199,22 @@ class OverflowMeter:
         weight: Tensor,
         geometry: Geometry,
         accumulator: Accumulator,
+        fixed16: Fixed16 | None = None,
     ) -> None:
-        """Count one batch. `exact` is the corrected sum [N, O, H, W] that the forward pass has computed."""
-        if accumulator.splits or accumulator.overflow == "saturate":
-            outcome = simulate(codes, zero_point, weight, geometry, accumulator)
-            counts, peaks = outcome.overflowed.sum((2, 3)), outcome.peaks
-        else:
-            low, high = _extremes(exact)
-            peaks = _peaks(low, high, accumulator)
-            counts = torch.zeros(exact.shape[:2], dtype=torch.int64, device=exact.device)
-            if bool((_outside(low, accumulator) | _outside(high, accumulator)).any()):  # seldom, and much dearer
-                counts = _outside(exact, accumulator).sum((2, 3))
+        """Count one batch. `exact` is the corrected sum [N, O, H, W] that the forward pass has computed.
+
+        fixed16: where the sum with its bias is saturated to 16 bits afterwards; what that changes is an event as well.
+        """
+        whole = accumulator.parts(weight[0].numel()) == 1 and accumulator.overflow == "wrap"
+        partials = [exact] if whole else partial_convolutions(codes, zero_point, weight, geometry, accumulator)
+        events, peaks = _events(partials, accumulator)
+        if fixed16 is not None:
+            saturated = fixed16.peaks()
+            if bool((saturated > 1).any()):
+                changed = fixed16.events().reshape(exact.shape)
+                events = changed if events is None else events | changed
+            peaks = torch.maximum(peaks, saturated)
+        counts = exact.new_zeros(exact.shape[:2], dtype=torch.int64) if events is None else events.sum((2, 3))
         self.events.append(counts.sum(1))
         self.outputs += exact.numel()
         by_channel = counts.sum(0)

@@ -20,17 +20,15 @@ from oaq_repro.errors import InputError
 from oaq_repro.quant.layers import QuantConv2d, QuantConvTranspose2d, QuantLinear
 from oaq_repro.quant.modules import (
     QuantAdd,
-    QuantAvgPool2d,
     QuantConcat,
     QuantFlatten,
-    QuantGlobalAvgPool,
-    QuantMaxPool2d,
     QuantModule,
     QuantMultiply,
     QuantPixelShuffle,
 )
 from oaq_repro.quant.numerics import Sides
 from oaq_repro.quant.padding import both, padding_before, sides_of
+from oaq_repro.quant.pools import QuantAvgPool2d, QuantGlobalAvgPool, QuantMaxPool2d
 from oaq_repro.quant.quantizers import Activation, ActivationQuantizer, WeightQuantizer
 from oaq_repro.quant.resize import Factor, QuantResize, QuantResizeNearest
 from oaq_repro.quant.select import QuantSelect, selected_channels, selection_source

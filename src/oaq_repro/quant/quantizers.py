@@ -15,6 +15,8 @@ from oaq_repro.errors import InputError
 from oaq_repro.fields import Percentile, PositiveFraction
 from oaq_repro.quant.bounds import Meeting
 from oaq_repro.quant.numerics import (
+    BIAS_LIMIT,
+    FIXED16_BIAS_LIMIT,
     QParams,
     QTensor,
     affine_parameters,
@@ -26,6 +28,7 @@ from oaq_repro.quant.numerics import (
     symmetric_scale,
     to_codes,
 )
+from oaq_repro.quant.requantization import snapped, unit_of
 
 Activation = Literal["none", "relu", "relu6"]
 Granularity = Literal["channel", "tensor"]
@@ -78,12 +81,13 @@ class ActivationQuantizer(nn.Module):
 
     Buffers (all in the checkpoint): low, high (observed real range, float32), alpha (float32, >= 1),
     observed (int64 number of batches seen). bounds: real numbers beyond which the range need not reach, as what reads
-    the value makes no difference there.
+    the value makes no difference there. draws: whether codes are drawn in training, which no formula replaces.
     """
 
     low: Tensor
     high: Tensor
     bounds: tuple[float, float] = (-math.inf, math.inf)
+    draws = False
     alpha: Tensor
     observed: Tensor
 
@@ -129,11 +133,14 @@ class ActivationQuantizer(nn.Module):
     def forward(self, values: Tensor, scale: Tensor) -> QTensor:
         """Quantize `values * scale`: integer-valued sums with a scalar or per-channel [C] scale, float32."""
         self.track(values, scale)
-        out_scale, zero_point, q_max = self.parameters_of_range()
-        multiplier = scale / out_scale
+        return self.requantize(values, scale, self.parameters_of_range())
+
+    def requantize(self, values: Tensor, scale: Tensor, output: QParams) -> QTensor:
+        """Codes of `values * scale` at the QParams `output`, values and scale as in `forward`."""
+        multiplier = scale / output.scale
         if multiplier.dim():
             multiplier = channelwise(multiplier, values)
-        return self.encode(values * multiplier, out_scale, zero_point, q_max)
+        return self.encode(values * multiplier, *output)
 
     def quantize_real(self, real: Tensor) -> QTensor:
         """Quantize real values by division, the formula of ONNX QuantizeLinear (input, add, concat)."""
@@ -201,13 +208,18 @@ class WeightQuantizer(nn.Module):
         """`alpha * span / steps`, float32 [O]; the floor of `forward` comes on top."""
         return symmetric_scale(self.span(weight), self.steps, self.alpha, len(weight))
 
-    def forward(self, weight: Tensor, bias: Tensor, x: QParams, accumulator: Accumulator) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, weight: Tensor, bias: Tensor, x: QParams, accumulator: Accumulator, output: QParams | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Codes (integer-valued float32, shape of `weight` [O, ...]) and scale (float32 [O]).
 
-        bias: float32 [O]. x: of the layer's input. accumulator: what the products are summed in.
+        bias: float32 [O]. x: of the layer's input. accumulator: what the products are summed in. output: of the layer,
+        where its sums are requantized by fixed16, which asks for scales and biases that it has.
         """
-        floor = smallest_scale(bias, x)
+        floor = smallest_scale(bias, x, BIAS_LIMIT if output is None else FIXED16_BIAS_LIMIT)
         scale = torch.maximum(self.scale(weight), floor if self.per_channel else floor.max())
+        if output is not None:
+            scale = snapped(scale, unit_of(x, output))
         return self.codes(weight, scale, x, accumulator), scale
 
     def largest_codes(self) -> Tensor:

@@ -6,8 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from oaq_repro.fixed_point import Array
 from oaq_repro.quant.modules import QuantModule, Value
 from oaq_repro.quant.numerics import QTensor, round_ste
+from oaq_repro.quant.requantization import exactly, resized_values
+from oaq_repro.requantization import Requantization
 from oaq_repro.resampling import nearest_pixels, resize_taps
 
 Factor = tuple[Fraction, Fraction]
@@ -16,6 +19,8 @@ Factor = tuple[Fraction, Fraction]
 
 class QuantResize(QuantModule):
     """Bilinear resize by a factor, or without one to the spatial size of a second tensor; codes keep their scale."""
+
+    requantization: Requantization = "float32"
 
     def __init__(self, align_corners: bool, factor: Factor | None = None) -> None:
         super().__init__()
@@ -29,10 +34,17 @@ class QuantResize(QuantModule):
             size = tuple(int(part * factor) for part, factor in zip(size, self.factor, strict=True))
         if not isinstance(x, QTensor):
             return F.interpolate(x, size=size, mode="bilinear", align_corners=self.align_corners)
+        taps = [
+            resize_taps(before, after, self.align_corners)
+            for before, after in zip(x.codes.shape[2:], size, strict=True)
+        ]
         codes = x.codes
-        for dim in (2, 3):
-            codes = _resize_along(codes, dim, size[dim - 2], self.align_corners)
-        return x._replace(codes=torch.minimum(round_ste(codes), x.q_max).clamp(min=0.0))
+        for dim, along in zip((2, 3), taps, strict=True):
+            codes = _resize_along(codes, dim, *along)
+        smooth = x._replace(codes=torch.minimum(round_ste(codes), x.q_max).clamp(min=0.0))
+        if self.requantization == "float32":
+            return smooth
+        return exactly(smooth, resized_values(x.codes, taps) - x.zero_point.long())
 
 
 class QuantResizeNearest(QuantModule):
@@ -51,17 +63,13 @@ class QuantResizeNearest(QuantModule):
         return x._replace(codes=codes) if isinstance(x, QTensor) else codes
 
 
-def _resize_along(codes: Tensor, dim: int, size: int, align_corners: bool) -> Tensor:
+def _resize_along(codes: Tensor, dim: int, first: Array, second: Array, t: Array) -> Tensor:
     """Linear interpolation along one dimension: `a * (1 - t) + b * t`, elementwise, in float32.
 
     Elementwise and in this order, because a library's fused multiply-add would round differently from the
     integer engine.
     """
-    source = codes.shape[dim]
-    low, high, t = (torch.from_numpy(part) for part in resize_taps(source, size, align_corners))
-    device = codes.device
-    shape = [1] * codes.dim()
-    shape[dim] = size
-    weight = t.to(device).reshape(shape)
-    a, b = codes.index_select(dim, low.to(device)), codes.index_select(dim, high.to(device))
+    low, high, share = (torch.from_numpy(part).to(codes.device) for part in (first, second, t))
+    weight = share.reshape((-1, 1) if dim == 2 else (-1,))
+    a, b = codes.index_select(dim, low), codes.index_select(dim, high)
     return a * (1.0 - weight) + b * weight

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from scipy.stats import spearmanr
+
 from oaq_repro.results.grid import Grid, csv_text
 from oaq_repro.results.labels import at, label, name
 from oaq_repro.results.record import Metric, Record, Stage
@@ -21,12 +23,14 @@ Generated from the run records by `scripts/make_tables.py`; do not edit. {metric
 mean over seeds ± half of the 95 % interval (Student t). *searched*: the least sensitive assignment of bits to layers
 within the bound, as HAWQ-V3 finds it; *most sensitive* and *random* are controls that use the same bound up, of the
 random ones the mean over all, with their range in brackets. The difference is paired over seeds; where it is not above
-zero, the sensitivities have said nothing. Float: {float} %."""
+zero, the sensitivities have said nothing. *rank correlation* (Spearman) is that of sensitivity and accuracy over the
+random assignments of a seed, mean over seeds: -1 where the less sensitive one is always better. Float: {float} %."""
 HEADS = (
     "training", "bits", "bound", "all at fewest", "all at most", "searched", "most sensitive", "random",
-    "searched - random", "seeds", "verdict",
+    "searched - random", "rank correlation", "seeds", "verdict",
 )  # fmt: skip
 STAGE: Stage = "integer"
+LEAST_RANKED = 3
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,15 @@ class Group:
         means = {seed: interval(stage_values(found, STAGE, metric)).mean for seed, found in self.control.items()}
         pairs = [(r.metrics[STAGE][metric], means[r.seed]) for r in self.best if r.seed in means]
         return interval([own - mean for own, mean in pairs]) if pairs else None
+
+    def rank_correlation(self, metric: Metric) -> Interval | None:
+        """Of sensitivity and accuracy over the random assignments of a seed, over the seeds with at least three."""
+        found = []
+        for runs in self.control.values():
+            pairs = [(r.assignment.sensitivity, r.metrics[STAGE][metric]) for r in runs if r.assignment is not None]
+            if len(pairs) >= LEAST_RANKED and all(len(set(values)) > 1 for values in zip(*pairs, strict=True)):
+                found.append(float(spearmanr(*zip(*pairs, strict=True)).statistic))
+        return interval(found) if found else None
 
 
 def assignment_files(records: Sequence[Record]) -> dict[str, str]:
@@ -95,7 +108,7 @@ def _grid(groups: Sequence[Group], record: Record) -> Grid:
     metric = record.metric_names[0]
     rows = []
     for group in groups:
-        found = group.difference(metric)
+        found, ranked = group.difference(metric), group.rank_correlation(metric)
         drawn = [value for control in group.control.values() for value in stage_values(control, STAGE, metric)]
         means = [interval(stage_values(control, STAGE, metric)).mean for control in group.control.values()]
         spread = f" [{100 * min(drawn):.1f} to {100 * max(drawn):.1f}]"
@@ -107,13 +120,14 @@ def _grid(groups: Sequence[Group], record: Record) -> Grid:
                 *(_mean(runs, metric) for runs in (group.fewest, group.most_bits, group.best, group.worst)),
                 percent(interval(means)) + spread,
                 signed(found),
+                "-" if ranked is None else f"{ranked.mean:+.2f}",
                 str(0 if found is None else found.n),
                 "-" if found is None else "above random" if found.mean > 0 else "falsified",
             )
         )
     notes = NOTES.format(metric=metric, float=_mean([r for group in groups for r in group.best], metric, "float"))
     title = f"Bits per layer: {label(record.config, 'data')}, {label(record.config, 'model')}"
-    return Grid(title, notes, HEADS, "lll" + "r" * 7 + "l", tuple(rows))
+    return Grid(title, notes, HEADS, "lll" + "r" * 8 + "l", tuple(rows))
 
 
 def _csv(groups: Sequence[Group], record: Record) -> str:

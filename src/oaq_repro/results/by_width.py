@@ -21,11 +21,11 @@ EXACT = "32-bit sums"
 
 
 def width_files(records: Sequence[Record]) -> dict[str, str]:
-    """File name to text of `widths-<sweep>.md` and `.csv`, for sweeps over more than one method."""
+    """File name to text of `widths-<sweep>.md` and `.csv`, for sweeps over several methods and accumulators."""
     by_hash = {group[0].hash: group for group in experiments(records)}
     files = {}
     for sweep in sweeps(records):
-        if len(sweep.series) > 1:
+        if len(sweep.series) > 1 and len({p.accumulator for points in sweep.series.values() for p in points}) > 1:
             files[f"widths-{sweep.name}.md"] = _grid(sweep, by_hash).markdown()
             files[f"widths-{sweep.name}.csv"] = _csv(sweep, by_hash)
     return files

@@ -15,8 +15,9 @@ def label(config: Mapping[str, Any], section: str) -> str:
     The accumulator is named by its fields. Another section is named by the config file that was chosen
     (`choices`, as Hydra reports them), else by its text or its `kind`. A method says in parentheses where its range
     mapping factors are not those of output channels, an excess is not split by the output's error, the margin of
-    settling is not the usual one, a teacher takes the place of labels, or biases are corrected, how its bits per
-    layer were searched for, and how PMF trains weights where that is not the usual.
+    settling is not the usual one, factors are settled before training as well or fall for another part of it, a
+    teacher takes the place of labels, biases are corrected, sums are requantized by integers, how its bits per layer
+    were searched for, and how PMF trains weights where that is not the usual.
     """
     value = config.get(section)
     if value is None or value == {}:
@@ -39,11 +40,17 @@ def _marks(config: Mapping[str, Any]) -> str:
         (at(config, "quantization", "granularity"), "channel"),
         (at(config, "method", "settle", "split"), "output_error"),
         (at(config, "method", "share"), "output_error"),
+        (at(config, "quantization", "requantization"), "float32"),
     )
     own = [str(value) for value, usual in factors if value not in (None, usual)]
     margin = at(config, "method", "settle", "margin")
     if margin not in (None, 1.5):
         own.append(f"margin {margin:g}")
+    if at(config, "method", "settle", "before_training"):
+        own.append("settled first")
+    decrease = at(config, "method", "decrease_until")
+    if decrease not in (None, 0.8):
+        own.append(f"decrease until {decrease:g}")
     tuned = at(config, "method", "fine_tune") is True and at(config, "method", "kind") != "float32"
     if tuned and at(config, "task", "teacher") is not None:
         own.append("teacher")
@@ -51,7 +58,7 @@ def _marks(config: Mapping[str, Any]) -> str:
         own.append("bias correction")
     search = at(config, "method", "search")
     if isinstance(search, Mapping):
-        own.append(search_label(search))
+        own.append(search_label(search) + ("" if tuned else ", not trained"))
     weights = at(config, "method", "weights")
     if isinstance(weights, Mapping):
         own += weights_marks(weights)

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints,
 
 from oaq_repro.errors import InputError
 from oaq_repro.files import json_checksum, write_atomic
+from oaq_repro.requantization import Requantization
 
 RECORD_NAME = "record.json"
 
@@ -128,6 +129,12 @@ class Layer(_Section):
         description="longest certified block of products (K when the whole sum fits); null as worst_case"
     )
     accumulator: str = Field(description="name of the accumulator that this layer uses")
+    requantization: Requantization | None = Field(
+        default=None, description="how its sums become codes; null in records of earlier versions"
+    )
+    requantization_reason: str | None = Field(
+        default=None, description="why that is not what was asked for; null where it is"
+    )
     route: str = Field(description="the engine's registers where it runs as fast as calibration allows, and the claim")
     route_certified: str = Field(description="the engine's registers where no input can overflow")
     reason: str | None = Field(

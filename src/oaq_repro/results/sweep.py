@@ -54,25 +54,38 @@ class Sweep:
 
 def sweeps(records: Sequence[Record]) -> list[Sweep]:
     """Finished integer runs, in order of labels and hash."""
+    found = [
+        group for group in experiments(records) if "integer" in group[0].metrics and _accumulator(group[0]) is not None
+    ]
+    trainings: dict[str, set[str]] = defaultdict(set)
+    for group in found:
+        if at(group[0].config, "method", "fine_tune"):
+            trainings[_science(group[0], trained=False)].add(_science(group[0]))
     groups: dict[str, list[list[Record]]] = defaultdict(list)
-    for group in experiments(records):
-        if "integer" in group[0].metrics and _accumulator(group[0]) is not None:
-            groups[_science(group[0])].append(group)
-    found = [_sweep(hashlib.sha256(science.encode()).hexdigest(), group) for science, group in groups.items()]
-    return sorted(found, key=lambda sweep: (sweep.labels, sweep.hash))
+    for group in found:
+        only = trainings[_science(group[0], trained=False)]  # what is not trained stands beside what is
+        groups[next(iter(only)) if len(only) == 1 else _science(group[0])].append(group)
+    made = [_sweep(hashlib.sha256(science.encode()).hexdigest(), group) for science, group in groups.items()]
+    return sorted(made, key=lambda sweep: (sweep.labels, sweep.hash))
 
 
-def _science(record: Record) -> str:
+def _science(record: Record, trained: bool = True) -> str:
+    """What runs of one sweep have in common; `trained`: with what is of fine-tuning alone."""
     found = record.science or {}
-    quantization = _without(_without(found.get("quantization"), "accumulator"), "granularity")  # the label says it
+    quantization = _without(found.get("quantization"), "accumulator", "granularity")  # the label says it
     kept = _without(found, "method") | {"quantization": quantization}
     if search := at(record.config, "method", "search"):  # other bits of the layers
         kept["search"] = search
+    if not trained:
+        kept |= {
+            "task": _without(found.get("task"), "teacher", "temperature"),
+            "schedule": _without(found.get("schedule"), "finetune"),
+        }
     return json.dumps([kept, record.provenance.dataset_fingerprint], sort_keys=True)
 
 
-def _without(fields: Any, name: str) -> dict[str, Any]:
-    return {key: value for key, value in fields.items() if key != name} if isinstance(fields, Mapping) else {}
+def _without(fields: Any, *names: str) -> dict[str, Any]:
+    return {key: value for key, value in fields.items() if key not in names} if isinstance(fields, Mapping) else {}
 
 
 def _accumulator(record: Record) -> Accumulator | None:

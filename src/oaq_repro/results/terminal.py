@@ -1,6 +1,6 @@
 """What a run prints at its end: accuracy by stage, overflow, certificates, and one line per layer."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from oaq_repro.results.labels import label, short_names
-from oaq_repro.results.record import STAGE_LABELS, Cost, Layer, Overflow, Record, stage_columns
+from oaq_repro.results.record import STAGE_LABELS, BitAssignment, Cost, Layer, Overflow, Record, stage_columns
 
 NAME_WIDTH = 28
 NAME_WIDTH_BESIDE_RANGES = 20
@@ -36,6 +36,9 @@ def render_record(record: Record) -> RenderableType:
         parts.extend(Text(line) for line in overflow_lines(record.overflow))
     if record.layers:
         parts.append(Text(_certified_line(record)))
+        parts.extend(Text(line) for line in _requantization_lines(record))
+    if record.assignment is not None:
+        parts.append(Text(_assignment_line(record.assignment)))
     if record.cost is not None:
         parts.append(Text(_cost_line(record.cost)))
     if record.latency_ms:
@@ -62,6 +65,20 @@ def _part(events: int, outputs: int) -> str:
 
 def _certified_line(record: Record) -> str:
     return f"Overflow impossible on any input: {record.certified} of {len(record.layers)} layers certified (✓)"
+
+
+def _requantization_lines(record: Record) -> list[str]:
+    """How sums become codes, where any layer's do by integers."""
+    counts = Counter(layer.requantization for layer in record.layers)
+    if not counts.keys() - {"float32", None}:
+        return []
+    return [f"Requantization: {', '.join(f'{kind} in {count} layers' for kind, count in counts.most_common())}"]
+
+
+def _assignment_line(found: BitAssignment) -> str:
+    widths = Counter(layer.bits for layer in found.layers)
+    layers = ", ".join(f"{count} layers at {bits}" for bits, count in sorted(widths.items()))
+    return f"Bits that were searched for: {layers}; {found.cost:,.6g} of at most {found.bound:,.6g} {found.unit}"
 
 
 def _cost_line(cost: Cost) -> str:
@@ -123,11 +140,14 @@ def _layers(record: Record) -> Table:
     for name, layer in zip(names, record.layers, strict=True):
         alpha = f"{layer.alpha_activation:.2f}/{layer.alpha_weight:.2f}"
         table.add_row(name, alpha, *([_range(layer)] if ranges else []), *_layer_cells(layer, record.overflow))
-    others: dict[str, list[str]] = defaultdict(list)
+    others: dict[tuple[str, str], list[str]] = defaultdict(list)
     for name, layer in zip(names, record.layers, strict=True):
         if layer.reason:
-            others[f"{layer.accumulator}, {layer.reason}"].append(name)
-    table.caption = "\n".join(f"On another accumulator: {', '.join(found)} ({why})" for why, found in others.items())
+            others["On another accumulator", f"{layer.accumulator}, {layer.reason}"].append(name)
+        if layer.requantization_reason:
+            why = f"{layer.requantization}, {layer.requantization_reason}"
+            others["Another requantization", why].append(name)
+    table.caption = "\n".join(f"{what}: {', '.join(found)} ({why})" for (what, why), found in others.items())
     table.caption_justify = "left"
     return table
 

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles.random_graphs import random_graph, random_images
+from oracles.requantization import requantized
 
 from oaq_repro import _kernels
 from oaq_repro.accumulator import NAMED, Accumulator
@@ -19,6 +20,7 @@ from oaq_repro.integer.engine.routes import InstructionSet
 from oaq_repro.integer.engine.sums import EXACT, MODES, WHOLE, Permits, folded
 from oaq_repro.integer.graph import CodeNode, Conv, Dequantize, Elementwise, Graph, QParams, Quantize
 from oaq_repro.integer.reference import Reference
+from oaq_repro.requantization import REQUANTIZATIONS
 
 ISAS = [row["isa"] for row in _kernels.table() if row["available"]]
 INT32 = NAMED["int32"]
@@ -64,15 +66,22 @@ def check(graph: Graph, images: np.ndarray, mode, isa, threads=1, trace=False) -
 def test_random_graphs(first, isa):
     for seed in range(first, first + 100):
         graph, shape = random_graph(seed)
+        graph = requantized(graph, REQUANTIZATIONS[(seed + seed // 3) % 3])
         images = random_images(np.random.default_rng(seed), 2, shape)
         mode = MODES[(seed + seed // 4) % 4]
         check(graph, images, mode, isa, threads=1 + seed % 3, trace=bool(seed % 3))
 
 
 @settings(deadline=None, max_examples=60)
-@given(seed=st.integers(1000, 10**9), mode=st.sampled_from(MODES), isa=st.sampled_from(ISAS))
-def test_random_graphs_by_hypothesis(seed, mode, isa):
+@given(
+    seed=st.integers(1000, 10**9),
+    requantization=st.sampled_from(REQUANTIZATIONS),
+    mode=st.sampled_from(MODES),
+    isa=st.sampled_from(ISAS),
+)
+def test_random_graphs_by_hypothesis(seed, requantization, mode, isa):
     graph, shape = random_graph(seed)
+    graph = requantized(graph, requantization)
     check(graph, random_images(np.random.default_rng(seed), 1, shape), mode, isa, trace=True)
 
 

@@ -8,6 +8,7 @@ from oaq_repro.accumulator import Accumulator
 from oaq_repro.errors import printable
 from oaq_repro.integer.engine.routes import Demand, Obstacle
 from oaq_repro.integer.engine.sums import EXACT, WHOLE, Permits, Route
+from oaq_repro.requantization import Requantization
 
 CAUSES = {
     Obstacle.REACH: "an input could overflow whole sums",
@@ -32,6 +33,7 @@ class LayerRoute:
     sums: tuple[Route, ...]
     claim: str
     reason: str
+    requantization: Requantization
 
     @property
     def registers(self) -> str:
@@ -81,8 +83,11 @@ def reason_of(
 
 def table(routes: Sequence[LayerRoute], isa: str, mode: str) -> str:
     """One line per layer, aligned."""
-    rows = [("layer", "kind", "products", "q_max", "accumulator", "claim", "why")]
-    rows += [(printable(r.name), r.kind, str(r.depth), str(r.q_max), r.registers, r.claim, r.reason) for r in routes]
+    rows = [("layer", "kind", "products", "q_max", "accumulator", "requantization", "claim", "why")]
+    rows += [
+        (printable(r.name), r.kind, str(r.depth), str(r.q_max), r.registers, r.requantization, r.claim, r.reason)
+        for r in routes
+    ]
     legend = "16 bit x n: n products in 16-bit sums (two per output of a dense layer), then added up in 32 bits"
     return "\n".join([f"engine: {isa} kernels, mode {mode}", *aligned(rows), legend])
 

@@ -10,6 +10,7 @@ from oaq_repro import _kernels
 from oaq_repro.accumulator import Accumulator
 from oaq_repro.integer.engine.context import Compilation, kernel_window
 from oaq_repro.integer.engine.explain import LayerRoute, reason_of
+from oaq_repro.integer.engine.multipliers import of_layer
 from oaq_repro.integer.engine.packing import pack_dense, pack_depthwise
 from oaq_repro.integer.engine.routes import (
     Demand,
@@ -68,8 +69,7 @@ class _LayerStep:
         self.to.program.join(len(self.parts))
         layer = self.layer
         reason = reason_of(sums, demanded, obstacles, layer.accumulator, self.to.permits)
-        route = LayerRoute(layer.name, kind, layer.depth, self.source.q_max, tuple(sums), demanded.claim, reason)
-        self.to.routes.append(route)
+        self._routed(kind, sums, demanded.claim, reason)
 
     def dense(self, part: Part, demanded: Demand) -> Found:
         """Every output reads all channels of its group."""
@@ -122,9 +122,12 @@ class _LayerStep:
                 self.table,
             )  # fmt: skip
         self.to.program.join(len(self.parts))
-        self.to.routes.append(
-            LayerRoute(layer.name, "reference", layer.depth, self.source.q_max, (), "emulated", reason)
-        )
+        self._routed("reference", (), "emulated", reason)
+
+    def _routed(self, kind: str, sums: Sequence[Route], claim: str, reason: str) -> None:
+        layer, q_max = self.layer, self.source.q_max
+        route = LayerRoute(layer.name, kind, layer.depth, q_max, tuple(sums), claim, reason, layer.requantization)
+        self.to.routes.append(route)
 
     def _constants(self, weight: Array, channels: slice, sums: Sequence[Route], width: int, bits: int) -> Any:
         """Of these output channels with weights [O, ...], padded to `width` for each of `sums`."""
@@ -139,7 +142,7 @@ class _LayerStep:
         return _kernels.LayerConstants(
             start=start.astype(np.int32),  # modulo 2^32
             bias=bias,
-            multiplier=np.pad(layer.multiplier[channels], missing),
+            multipliers=of_layer(layer, self.source, channels, len(bias)),
             wrap_shift=32 - bits,
             zero_point=layer.output.zero_point,
             q_max=layer.output.q_max,

@@ -12,6 +12,7 @@ from oaq_repro import _kernels
 from oaq_repro.accumulator import Accumulator
 from oaq_repro.errors import InputError
 from oaq_repro.integer.certificate import reach
+from oaq_repro.integer.engine.multipliers import largest_values
 from oaq_repro.integer.engine.packing import Dense, Depthwise
 from oaq_repro.integer.engine.sums import EXACT, PAIRS, WHOLE, Permits, Route, folded
 from oaq_repro.integer.graph.arithmetic import Array, product_range
@@ -180,9 +181,9 @@ def _small(bias: Array) -> Array:
 
 
 def scales_within_int32(layer: Layer, q: QParams, demanded: Demand) -> bool:
-    """Whether `(acc + bias) * multiplier` stays inside int32 for all that acc can be, as the kernels ask."""
+    """Whether what `acc + bias` is scaled to stays inside int32 for all that acc can be, as the kernels ask."""
     low, high = product_range(layer.matrix, -q.zero_point, q.q_max - q.zero_point)
     reached = np.maximum(-low.sum(1, dtype=np.int64), high.sum(1, dtype=np.int64))
     largest = np.minimum(reached.reshape(len(layer.bias), -1).max(1), 1 << (demanded.bits - 1))
     reach = np.minimum(largest + np.abs(layer.bias.astype(np.int64)), 1 << 31)
-    return bool((reach * layer.multiplier.astype(np.float64) < (1 << 31) - 256).all())
+    return bool((largest_values(layer, q, reach) < (1 << 31) - 256).all())

@@ -5,8 +5,10 @@ from functools import singledispatch
 import numpy as np
 
 from oaq_repro.errors import InputError
+from oaq_repro.fixed_point import mean_ratio, resize_shares
 from oaq_repro.integer.engine.context import Compilation, kernel_window, quantization
 from oaq_repro.integer.engine.layer_steps import append_layer
+from oaq_repro.integer.engine.multipliers import of_sum, of_values
 from oaq_repro.integer.graph.arithmetic import Array, rescaling_table
 from oaq_repro.integer.graph.nodes import (
     Add,
@@ -54,7 +56,8 @@ def _dequantize(node: Dequantize, to: Compilation) -> None:
 
 @append.register
 def _add(node: Add, to: Compilation) -> None:
-    constants = [quantization(q) for q in (to.source(node, 0), to.source(node, 1), node.output)]
+    a, b, q = to.source(node, 0), to.source(node, 1), node.output
+    constants = (of_sum(node, (a, b)), a.zero_point, b.zero_point, q.zero_point, q.q_max)
     to.program.add(to.x(node, 0), to.x(node, 1), to.values[node.name], *constants)
 
 
@@ -62,7 +65,8 @@ def _add(node: Add, to: Compilation) -> None:
 def _multiply(node: Multiply, to: Compilation) -> None:
     at_a, at_b = sorted((0, 1), key=lambda at: -to.x(node, at).height * to.x(node, at).width)  # the single pixel last
     a, b, q = to.source(node, at_a), to.source(node, at_b), node.output
-    constants = (float(multiply_multiplier(a, b, q)), a.zero_point, b.zero_point, q.zero_point, q.q_max)
+    multipliers = of_values(node, multiply_multiplier(a, b, q), node.ratio((a, b)))
+    constants = (multipliers, a.zero_point, b.zero_point, q.zero_point, q.q_max)
     to.program.multiply(to.x(node, at_a), to.x(node, at_b), to.values[node.name], *constants)
 
 
@@ -99,7 +103,8 @@ def _global_average_pool(node: GlobalAvgPool, to: Compilation) -> None:
 
 def _append_average(node: AvgPool | GlobalAvgPool, to: Compilation, window: Window, pixels: Array) -> None:
     source, q = to.source(node), node.output
-    multipliers = pool_multiplier(source, q, pixels).ravel()
+    pixels = pixels.ravel()
+    multipliers = of_values(node, pool_multiplier(source, q, pixels), mean_ratio(source.scale, q.scale, pixels))
     to.program.average_pool(
         to.x(node), to.values[node.name], kernel_window(window), source.zero_point, multipliers, q.zero_point, q.q_max
     )
@@ -111,7 +116,8 @@ def _resize(node: Resize, to: Compilation) -> None:
     taps: list[Array] = []
     for before, after in ((x.height, out.height), (x.width, out.width)):
         first, second, t = resize_taps(before, after, node.align_corners)
-        taps += [np.stack([first, second], axis=1).astype(np.int64).ravel(), t]
+        weights = t if node.requantization == "float32" else resize_shares(t)[1].astype(np.int32)
+        taps += [np.stack([first, second], axis=1).astype(np.int64).ravel(), weights]
     to.program.resize(x, out, *taps, node.output.q_max)
 
 

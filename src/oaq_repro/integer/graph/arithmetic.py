@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from oaq_repro.fixed_point import FIXED16_SHIFT, INT16, dyadic, fixed16, saturated16, shifted
+
 Array = np.ndarray[Any, Any]
 
 
@@ -41,6 +43,34 @@ def requantize(acc: Array, multiplier: Array, q: QParams) -> Array:
     return to_codes(result, q)
 
 
+def requantize_dyadic(acc: Array, ratio: Array, q: QParams) -> Array:
+    """int32 to codes: `clamp(((acc * M + 2^(s-1)) >> s) + zero_point, 0, q_max)`, int64; ratio float64, broadcast."""
+    multiplier, shift = dyadic(ratio)
+    return integer_codes(shifted(acc.astype(np.int64) * multiplier, shift), q)
+
+
+def requantize_fixed16(acc: Array, ratio: Array, q: QParams) -> Array:
+    """int32 to codes: `clamp(((sat16(acc) * m + 2^14) >> 15) + zero_point, 0, q_max)`; ratio float64, broadcast."""
+    return _multiplied16(saturated16(acc), ratio, q)
+
+
+def changed_by_saturation(acc: Array, ratio: Array, q: QParams) -> tuple[Array, float]:
+    """What the saturation of `requantize_fixed16` does to sums int32 [..., O], ratio float64 [O].
+
+    bool, whether it makes another code; and the largest sum as a multiple of its limit, where the limit matters: on a
+    side on which the channel's limit is clamped anyway no sum counts.
+    """
+    changed = _multiplied16(acc, ratio, q) != requantize_fixed16(acc, ratio, q)
+    below, above = (_multiplied16(np.full(len(ratio), end), ratio, q) for end in INT16)
+    sums = acc.reshape(-1, len(ratio))
+    peaks = (sums.min(0) / INT16[0])[below > 0], (sums.max(0) / INT16[1])[above < q.q_max]
+    return changed, float(np.concatenate(peaks).max(initial=0.0))
+
+
+def _multiplied16(acc: Array, ratio: Array, q: QParams) -> Array:
+    return integer_codes(shifted(acc.astype(np.int64) * fixed16(ratio), FIXED16_SHIFT), q)
+
+
 def rescale(codes: Array, source: QParams, output: QParams) -> Array:
     """Codes at other QParams, unchanged at equal ones: `clamp(rint(((q - z) * s) / s_out) + z_out, 0, q_max)`."""
     return codes if source == output else rescaling_table(source, output)[codes]
@@ -61,5 +91,12 @@ def to_codes(values: Array, q: QParams) -> Array:
     """float32 in units of the scale to codes; overwrites `values`. Where the sum is inexact it is clamped anyway."""
     np.rint(values, out=values)
     values += np.float32(q.zero_point)
+    np.clip(values, 0, q.q_max, out=values)
+    return values.astype(np.uint8)
+
+
+def integer_codes(values: Array, q: QParams) -> Array:
+    """int64 in units of the scale to codes; overwrites `values`."""
+    values += q.zero_point
     np.clip(values, 0, q.q_max, out=values)
     return values.astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Layers as ONNX nodes: DequantizeLinear -> Conv or Gemm -> QuantizeLinear."""
+"""Layers as ONNX nodes: DequantizeLinear -> Conv or Gemm -> QuantizeLinear, or integers alone (`export_integers`)."""
 
 from dataclasses import replace
 
@@ -7,28 +7,36 @@ import numpy as np
 from oaq_repro.errors import InputError
 from oaq_repro.integer.graph.nodes import Conv, Convolution, ConvTranspose, Layer, Linear, Part
 from oaq_repro.integer.graph.windows import Window
+from oaq_repro.integer.onnx import export_integers as integers
 from oaq_repro.integer.onnx.writer import Writer
 
 
 def conv(node: Conv, to: Writer) -> None:
-    """Append a Conv and what quantizes its result."""
-    _convolution(node, to, node.window, _dequantized_operands(node, to), node.name)
+    """Append a convolution and what quantizes its result."""
+    if node.requantization == "float32":
+        _convolution(node, to, node.window, _dequantized_operands(node, to), node.name)
+    else:
+        integers.convolution(node, to, node.window, to.constant(node, "weight", node.weight, np.int8), node.name)
 
 
 def conv_transpose(node: ConvTranspose, to: Writer) -> None:
-    """A Conv for each part, with its taps of the weights, and their pixels put in place, rows before columns.
+    """A convolution for each part, with its taps of the weights, and their pixels put in place, rows before columns.
 
     ONNX Runtime has no integer kernel of ConvTranspose: between DequantizeLinear and QuantizeLinear it runs in float.
     """
-    sizes = to.shapes[node.name][1:]
-    x, bias = to.dequantized(node, 0), _dequantized_bias(node, to)
+    sizes, real = to.shapes[node.name][1:], node.requantization == "float32"
+    operands = [to.dequantized(node, 0), _dequantized_bias(node, to)] if real else []
     weight = to.constant(node, "weight", node.weight, np.int8)
     columns: dict[int, list[tuple[Part, str]]] = {}
     for at, part in enumerate(node.parts):
         if part.first[0] < sizes[0] and part.first[1] < sizes[1]:
-            taps = _dequantized_weight(node, to, _taps(node, part, to, weight, f"part_{at}"), f"part_{at}_weight")
+            taps, output = _taps(node, part, to, weight, f"part_{at}"), to.part(node, f"part_{at}")
             window = replace(part.window, padding=part.padding)
-            codes = _convolution(node, to, window, [x, taps, bias], to.part(node, f"part_{at}"))
+            if real:
+                taps = _dequantized_weight(node, to, taps, f"part_{at}_weight")
+                codes = _convolution(node, to, window, [operands[0], taps, operands[1]], output)
+            else:
+                codes = integers.convolution(node, to, window, taps, output)
             columns.setdefault(part.first[1], []).append((part, codes))
     joined = []
     for first, parts in columns.items():
@@ -66,7 +74,10 @@ def _interleaved(node: ConvTranspose, to: Writer, parts: list[tuple[Part, str]],
 
 
 def linear(node: Linear, to: Writer) -> None:
-    """Append a Gemm and what quantizes its result."""
+    """Append a matrix product and what quantizes its result."""
+    if node.requantization != "float32":
+        integers.linear(node, to)
+        return
     real = to.add("Gemm", _dequantized_operands(node, to), to.part(node, "real"), transB=1)
     to.quantized(node, real, node.output, node.name)
 

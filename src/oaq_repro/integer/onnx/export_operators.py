@@ -2,6 +2,7 @@
 
 from functools import singledispatch
 from math import prod
+from typing import Any
 
 import numpy as np
 from onnx import TensorProto
@@ -33,6 +34,7 @@ from oaq_repro.integer.graph.nodes import (
     multiply_multiplier,
     pool_multiplier,
 )
+from oaq_repro.integer.onnx import export_integers as integers
 from oaq_repro.integer.onnx.export_layers import conv, conv_transpose, linear
 from oaq_repro.integer.onnx.writer import BARRIER, Writer
 from oaq_repro.resampling import resize_taps
@@ -74,7 +76,8 @@ def _(node: Select, shapes: dict[str, Shape]) -> int:
 
 @constant_bytes.register
 def _(node: AvgPool, shapes: dict[str, Shape]) -> int:
-    return shapes[node.name][0] * prod(node.kernel) + 4 * prod(shapes[node.name][1:])
+    each = 4 if node.requantization == "float32" else 24  # a factor, or multiplier, divisor and excess
+    return shapes[node.name][0] * prod(node.kernel) + each * prod(shapes[node.name][1:])
 
 
 @constant_bytes.register
@@ -113,20 +116,16 @@ def _elementwise(node: Elementwise, to: Writer) -> None:
     A float operator between DequantizeLinear and QuantizeLinear would not be: its last bit depends on the version of
     ONNX Runtime and on the processor (vectorized exp, erf, tanh), and at a tie that is another code.
     """
-    table = to.constant(node, "table", node.table, np.uint8)
-    places = to.add("Cast", [node.inputs[0]], to.part(node, "int32"), to=TensorProto.INT32)
-    to.add("Gather", [table, places], node.name, axis=0)
+    to.looked_up(node, 0, node.table, "", node.name)
 
 
 @write.register
 def _multiply(node: Multiply, to: Writer) -> None:
     """The product in int32: Mul of dequantized values rounds before it is scaled."""
-    factors = []
-    for at, name in enumerate(node.inputs):
-        codes = to.add("Cast", [name], to.part(node, f"int32_{at}"), to=TensorProto.INT32)
-        zero_point = to.constant(node, f"zero_point_{at}", to.q[name].zero_point, np.int32)
-        factors.append(to.add("Sub", [codes, zero_point], to.part(node, f"centred_{at}")))
-    acc = to.add("Mul", factors, to.part(node, "acc"))
+    acc = to.add("Mul", [to.centred(node, at, np.int32) for at in (0, 1)], to.part(node, "acc"))
+    if node.requantization != "float32":
+        integers.multiply(node, to, acc)
+        return
     a, b = (to.q[name] for name in node.inputs)
     to.requantized(node, acc, multiply_multiplier(a, b, node.output), node.output)
 
@@ -162,6 +161,9 @@ def _maxpool(node: MaxPool, to: Writer) -> None:
 
 @write.register
 def _add(node: Add, to: Writer) -> None:
+    if node.requantization != "float32":
+        integers.add(node, to)
+        return
     total = to.add("Add", [to.dequantized(node, 0), to.dequantized(node, 1)], to.part(node, "real"))
     lowest = to.constant(node, "lowest", BARRIER, np.float32)
     kept = to.add("Max", [total, lowest], to.part(node, "kept"))
@@ -179,8 +181,7 @@ def _avgpool(node: AvgPool, to: Writer) -> None:
         strides=node.stride, pads=node.padding, group=channels,
     )  # fmt: skip
     counts = node.pixels(*to.shapes[node.inputs[0]][1:])
-    counts = counts if len(np.unique(counts)) > 1 else counts[0, 0]
-    to.requantized(node, acc, pool_multiplier(source, node.output, counts), node.output)
+    _averaged(node, to, acc, counts if len(np.unique(counts)) > 1 else counts[0, 0])
 
 
 @write.register
@@ -192,15 +193,25 @@ def _globalavgpool(node: GlobalAvgPool, to: Writer) -> None:
     total = to.add("ReduceSum", [codes, axes], to.part(node, "sum"), keepdims=int(node.keepdims))
     shift = to.constant(node, "shift", count * source.zero_point, np.int32)
     acc = to.add("Sub", [total, shift], to.part(node, "acc"))
-    to.requantized(node, acc, pool_multiplier(source, node.output, count), node.output)
+    _averaged(node, to, acc, count)
+
+
+def _averaged(node: AvgPool | GlobalAvgPool, to: Writer, acc: str, count: Any) -> None:
+    if node.requantization == "float32":
+        to.requantized(node, acc, pool_multiplier(to.q[node.inputs[0]], node.output, count), node.output)
+    else:
+        integers.average(node, to, acc, count)
 
 
 @write.register
 def _resize(node: Resize, to: Writer) -> None:
-    """Gathered rows and columns, interpolated in float32 as the reference does; rounded once."""
+    """Gathered rows and columns, interpolated as the reference does; rounded once."""
     sizes, wanted = to.shapes[node.inputs[0]][1:], to.shapes[node.name][1:]
     if sizes == wanted:
         to.add("Identity", [node.inputs[0]], node.name)
+        return
+    if node.requantization != "float32":
+        integers.resize(node, to)
         return
     value = to.add("Cast", [node.inputs[0]], to.part(node, "float"), to=TensorProto.FLOAT)
     for axis, part in enumerate(("row", "column")):
@@ -242,5 +253,9 @@ def _flatten(node: Flatten, to: Writer) -> None:
 
 @write.register
 def _depthtospace(node: DepthToSpace, to: Writer) -> None:
+    """ONNX Runtime's DepthToSpace is of floats."""
+    if to.integers:
+        integers.depth_to_space(node, to)
+        return
     value = to.add("DepthToSpace", [to.dequantized(node, 0)], to.part(node, "real"), blocksize=node.block, mode="CRD")
     to.quantized(node, value, node.output, node.name)

@@ -1,4 +1,8 @@
-"""An integer graph as a quantized ONNX model (QDQ) that ONNX Runtime runs to the same bits as the reference on int32.
+"""An integer graph as a quantized ONNX model that ONNX Runtime runs to the same bits as the reference on int32.
+
+With requantization float32 that is QDQ. What is requantized by integers has no float operator between QuantizeLinear of
+the image and DequantizeLinear of the results: ConvInteger and MatMulInteger, arithmetic of int32 and int64, tables
+(`export_integers`). Of QDQ:
 
 Every value is uint8; layers are DequantizeLinear -> Conv or Gemm -> QuantizeLinear, which ONNX Runtime fuses into
 QLinearConv and QGemm with the reference's arithmetic; `Clip` on the codes bounds them by q_max. The other operators
@@ -22,7 +26,7 @@ from oaq_repro.integer.onnx.export_operators import constant_bytes, write
 from oaq_repro.integer.onnx.writer import Writer
 
 OPSET, IR_VERSION = 13, 8  # the oldest opset with weights quantized per channel; tried on ONNX Runtime 1.17 and 1.32
-METADATA_KEY = "oaq_repro.graph"
+METADATA_KEY, SCALES_KEY = "oaq_repro.graph", "oaq_repro.weight_scales"
 LARGEST_MODEL = (1 << 31) - 1  # bytes of one protobuf message
 
 
@@ -65,5 +69,8 @@ def build_model(graph: Graph, input_shape: tuple[int, int, int], largest: int = 
     opsets = [helper.make_opsetid("", OPSET)]
     model = helper.make_model(body, opset_imports=opsets, ir_version=IR_VERSION, producer_name="oaq_repro")
     header, _ = graph_file.to_header(graph.input_name, graph.nodes, graph.outputs)
-    helper.set_model_props(model, {METADATA_KEY: json.dumps(header)})
+    # where no node dequantizes weights, their scales are in no constant
+    scales = {node.name: node.weight_scale.tolist() for node in graph.layers() if node.requantization != "float32"}
+    more = {SCALES_KEY: json.dumps(scales)} if scales else {}
+    helper.set_model_props(model, {METADATA_KEY: json.dumps(header), **more})
     return model

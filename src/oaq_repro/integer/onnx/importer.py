@@ -15,7 +15,7 @@ from oaq_repro.errors import InputError
 from oaq_repro.integer.graph import Graph
 from oaq_repro.integer.graph import file as graph_file
 from oaq_repro.integer.graph import nodes as ir
-from oaq_repro.integer.onnx.exporter import METADATA_KEY, build_model
+from oaq_repro.integer.onnx.exporter import METADATA_KEY, SCALES_KEY, build_model
 from oaq_repro.integer.onnx.import_operators import CONVERTERS
 from oaq_repro.integer.onnx.meanings import Codes, expect_quantized
 from oaq_repro.integer.onnx.reader import OnnxModel, read_model
@@ -70,6 +70,7 @@ def _arrays(model: OnnxModel, content: dict) -> dict[str, np.ndarray]:
     """Constants of the nodes by the names that `graph_file` gives them."""
     nodes = content["nodes"]
     by_name = {node["name"]: node for node in nodes}
+    scales = json.loads(model.metadata.get(SCALES_KEY, "{}"))
     slash = separator([content["input_name"], *by_name])
     arrays: dict[str, np.ndarray] = {}
     for index, node in enumerate(nodes):
@@ -79,6 +80,9 @@ def _arrays(model: OnnxModel, content: dict) -> dict[str, np.ndarray]:
             if name in model.tensors:
                 arrays[f"{index}.{field}"] = array(name, model.tensors[name])
         if issubclass(operator, ir.Layer):  # its multipliers are not in the model
+            arrays[f"{index}.bias"] = arrays[f"{index}.bias"].reshape(-1)
+            if node["name"] in scales:
+                arrays[f"{index}.weight_scale"] = np.asarray(scales[node["name"]], np.float32)
             source, output = (np.float32(each["output"]["scale"]) for each in (by_name[node["inputs"][0]], node))
             arrays[f"{index}.multiplier"] = source * arrays[f"{index}.weight_scale"] / output
     return arrays

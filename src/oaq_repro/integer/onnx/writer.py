@@ -7,7 +7,8 @@ import onnx
 from onnx import TensorProto, helper
 
 from oaq_repro.integer.graph import Graph
-from oaq_repro.integer.graph.nodes import CodeNode, Node, QParams, Shape
+from oaq_repro.integer.graph.arithmetic import rescaling_table
+from oaq_repro.integer.graph.nodes import CodeNode, Node, QParams, RoundingNode, Shape
 
 BARRIER = np.finfo(np.float32).min
 """Max with this changes no value. Without it ONNX Runtime (seen in 1.17 and 1.32) merges DequantizeLinear ->
@@ -30,6 +31,8 @@ class Writer:
         self.q = {node.name: node.output for node in graph.nodes if isinstance(node, CodeNode)}
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[str, np.ndarray] = {}
+        rounding = [node for node in graph.nodes if isinstance(node, RoundingNode)]
+        self.integers = any(node.requantization != "float32" for node in rounding)
         self.slash = separator([graph.input_name, *(node.name for node in graph.nodes)])
 
     def add(self, op: str, inputs: list[str], output: str, **attributes: Any) -> str:
@@ -68,8 +71,22 @@ class Writer:
         codes = self.add("QuantizeLinear", [value, *constants], self.part(node, part + "quantized"))
         return self.add("Clip", [codes, "", largest], output)
 
+    def centred(self, node: Node, at: int, dtype: type[np.signedinteger]) -> str:
+        """Input number `at` less its zero point, as integers of that type."""
+        kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+        codes = self.add("Cast", [node.inputs[at]], self.part(node, f"{np.dtype(dtype).name}_{at}"), to=kind)
+        zero_point = self.constant(node, f"zero_point_{at}", self.q[node.inputs[at]].zero_point, dtype)
+        return self.add("Sub", [codes, zero_point], self.part(node, f"centred_{at}"))
+
+    def looked_up(self, node: Node, at: int, table: np.ndarray, part: str, output: str) -> str:
+        """Input number `at` in a table of codes, uint8 [256]: exact by construction."""
+        places = self.add("Cast", [node.inputs[at]], self.part(node, f"{part}int32"), to=TensorProto.INT32)
+        return self.add("Gather", [self.constant(node, f"{part}table", table, np.uint8), places], output, axis=0)
+
     def rescaled(self, node: Node, at: int, q: QParams, output: str) -> str:
-        """Input number `at` at the QParams `q`, as the reference's `rescale`."""
+        """Input number `at` at the QParams `q`, as the reference's `rescale`; in graphs of integers by a table."""
+        if self.integers:
+            return self.looked_up(node, at, rescaling_table(self.q[node.inputs[at]], q), f"part_{at}_", output)
         value = self.dequantized(node, at)
         kept = self.add("Max", [value, self.constant(node, "lowest", BARRIER, np.float32)], f"{value}.kept")
         return self.quantized(node, kept, q, output)

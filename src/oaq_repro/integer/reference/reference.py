@@ -10,7 +10,7 @@ import numpy as np
 
 from oaq_repro.errors import InputError
 from oaq_repro.integer.graph import Graph
-from oaq_repro.integer.graph.arithmetic import Array
+from oaq_repro.integer.graph.arithmetic import Array, changed_by_saturation
 from oaq_repro.integer.graph.nodes import CodeNode, Layer, Node
 
 LARGEST_CHUNK = 16  # images that one task holds values of
@@ -21,9 +21,9 @@ class Execution:
     """What a run gave, for N images.
 
     outputs: float32 arrays [N, ...] in the order of `Graph.outputs`.
-    Per layer: `events` int64 [N], outputs of that image with any partial sum outside its register;
-    `outputs_per_image`, all outputs of an image; `peak`, the largest value / maximum or value / minimum of any partial
-    sum (above 1: overflow).
+    Per layer: `events` int64 [N], outputs of that image with any partial sum outside its register, or to which the
+    saturation of fixed16 gives another code; `outputs_per_image`, all outputs of an image; `peak`, the largest value /
+    maximum or value / minimum of any partial sum or saturated sum (above 1: overflow).
     `values`: where traced, codes uint8 (NCHW or [N, K]) of every node that has codes.
     """
 
@@ -97,12 +97,16 @@ class Reference:
         if not isinstance(node, Layer):
             return node.reference(inputs, sources)
         sums = node.accumulate(inputs[0], sources[0])
-        per_image = sums.events.reshape(len(sums.events), -1)
+        policy, events, total = node.accumulator, sums.events, node.biased(sums)
+        peak = max(sums.highest / policy.maximum, sums.lowest / policy.minimum)
+        if node.requantization == "fixed16":
+            changed, reached = changed_by_saturation(total, node.ratio(sources[0]), node.output)
+            events, peak = events | changed, max(peak, reached)
+        per_image = events.reshape(len(events), -1)
         result.events[node.name] = per_image.sum(axis=1, dtype=np.int64)
         result.outputs_per_image[node.name] = per_image.shape[1]
-        policy = node.accumulator
-        result.peak[node.name] = max(sums.highest / policy.maximum, sums.lowest / policy.minimum)
-        return node.requantized(sums)
+        result.peak[node.name] = peak
+        return node.requantized(total, sources[0])
 
 
 def _channels_last(x: Array) -> Array:

@@ -4,6 +4,7 @@ from oaq_repro.integer.graph.arithmetic import QParams as QParams
 from oaq_repro.integer.graph.nodes.add import Add
 from oaq_repro.integer.graph.nodes.base import CodeNode as CodeNode
 from oaq_repro.integer.graph.nodes.base import Node
+from oaq_repro.integer.graph.nodes.base import RoundingNode as RoundingNode
 from oaq_repro.integer.graph.nodes.base import Shape as Shape
 from oaq_repro.integer.graph.nodes.concat import Concat
 from oaq_repro.integer.graph.nodes.conv import Conv, ConvTranspose

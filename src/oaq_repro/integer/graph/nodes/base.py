@@ -8,7 +8,7 @@ Sources: ONNX QLinearConv and QuantizeLinear (convolution, quantization); the ot
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar, Self
 
 import numpy as np
@@ -17,6 +17,7 @@ from oaq_repro.accumulator import is_integer
 from oaq_repro.errors import InputError
 from oaq_repro.integer.graph.arithmetic import Array, QParams
 from oaq_repro.integer.graph.windows import Sides, four_sides
+from oaq_repro.requantization import REQUANTIZATIONS, Requantization
 
 Shape = tuple[int, ...]  # without the batch dimension
 LARGEST_PARAMETER = 1 << 20  # of strides, padding, dilation and kernels; the kernel has the same limit
@@ -139,6 +140,18 @@ class CodeNode(Node):
         self.expect(bool(SMALLEST_SCALE <= q.scale <= LARGEST_SCALE), "output", "a scale from 2^-60 to 2^60")
         self.expect(is_integer(q.q_max) and 1 <= q.q_max <= 255, "output", "q_max from 1 to 255")
         self.expect(is_integer(q.zero_point) and 0 <= q.zero_point <= q.q_max, "output", "zero_point from 0 to q_max")
+
+
+@dataclass(frozen=True, eq=False)
+class RoundingNode(CodeNode):
+    """A node whose codes are rounded from integers that are not codes: `requantization` says how."""
+
+    _: KW_ONLY
+    requantization: Requantization = "float32"
+
+    def check_fields(self) -> None:
+        super().check_fields()
+        self.expect(self.requantization in REQUANTIZATIONS, "requantization", f"one of {', '.join(REQUANTIZATIONS)}")
 
 
 class Padded(Node):

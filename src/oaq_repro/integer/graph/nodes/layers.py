@@ -11,9 +11,16 @@ import numpy as np
 from oaq_repro import _kernels
 from oaq_repro.accumulator import Accumulator
 from oaq_repro.errors import InputError
+from oaq_repro.fixed_point import (
+    FIXED16_LARGEST,
+    FIXED16_SHIFT,
+    is_fixed16,
+    product_ratio,
+    saturated16,
+)
 from oaq_repro.integer.graph import arithmetic
 from oaq_repro.integer.graph.arithmetic import Array, QParams
-from oaq_repro.integer.graph.nodes.base import CodeNode, Shape
+from oaq_repro.integer.graph.nodes.base import RoundingNode, Shape
 from oaq_repro.integer.graph.windows import Pair, Sides, Window
 
 Taps = tuple[int, ...]
@@ -58,12 +65,16 @@ def whole(window: Window) -> Part:
 
 
 @dataclass(frozen=True, eq=False)
-class Layer(CodeNode):
+class Layer(RoundingNode):
     """`clamp(rint(float32(acc + bias) * multiplier) + z_out, 0, q_max_out)` with int8 weights [O, ...], int32 bias [O].
 
     acc is what the accumulator's policy leaves of sum (a - z) * w; acc + bias is int32 (modulo 2^32); its conversion to
     float32 rounds to nearest even; the product is float32. `multiplier` float32 [O] is s_in * weight_scale / s_out,
     `weight_scale` float32 [O] per output channel.
+
+    dyadic: `clamp((((acc + bias) * M + 2^(s-1)) >> s) + z_out, 0, q_max_out)`, M and s those of `fixed_point.dyadic`
+    for `ratio`. fixed16: `clamp(((sat16(acc + bias) * m + 2^14) >> 15) + z_out, 0, q_max_out)`, m from 1 to 2^15 - 1
+    that of `fixed_point.fixed16`; then scales are such that `ratio` is m / 2^15, and biases have 16 bits.
     """
 
     weight: np.ndarray
@@ -153,6 +164,26 @@ class Layer(CodeNode):
             expected = "scale of the input * weight_scale / scale of the output"
             raise InputError(f"graph node {self.name!r}: multiplier: found another value than {expected}")
 
+        if self.requantization == "fixed16":
+            self._check_fixed16(self.ratio(sources[0]))
+
+    def _check_fixed16(self, ratio: Array) -> None:
+        snapped = is_fixed16(ratio)
+        if not snapped.all():
+            channel = np.argmin(snapped)
+            found = f"a ratio of scales of {np.ldexp(ratio[channel], FIXED16_SHIFT):.7g} / 2^15 in channel {channel}"
+            expected = f"an integer from 1 to {FIXED16_LARGEST}, as requantization fixed16 needs it"
+            raise InputError(f"graph node {self.name!r}: weight_scale: found {found}, expected {expected}")
+        if not (saturated16(self.bias) == self.bias).all():
+            found = self.bias[np.argmax(np.abs(self.bias.astype(np.int64)))]
+            raise InputError(
+                f"graph node {self.name!r}: bias: found {found}, expected 16 bits for requantization fixed16"
+            )
+
+    def ratio(self, source: QParams) -> Array:
+        """float64 [O] for `dyadic` and `fixed16`."""
+        return product_ratio(source.scale, self.weight_scale, self.output.scale)
+
     def accumulate(self, x: Array, source: QParams) -> Accumulated:
         """Run the accumulators over codes [N, H, W, C] or [N, K]."""
         images = x if x.ndim == 4 else x.reshape(1, 1, *x.shape)  # a row of N pixels: the weights are then read once
@@ -184,14 +215,22 @@ class Layer(CodeNode):
             saturate=policy.overflow == "saturate", lanes=policy.lanes, block=policy.block,
         ))  # fmt: skip
 
-    def requantized(self, sums: Accumulated) -> Array:
-        """Codes of the sums, which are overwritten."""
-        acc = sums.acc
-        acc += self.bias  # int32, modulo 2^32
-        return arithmetic.requantize(acc, self.multiplier, self.output)
+    def biased(self, sums: Accumulated) -> Array:
+        """The sums with their bias, int32 modulo 2^32; overwrites them."""
+        total = sums.acc
+        total += self.bias
+        return total
+
+    def requantized(self, total: Array, source: QParams) -> Array:
+        """Codes of sums with their bias."""
+        if self.requantization == "dyadic":
+            return arithmetic.requantize_dyadic(total, self.ratio(source), self.output)
+        if self.requantization == "fixed16":
+            return arithmetic.requantize_fixed16(total, self.ratio(source), self.output)
+        return arithmetic.requantize(total, self.multiplier, self.output)
 
     def reference(self, inputs: Sequence[Array], sources: Sequence[QParams]) -> Array:
-        return self.requantized(self.accumulate(inputs[0], sources[0]))
+        return self.requantized(self.biased(self.accumulate(inputs[0], sources[0])), sources[0])
 
     def channel_sources(self, inputs: Sequence[Shape]) -> tuple[str, ...] | None:
         if self.channel_groups == 1:

@@ -6,9 +6,10 @@ from math import prod
 
 import numpy as np
 
+from oaq_repro.fixed_point import mean_ratio
 from oaq_repro.integer.graph import arithmetic
 from oaq_repro.integer.graph.arithmetic import Array, QParams
-from oaq_repro.integer.graph.nodes.base import CodeNode, Padded, PassingNode, Shape
+from oaq_repro.integer.graph.nodes.base import Padded, PassingNode, RoundingNode, Shape
 from oaq_repro.integer.graph.windows import Pair, Sides, Window
 
 LARGEST_AVERAGE = (2**31 - 1) // 255  # codes whose sum fits into int32
@@ -55,11 +56,12 @@ class MaxPool(Padded, PassingNode):
 
 
 @dataclass(frozen=True, eq=False)
-class AvgPool(Padded, CodeNode):
+class AvgPool(Padded, RoundingNode):
     """`clamp(rint(float32(acc) * multiplier) + z_out, 0, q_max)`, acc = sum (q - z) in int32 over the window.
 
     multiplier = s_in / (s_out * float32(count)) in float32 (`pool_multiplier`); padding counts as zero. `count` is
     kh * kw, or without `count_include_pad` the number of the window's pixels that are not padding.
+    dyadic and fixed16: `arithmetic.requantize_dyadic` of acc with `fixed_point.mean_ratio` of each window's count.
     """
 
     kernel: Pair
@@ -103,15 +105,14 @@ class AvgPool(Padded, CodeNode):
         for tap in taps:
             np.add(total, tap, out=total)
         total -= np.int32(prod(self.kernel) * source.zero_point)
-        multiplier = pool_multiplier(source, self.output, self.pixels(x.shape[1], x.shape[2]))
-        return arithmetic.requantize(total, multiplier[..., None], self.output)
+        return _average(self, total, source, self.pixels(x.shape[1], x.shape[2])[..., None])
 
     def channel_sources(self, inputs: Sequence[Shape]) -> tuple[str, ...]:
         return self.inputs
 
 
 @dataclass(frozen=True, eq=False)
-class GlobalAvgPool(CodeNode):
+class GlobalAvgPool(RoundingNode):
     """As `AvgPool` over the whole height and width: [N, C, 1, 1] with keepdims, else [N, C]."""
 
     keepdims: bool
@@ -138,8 +139,7 @@ class GlobalAvgPool(CodeNode):
         x, source = inputs[0], sources[0]
         count = x.shape[1] * x.shape[2]
         total = x.sum(axis=(1, 2), keepdims=True, dtype=np.int64) - count * source.zero_point
-        multiplier = pool_multiplier(source, self.output, count)
-        pooled = arithmetic.requantize(total.astype(np.int32), multiplier, self.output)
+        pooled = _average(self, total.astype(np.int32), source, count)
         return pooled if self.keepdims else pooled.reshape(len(pooled), -1)
 
     def channel_sources(self, inputs: Sequence[Shape]) -> tuple[str, ...]:
@@ -149,6 +149,12 @@ class GlobalAvgPool(CodeNode):
 def pool_multiplier(source: QParams, output: QParams, count: int | np.ndarray) -> np.ndarray:
     """float32 `s_in / (s_out * float32(count))` of averages over `count` codes."""
     return np.asarray(np.float32(source.scale) / (np.float32(output.scale) * np.asarray(count, np.float32)))
+
+
+def _average(node: AvgPool | GlobalAvgPool, total: Array, source: QParams, count: int | Array) -> Array:
+    if node.requantization != "float32":
+        return arithmetic.requantize_dyadic(total, mean_ratio(source.scale, node.output.scale, count), node.output)
+    return arithmetic.requantize(total, pool_multiplier(source, node.output, count), node.output)
 
 
 def _pooled_shape(node: MaxPool | AvgPool, inputs: Sequence[Shape]) -> Shape:

@@ -7,8 +7,9 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from oaq_repro.accumulator import is_integer
+from oaq_repro.fixed_point import SHARE_BITS, resize_shares, shifted
 from oaq_repro.integer.graph.arithmetic import Array, QParams
-from oaq_repro.integer.graph.nodes.base import PassingNode, Shape
+from oaq_repro.integer.graph.nodes.base import PassingNode, RoundingNode, Shape
 from oaq_repro.resampling import nearest_pixels, resize_taps
 
 LARGEST_FACTOR = 1 << 24
@@ -16,12 +17,13 @@ Factor = tuple[int, int, int, int]  # numerator and denominator of the height, a
 
 
 @dataclass(frozen=True, eq=False)
-class Resize(PassingNode):
+class Resize(RoundingNode, PassingNode):
     """Bilinear, on codes, QParams unchanged: inputs (x, like), x at the height and width of `like`; or (x,) and a
     `factor` as that of `ResizeNearest`.
 
     float32: `a * (1 - t) + b * t` between rows (upper, lower), then between columns of the unrounded result, then rint,
     clamp to [0, q_max]. Where a, b and t come from: `resampling.resize_taps`.
+    dyadic and fixed16: `(sum + 2^21) >> 22` of codes times the integers of `fixed_point.resize_shares` along both axes.
     """
 
     inputs_count: ClassVar[int | None] = None
@@ -45,11 +47,15 @@ class Resize(PassingNode):
         size = self.output_shape([(part.shape[3], *part.shape[1:3]) for part in inputs])[1:]
         if x.shape[1:3] == size:
             return x
-        values = x.astype(np.float32)
+        exact = self.requantization != "float32"
+        values: Array = x.astype(np.int64 if exact else np.float32)
         for axis in (1, 2):
             first, second, t = resize_taps(x.shape[axis], size[axis - 1], self.align_corners)
-            t = t.reshape((-1, 1, 1) if axis == 1 else (-1, 1))
-            values = values.take(first, axis) * (np.float32(1) - t) + values.take(second, axis) * t
+            a, b = resize_shares(t) if exact else (np.float32(1) - t, t)
+            a, b = (share.reshape((-1, 1, 1) if axis == 1 else (-1, 1)) for share in (a, b))
+            values = values.take(first, axis) * a + values.take(second, axis) * b
+        if exact:
+            return shifted(values, 2 * SHARE_BITS).astype(np.uint8)
         np.rint(values, out=values)
         return np.clip(values, 0, self.output.q_max).astype(np.uint8)
 
