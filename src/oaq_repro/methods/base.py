@@ -6,9 +6,8 @@ before training; fine-tuning with `callbacks` and `penalty`; ranges are frozen; 
 settling again.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import pytorch_lightning as pl
 from torch import Tensor, nn
@@ -59,17 +58,9 @@ class Method:
     def prepare(self, dense: nn.Module) -> list[pl.Callback]:
         """Before the stage before folding: put parametrizations (`torch.nn.utils.parametrize`) on the float network.
 
-        dense: as the model config made it, or as `prepared_after` left it. Returns the callbacks of its training.
+        dense: as the model config made it. Returns the callbacks of its training.
         """
         return []
-
-    def prepared_after(self) -> Mapping[str, Any] | None:
-        """The fields of this method, as they differ, whose prepared network this one starts from; None: from none."""
-        return None
-
-    def preparing_penalty(self, dense: nn.Module) -> Tensor | float:
-        """Added to the task's loss after every forward pass of the stage before folding."""
-        return 0.0
 
     def harden(self, dense: nn.Module) -> None:
         """After that stage: let the parametrizations compute the weights that are to be quantized; these are kept."""

@@ -4,9 +4,7 @@ It is made once and shared by all runs that differ only in what follows. What is
 parametrizations under which it was trained are replaced by the weights that they stand for.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -16,7 +14,6 @@ from oaq_repro.quant.trace import keep_computed_weights
 from oaq_repro.results.store import training_folder
 from oaq_repro.run import Run
 from oaq_repro.settings.identity import prepared_hash
-from oaq_repro.settings.schema import build
 from oaq_repro.tasks.base import Task
 from oaq_repro.training.shared import train_or_load
 from oaq_repro.training.stage import evaluate, fit
@@ -30,23 +27,18 @@ def prepare(run: Run, task: Task, method: Method) -> tuple[Path, dict[str, dict[
     Returns the folder where it is kept, and its metrics on held-out data by the record's stages: `soft`, as it is
     trained, and `hard`, with the weights that are kept.
     """
-    earlier = method.prepared_after()
-    if earlier is not None:
-        before = _with_method(run, earlier)
-        prepare(before, task, build("method", before.settings.method))
     name = prepared_hash(run.settings, run.fingerprint)
     folder = training_folder(run.settings.results, "prepared", name, run.seed)
 
     def train() -> dict[str, float]:
         torch.manual_seed(run.seed)  # what is drawn must not depend on whether the float parent was trained just now
         callbacks = method.prepare(task.dense)
-        task.penalty = method.preparing_penalty
         fit(run, task, folder, "prepare", f"preparing {run.settings.method.kind}", callbacks)
         found = {SOFT: evaluate(run, task, "soft, on held-out data")}
         method.harden(task.dense)
         bake(task.dense)
         found[HARD] = evaluate(run, task, "hard, on held-out data")
-        return {f"{stage} {name}": value for stage, metrics in found.items() for name, value in metrics.items()}
+        return {f"{stage} {metric}": value for stage, values in found.items() for metric, value in values.items()}
 
     trained = train_or_load(folder, task.dense, train)
     metrics: dict[str, dict[str, float]] = {SOFT: {}, HARD: {}}
@@ -61,9 +53,3 @@ def bake(network: nn.Module) -> None:
     network.eval()
     for module in list(network.modules()):
         keep_computed_weights(module)
-
-
-def _with_method(run: Run, fields: Mapping[str, Any]) -> Run:
-    """The run with other fields of its method."""
-    method = run.settings.method.model_copy(update=dict(fields))
-    return Run(run.settings.model_copy(update={"method": method}), run.data, run.fingerprint)
