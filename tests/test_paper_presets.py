@@ -81,7 +81,7 @@ def test_a_preset_from_its_data_to_its_record(roots, preset):
     # what keeps it out of the paper's table is the size of this tree, and that of its images
     assert not answers(record, table, cell)
     small = table.model_copy(update={"images": record.overflow.images})
-    own = {"data.image_size", "data.batch_size", *(override.partition("=")[0] for override in quick(preset))}
+    own = {"data.image_size", *(override.partition("=")[0] for override in [*TWO_STEPS, *quick(preset)])}
     wanted = [override for override in cell.run if override.partition("=")[0] not in own]
     config = {**record.config, "choices": {key.partition("=")[0]: key.partition("=")[2] for key in wanted}}
     renamed = record.model_copy(update={"config": config})
