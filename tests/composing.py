@@ -15,7 +15,7 @@ TINY = [
 TWO_STEPS = [
     "data.batch_size=4", "data.num_workers=0", "schedule.controller_interval=1", "quantization.calibration_batches=1",
     "trainer.accelerator=cpu", "trainer.enable_progress_bar=false", "threads=1", "latency=false",
-    *(f"schedule.{stage}.{field}" for stage in ("float", "finetune")
+    *(f"schedule.{stage}.{field}" for stage in ("float", "prepare", "finetune")
       for field in ("steps=2", "epochs=null", "warmup_steps=1")),
 ]  # fmt: skip
 """A run of the paper on a handful of images: two steps of each training, all stages."""

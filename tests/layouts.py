@@ -124,7 +124,31 @@ def write_coco(root: Path, images: int = 4) -> Path:
     return root
 
 
+def write_cifar(root: Path, classes: int = 3, per_class: int = 4) -> Path:
+    """Class folders of 32 pixels, train/<class>/<image> and test/<class>/<image>."""
+    for split in ("train", "test"):
+        for index in range(classes):
+            for number in range(per_class):
+                photo(root / split / f"class{index}" / f"{number:04d}.png", 32, 32, 10 * index + number)
+    return root
+
+
+def write_tiny_imagenet(root: Path, per_class: int = 4) -> Path:
+    """train/<wnid>/images/<wnid>_<number>.JPEG beside boxes, and val/images with val_annotations.txt."""
+    lines = []
+    for index, wnid in enumerate(WNIDS):
+        for number in range(per_class):
+            photo(root / "train" / wnid / "images" / f"{wnid}_{number}.JPEG", 64, 64, number)
+            name = f"val_{index + number * len(WNIDS)}.JPEG"
+            photo(root / "val" / "images" / name, 64, 64, number)
+            lines.append(f"{name}\t{wnid}\t0\t32\t44\t62\n")
+        (root / "train" / wnid / f"{wnid}_boxes.txt").write_text(f"{wnid}_0.JPEG\t0\t10\t63\t58\n")
+    (root / "val" / "val_annotations.txt").write_text("".join(lines))
+    return root
+
+
 def write_benchmarks(root: Path) -> dict[str, Path]:
     """What the paper's tables need, each in a folder of its own, by the names of conf/data."""
     writers = {"imagenet": write_imagenet, "voc_detection": write_voc_devkit, "coco_segmentation": write_coco}
+    writers |= {"cifar10": write_cifar, "cifar100": write_cifar, "tiny_imagenet": write_tiny_imagenet}
     return {name: write(root / name) for name, write in writers.items()}

@@ -40,6 +40,7 @@ from oaq_repro.training.fine_tune import fine_tune
 from oaq_repro.training.loggers import log_record
 from oaq_repro.training.parent import float_parent
 from oaq_repro.training.post_training import PostTraining, post_training
+from oaq_repro.training.prepare import prepare
 from oaq_repro.training.stage import check_devices, check_length, evaluate, torch_threads
 
 GRAPH_NAME, CHECKPOINT_NAME = "graph.npz", "quantized.ckpt"
@@ -125,10 +126,12 @@ def _recorded(run: Run) -> Record:
 def stages(run: Run, outcome: Outcome) -> None:
     """From the data to the figures of the record, which are left in `outcome`; a worker returns after training."""
     method: Method = build("method", run.settings.method)
-    check_length(run, "float", *(["finetune"] if method.quantizes and method.fine_tune else []))
+    own = ["prepare"] * bool(method.prepares) + ["finetune"] * (method.quantizes and method.fine_tune)
+    check_length(run, "float", *own)
     network: Network = build(
         "model", run.settings.model, num_classes=len(run.data.classes), input_shape=run.data.input_shape
     )
+    untrained = copy.deepcopy(network) if method.prepares else None
     float_task = make_task(run, network, "float")
     parent = float_parent(run, float_task)
     outcome.parent_hash, outcome.metrics["float"] = parent.hash, parent.metrics
@@ -136,11 +139,16 @@ def stages(run: Run, outcome: Outcome) -> None:
         outcome.sections["cost"] = cost_section(float_task.dense.eval(), run.data.input_shape)
         return
 
+    source, folder = float_task, parent.folder
+    if untrained is not None:
+        source = make_task(run, untrained, "prepare")
+        folder, stages_before = prepare(run, source, method)
+        outcome.metrics |= stages_before
     config = run.settings.quantization
     if method.search is not None:
-        outcome.sections["assignment"] = found = assigned(run, float_task, method, parent.folder)
+        outcome.sections["assignment"] = found = assigned(run, source, method, folder)
         config = with_bits(config, {layer.name: layer.bits for layer in found.layers})
-    quantized = quantize_network(float_task.dense, method, config, run.data.input_shape)
+    quantized = quantize_network(source.dense, method, config, run.data.input_shape)
     outcome.sections["swapped"] = [f"{name}: {old} -> {new}" for name, old, new in quantized.swapped]
     outcome.sections["left_float"] = list(quantized.left_float)
     reference = copy.deepcopy(quantized) if method.bias_correction else None
@@ -189,7 +197,7 @@ def end_of_training() -> None:
 
 
 def make_task(run: Run, network: Network, stage: str, parent: nn.Module | None = None) -> Task:
-    """The LightningModule of one stage (`float` or `finetune`); `parent`: the float network, which may teach it."""
+    """The LightningModule of one stage (`float`, `prepare`, `finetune`); `parent`: the float network, a teacher."""
     given = {"schedule": getattr(run.settings.schedule, stage), "parent": parent} | run.data.for_task()
     return build("task", run.settings.task, network=network, **given)
 

@@ -114,7 +114,7 @@ def _row(
     settings = read(resolve(compose("config", list(overrides))))
     data = data_of(settings.data, settings.schedule.float is not None or settings.schedule.finetune is not None)
     finished = tuple(seed for seed in request.seeds if _finished(settings, seed, data))
-    values = [percent(row.stages["integer"]) for row in ours(table, cell, runs_of(settings.results)) if row]
+    values = [percent(row.stages[table.stage]) for row in ours(table, cell, runs_of(settings.results)) if row]
     return PaperRow(cell, overrides, tuple(request.seeds), finished, ", ".join(values) or "-", data)
 
 

@@ -22,6 +22,8 @@ MANIFESTS = manifests()
 PUBLISHED = {
     "imagenet": {"train: classes": 1000, "train: images": 1_281_167, "val: images": 50_000},
     "cifar10": {"train: images": 50_000, "test: images": 10_000},
+    "cifar100": {"train: images": 100 * 500, "test: images": 100 * 100},
+    "tiny_imagenet": {"train: classes": 200, "train: images": 200 * 500, "val: images": 200 * 50},
     "coco": {"train2017: images": 118_287, "val2017: images": 5_000, "categories": 80},
     "camvid": {"train: images": 367, "val: images": 101},
 }
@@ -61,6 +63,7 @@ def test_archives_are_those_of_torchvision() -> None:
         "imagenet": [name for name, _ in tv_imagenet.ARCHIVE_META.values()],
         "voc": [tv_voc.DATASET_YEAR_DICT[year]["filename"] for year in ("2007", "2007-test", "2012")],
         "cifar10": [tv.CIFAR10.filename, tv.CIFAR10.base_folder],
+        "cifar100": [tv.CIFAR100.filename, tv.CIFAR100.base_folder],
     }
     for name, files in archives.items():
         assert all(file in MANIFESTS[name]["get"] for file in files), name

@@ -14,7 +14,7 @@ from torchvision.datasets import CIFAR10
 from torchvision.datasets.utils import calculate_md5
 
 from oaq_repro.data.camvid import CamVid
-from oaq_repro.data.cifar10 import Cifar10
+from oaq_repro.data.cifar10 import Cifar10, Cifar100
 from oaq_repro.data.notes import DataWarning
 from oaq_repro.errors import InputError
 
@@ -31,6 +31,16 @@ def test_cifar_folders_hold_out_every_tenth(tmp_path: Path, class_folders: Folde
     class_folders(tmp_path / "test", 1)
     data = Cifar10(root=tmp_path, **common)
     assert len(data.splits[0]) == 40 and len(data.splits[1]) == 2
+
+
+def test_cifar_100_is_read_from_its_own_canonical_files(tmp_path: Path, common: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="no CIFAR-100; expected cifar-100-python, train/<class>/<image> or train.zip"):
+        Cifar100(root=tmp_path, **common).setup()
+    folder = tmp_path / "cifar-100-python"
+    folder.mkdir()
+    (folder / "train").write_bytes(b"damaged")
+    with pytest.raises(InputError, match=r"cifar-100-python: found a damaged copy of CIFAR-100"):
+        Cifar100(root=tmp_path, **common).setup()
 
 
 def make_zip(folder: Path, path: Path) -> Path:

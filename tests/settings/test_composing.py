@@ -13,7 +13,7 @@ from oaq_repro.settings.kinds import KINDS
 from oaq_repro.settings.schema import check
 
 GROUPS = {
-    "task=classification": ["data=digits", "data=cifar10", "data=imagenet"],
+    "task=classification": ["data=digits", "data=cifar10", "data=cifar100", "data=tiny_imagenet", "data=imagenet"],
     "task=detection": ["data=scenes_detection", "data=voc_detection", "data=coco_detection"],
     "task=segmentation": ["data=scenes_segmentation", "data=voc_segmentation", "data=coco_segmentation", "data=camvid"],
 }
@@ -68,7 +68,7 @@ def test_every_experiment_composes_and_its_first_run_is_built(name):
 def test_methods_are_built_from_configs_that_name_every_field(method):
     made = built("method", f"method={method}")
     assert (made.settle is not None) == (method in ("oaq", "int8_settle", "ptq_oaq"))
-    assert made.fine_tune == (method not in ("ptq_int8", "ptq_oaq", "axe"))
+    assert made.fine_tune == (method not in ("ptq_int8", "ptq_oaq", "axe", "pmf"))
     options = {f.name for f in dataclasses.fields(made) if f.init}
     assert method == "float32" or options == composed(f"method={method}").method.keys() - {"kind"}
 

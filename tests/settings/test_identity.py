@@ -269,3 +269,53 @@ def test_the_usual_requantization_renames_no_run() -> None:
     earlier = copy.deepcopy(BASE)
     del earlier["quantization"]["requantization"]
     assert run_hash(earlier, FINGERPRINT) == run_hash(BASE, FINGERPRINT)
+
+
+PMF = settings_of("method=pmf")
+
+
+def prepared(settings: dict[str, Any]) -> str:
+    return identity.prepared_hash(read(settings), FINGERPRINT)
+
+
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [
+        ("quantization.activation_bits", 4),
+        ("quantization.accumulator.bits", 12),
+        ("method.settle", {"margin": 2}),
+        ("method.bias_correction", True),
+        ("schedule.finetune.epochs", 3),
+        ("task.teacher", "float"),
+        ("seed", 3),
+    ],
+)
+def test_runs_that_differ_in_quantization_alone_share_what_is_trained_before_folding(where: str, value: Any) -> None:
+    assert prepared(with_value(where, value, PMF)) == prepared(PMF)
+    assert parent_hash(with_value(where, value, PMF), FINGERPRINT) == parent_hash(PMF, FINGERPRINT)
+
+
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [
+        ("method.weights.levels", 3),
+        ("method.weights.beta_max", 7),
+        ("schedule.prepare.epochs", 3),
+        ("data.batch_size", 16),
+        ("task.label_smoothing", 0.1),
+    ],
+)
+def test_what_is_trained_before_folding_follows_its_settings(where: str, value: Any) -> None:
+    changed = with_value(where, value, PMF)
+    assert prepared(changed) != prepared(PMF)
+    assert run_hash(changed, FINGERPRINT) != run_hash(PMF, FINGERPRINT)
+
+
+def test_the_schedule_of_that_stage_counts_for_no_method_without_it() -> None:
+    for value in (None, {"lr": 0.5, "epochs": 7}):
+        assert hash_with("schedule.prepare", value) == run_hash(BASE, FINGERPRINT)
+        assert tuned(with_value("schedule.prepare", value)) == tuned(BASE)
+        for settings in (BASE, PMF):
+            changed = with_value("schedule.prepare", value, settings)
+            assert parent_hash(changed, FINGERPRINT) == parent_hash(settings, FINGERPRINT)
+    assert len({prepared(PMF), parent_hash(PMF, FINGERPRINT), run_hash(PMF, FINGERPRINT)}) == 3

@@ -80,7 +80,7 @@ def test_lengths_in_epochs_and_in_steps():
         ({"epochs": 1, "steps": 1}, "schedule.epochs, steps: found 1 and 1"),
         ({"epochs": 0}, r"schedule\.epochs: found 0"),
         ({"epochs": 1, "lr": 0}, r"schedule\.lr: found 0"),
-        ({"epochs": 1, "optimizer": "adam"}, r"schedule\.optimizer: found 'adam', expected 'sgd' or 'adamw'"),
+        ({"epochs": 1, "optimizer": "lamb"}, r"schedule\.optimizer: found 'lamb', expected 'sgd', 'adam' or 'adamw'"),
         ({"epochs": 1, "decay": "step"}, r"schedule\.decay"),
         ({"epochs": 1, "momentum": 1.0}, r"schedule\.momentum"),
         ({"epochs": 1, "milestones": [30, 60]}, r"schedule\.milestones"),

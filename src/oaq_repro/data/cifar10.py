@@ -1,15 +1,15 @@
-"""CIFAR-10 from torchvision's files, from class folders, or from a zip of class folders."""
+"""CIFAR-10 and CIFAR-100 from torchvision's files, from class folders, or from a zip of class folders."""
 
 import os
 import zipfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from torchvision import tv_tensors
-from torchvision.datasets import CIFAR10
+from torchvision.datasets import CIFAR10, CIFAR100
 
 from oaq_repro.data import transforms
 from oaq_repro.data.base import Transform
@@ -24,7 +24,6 @@ from oaq_repro.fields import NO_SCIENCE
 HOLD_OUT_EVERY = 10
 """Where there is no test split, every tenth image of each class (in the order of the names) is held out."""
 HELD_OUT_FOLDERS = ("test", "val")
-EXPECTED = f"{CIFAR10.base_folder}, train/<class>/<image> or train.zip"
 MOST_BYTES = 1 << 26
 """Of an image in a zip, unpacked: known before it is."""
 Files = list[tuple[str, int]]
@@ -64,6 +63,8 @@ class Cifar10(ClassificationData):
     """
 
     benchmark = "cifar10"
+    title: ClassVar[str] = "CIFAR-10"
+    source: ClassVar[type[CIFAR10]] = CIFAR10
 
     def __init__(self, *, download: Annotated[bool, NO_SCIENCE] = False, **common: Any) -> None:
         super().__init__(**common)
@@ -73,32 +74,37 @@ class Cifar10(ClassificationData):
         """Download the canonical files where nothing is found and `download` is set."""
         root = self.root
         if root is None:
-            raise unexpected("data.root", "nothing", "the folder or the zip with CIFAR-10")
+            raise unexpected("data.root", "nothing", f"the folder or the zip with {self.title}")
         if self._is_there(root) or not self.download:
             return
         if root.suffix == ".zip":
             raise unexpected(root, "no such file", "a zip with train/<class>/<image>", MissingError)
         try:
-            CIFAR10(root, download=True)
+            self.source(root, download=True)
         except (OSError, RuntimeError) as error:
             raise unexpected(
                 f"data.root={root}",
-                f"no CIFAR-10, and it cannot be downloaded ({error})",
-                EXPECTED,
+                f"no {self.title}, and it cannot be downloaded ({error})",
+                self.expected(),
                 MissingError,
             ) from None
 
-    @staticmethod
-    def _is_there(root: Path) -> bool:
-        return root.is_file() or any((root / name).exists() for name in (CIFAR10.base_folder, "train", "train.zip"))
+    @classmethod
+    def expected(cls) -> str:
+        """What `root` should have, for messages."""
+        return f"{cls.source.base_folder}, train/<class>/<image> or train.zip"
+
+    @classmethod
+    def _is_there(cls, root: Path) -> bool:
+        return root.is_file() or any((root / name).exists() for name in (cls.source.base_folder, "train", "train.zip"))
 
     def read(self) -> tuple[Samples, Samples]:
         """Read the images or their names, from what `root` has."""
         root = self.root
         assert root is not None  # prepare_data has seen to it
         archive = next((path for path in (root, root / "train.zip") if path.is_file()), None)
-        if (root / CIFAR10.base_folder).is_dir():
-            train, val = _canonical(root, train=True), _canonical(root, train=False)
+        if (root / self.source.base_folder).is_dir():
+            train, val = self._canonical(root, train=True), self._canonical(root, train=False)
             self.counts = {"train: images": len(train), "test: images": len(val)}
             return train, val
         make: Callable[..., Samples] = FolderSamples
@@ -108,8 +114,8 @@ class Cifar10(ClassificationData):
             names, splits = _members(archive)
             make = partial(ZipSamples, archive=archive)
         else:
-            require_folder(root, "CIFAR-10")
-            raise unexpected(f"data.root={root}", "no CIFAR-10", EXPECTED, MissingError)
+            require_folder(root, self.title)
+            raise unexpected(f"data.root={root}", f"no {self.title}", self.expected(), MissingError)
         held_out = next((splits[name] for name in HELD_OUT_FOLDERS if name in splits), None)
         self.counts = {"train: images": len(splits["train"])}
         if held_out is None:
@@ -124,12 +130,18 @@ class Cifar10(ClassificationData):
         """Pad by an eighth of the side (4 of 32), crop, flip."""
         return transforms.small_images(self.size, train, self.size[0] // 8, 0.5, self.mean, self.std)
 
+    def _canonical(self, root: Path, train: bool) -> ArraySamples:
+        with reading(str(root / self.source.base_folder), f"copy of {self.title}", "torchvision's files"):
+            data = self.source(root, train=train)
+        return ArraySamples(tuple(data.classes), data.data.transpose(0, 3, 1, 2), np.array(data.targets))
 
-def _canonical(root: Path, train: bool) -> ArraySamples:
-    folder = root / CIFAR10.base_folder
-    with reading(str(folder), "copy of CIFAR-10", "torchvision's files"):
-        data = CIFAR10(root, train=train)
-    return ArraySamples(tuple(data.classes), data.data.transpose(0, 3, 1, 2), np.array(data.targets))
+
+class Cifar100(Cifar10):
+    """CIFAR-100, its 100 fine classes: as CIFAR-10, with `cifar-100-python` for the canonical files."""
+
+    benchmark = "cifar100"
+    title: ClassVar[str] = "CIFAR-100"
+    source: ClassVar[type[CIFAR10]] = CIFAR100
 
 
 def _folders(root: Path) -> tuple[tuple[str, ...], dict[str, Files]]:

@@ -1,15 +1,16 @@
 """What a method is: its quantizers, what it does at the stations of a run, and whether ranges are settled.
 
-The stations in order: bits per layer are searched for; the quantizers are made; calibration; `start`; settling, where
-it is asked for before training; fine-tuning with `callbacks` and `penalty`; ranges are frozen; `finish`; settling; bias
-correction, and settling again.
+The stations in order: the float network is prepared, where the method trains one of its own before batch norm is
+folded; bits per layer are searched for; the quantizers are made; calibration; `start`; settling, where it is asked for
+before training; fine-tuning with `callbacks` and `penalty`; ranges are frozen; `finish`; settling; bias correction, and
+settling again.
 """
 
 from dataclasses import dataclass
 from typing import ClassVar
 
 import pytorch_lightning as pl
-from torch import Tensor
+from torch import Tensor, nn
 
 from oaq_repro.errors import SettingsError
 from oaq_repro.quant.calibrate import ImageBatches
@@ -29,6 +30,7 @@ class Method:
     bias_correction: whether biases make up for what quantization adds to the mean of a layer's sums, after training
     (`quant.bias_correction`); with `fine_tune: false` only, since training corrects biases by itself.
     search: how bits per layer are found from the float parent (`quant.search`), or None to take those of the settings.
+    prepares: the fields on which the network depends that the stage before folding trains; none: there is no stage.
     """
 
     settle: SettleConfig | None = None
@@ -37,6 +39,7 @@ class Method:
     search: SearchConfig | None = None
     quantizes: ClassVar[bool] = True
     sees_accumulator: ClassVar[bool] = True
+    prepares: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
         """What is for networks that are not trained is not for others (SettingsError)."""
@@ -51,6 +54,16 @@ class Method:
     def settles_before_training(self) -> bool:
         """Whether factors are settled before fine-tuning as well."""
         return self.settle is not None and self.settle.before_training
+
+    def prepare(self, dense: nn.Module) -> list[pl.Callback]:
+        """Before the stage before folding: put parametrizations (`torch.nn.utils.parametrize`) on the float network.
+
+        dense: as the model config made it. Returns the callbacks of its training.
+        """
+        return []
+
+    def harden(self, dense: nn.Module) -> None:
+        """After that stage: let the parametrizations compute the weights that are to be quantized; these are kept."""
 
     def activation_quantizer(
         self, bits: int, activation: Activation, observer: ObserverConfig, scalable: bool

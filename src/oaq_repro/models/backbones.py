@@ -90,5 +90,14 @@ def shrink_stem(model: nn.Module, side: int, pretrained: bool) -> None:
             conv.stride = (1, 1)
 
 
+def drop_affine(model: nn.Module) -> None:
+    """Take scale and shift from every batch norm, in place."""
+    for norm in model.modules():
+        if isinstance(norm, nn.modules.batchnorm._BatchNorm):
+            norm.affine = False
+            for name in ("weight", "bias"):
+                norm.register_parameter(name, None)
+
+
 def _strided(module: nn.Module) -> list[nn.Conv2d]:
     return [m for m in module.modules() if isinstance(m, nn.Conv2d) and m.stride != (1, 1)]

@@ -97,11 +97,11 @@ def _plain(dense: nn.Module) -> nn.Module:
         warnings.warn(f"{type(dense).__name__}: converted from {', '.join(found)} to torch.float32", stacklevel=4)
     dense = dense.float().eval()
     for module in list(dense.modules()):
-        _keep_computed_weights(module)
+        keep_computed_weights(module)
     return dense
 
 
-def _keep_computed_weights(module: nn.Module) -> None:
+def keep_computed_weights(module: nn.Module) -> None:
     """Make parameters of weights that are computed anew for every call: spectral and weight norm, parametrizations."""
     if parametrize.is_parametrized(module):
         # remove_parametrizations would change the class of the original, too, which the copy shares

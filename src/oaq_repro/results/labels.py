@@ -16,8 +16,8 @@ def label(config: Mapping[str, Any], section: str) -> str:
     (`choices`, as Hydra reports them), else by its text or its `kind`. A method says in parentheses where its range
     mapping factors are not those of output channels, an excess is not split by the output's error, the margin of
     settling is not the usual one, factors are settled before training as well or fall for another part of it, a
-    teacher takes the place of labels, biases are corrected, sums are requantized by integers, or how its bits per
-    layer were searched for.
+    teacher takes the place of labels, biases are corrected, sums are requantized by integers, how its bits per layer
+    were searched for, and how PMF trains weights where that is not the usual.
     """
     value = config.get(section)
     if value is None or value == {}:
@@ -59,7 +59,19 @@ def _marks(config: Mapping[str, Any]) -> str:
     search = at(config, "method", "search")
     if isinstance(search, Mapping):
         own.append(search_label(search) + ("" if tuned else ", not trained"))
+    weights = at(config, "method", "weights")
+    if isinstance(weights, Mapping):
+        own += weights_marks(weights)
     return f" ({', '.join(own)})" if own else ""
+
+
+def weights_marks(weights: Mapping[str, Any]) -> list[str]:
+    """What is not the usual in how PMF trains weights: "ternary", "sparsemax", "reference gradient", "beta to 7"."""
+    own = ["ternary"] * (weights["levels"] == 3)
+    own += [weights["projection"]] * (weights["projection"] != "softmax")
+    own += ["reference gradient"] * (weights["gradient"] == "reference")
+    annealed = weights["projection"] != "argmax" and weights["beta_max"] != 1e4
+    return own + [f"beta to {weights['beta_max']:g}"] * annealed
 
 
 def search_label(search: Mapping[str, Any]) -> str:

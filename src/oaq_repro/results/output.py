@@ -11,6 +11,7 @@ from pathlib import Path
 
 from oaq_repro.files import write_atomic
 from oaq_repro.results.by_assignment import assignment_files
+from oaq_repro.results.by_hardness import hardness_files
 from oaq_repro.results.by_requantization import requantization_files
 from oaq_repro.results.by_width import width_files
 from oaq_repro.results.curves import METRICS_GLOB, read_curves, training_curves
@@ -52,8 +53,9 @@ def make(results: Path, costs: CostsOf, tracked_only: bool = False) -> Output:
     if tracked is not None:
         records = [r for r in records if run_folder(results, r.hash, r.seed) / RECORD_NAME in tracked]
         problems = [problem for problem in problems if any(problem.startswith(f"{path}:") for path in tracked)]
-    texts = comparison_files(records) | width_files(records) | assignment_files(records)
-    texts |= requantization_files(records)
+    texts = comparison_files(records)
+    for files in (width_files, assignment_files, requantization_files, hardness_files):
+        texts |= files(records)
     tables = load_tables(results)
     counted = [table for table in tables if table.kind == "cost"]
     texts |= paper_files(tables, records, costs(counted) if counted else {})

@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
 
 from oaq_repro.errors import InputError
-from oaq_repro.results.record import Metric
+from oaq_repro.results.record import Metric, Stage
 
 Text = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]+$")]
@@ -73,6 +73,7 @@ class PaperTable(_Section):
     data: Name | None = Field(default=None, description="accuracy only: conf/data/<data>.yaml")
     dataset: Text | None = Field(default=None, description="accuracy only: class of the data, as records name it")
     images: Annotated[int, Field(gt=0)] | None = Field(default=None, description="accuracy only: held-out images")
+    stage: Stage = Field(default="integer", description="accuracy only: which stage of a run is what was published")
     tolerance: Annotated[float, Field(ge=0)] | None = Field(
         default=None, description="what a published number may be off: points of accuracy, percent of a cost"
     )

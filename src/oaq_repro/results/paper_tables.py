@@ -15,7 +15,7 @@ from oaq_repro.results import grid
 from oaq_repro.results.grid import Grid
 from oaq_repro.results.labels import label, name
 from oaq_repro.results.paper import GROUPS, Cell, PaperTable
-from oaq_repro.results.record import STAGES, Record
+from oaq_repro.results.record import USUAL_STAGES, Record, Stage
 from oaq_repro.results.summary import RATIOS, Interval, Row, certified, experiments, percent, ratio, seen, summarize
 from oaq_repro.results.tables import RATIO_HEADS
 
@@ -24,11 +24,19 @@ NOTES = """\
 Generated from `results/paper/{name}.yaml` and the run records by `scripts/make_tables.py`; do not edit. Source of the
 published numbers: {source}. {words}"""
 ACCURACY = """\
-Ours: mean over n seeds ± half of the 95 % interval (Student t), in percent, the integer network on its accumulator.
+Ours: mean over n seeds ± half of the 95 % interval (Student t), in percent, {stage}.
 Verdicts: *match*, at most {tolerance:g} points from the paper's number; *within noise*, farther, but the number is in
 our interval; *differs*; *not run*; *cannot run: data*. Runs on other data than all {images:,} held-out images of
 {dataset} are never shown here."""
 OURS = ("float (%)", "simulated (%)", "integer int32 (%)", "overflow seen: outputs", "overflow seen: images")
+MEASURED: dict[Stage, str] = {
+    "float": "the float parent",
+    "soft": "the float network as it is trained before folding",
+    "hard": "the float network with the weights that are then quantized",
+    "simulated": "the simulated network",
+    "integer_int32": "the integer network on 32 bits",
+    "integer": "the integer network on its accumulator",
+}
 HEADS = ("row", "column", "paper (%)", "status", "ours (%)", "n", "difference", "verdict", *OURS)
 DASHES = len(OURS) + 1 + len(RATIO_HEADS)
 
@@ -91,23 +99,25 @@ def ours(table: PaperTable, cell: Cell, groups: Sequence[Sequence[Record]]) -> S
     metric = table.metric
     found = [[record for record in group if answers(record, table, cell)] for group in groups]
     rows = [summarize(group, metric) for group in found if group]
-    return [row for row in rows if "integer" in row.stages] or [None]
+    return [row for row in rows if table.stage in row.stages] or [None]
 
 
 def _accuracy(table: PaperTable, lines: Sequence[tuple[Cell, Row | None]]) -> Grid:
-    words = ACCURACY.format(tolerance=table.tolerance, images=table.images, dataset=table.dataset)
+    words = ACCURACY.format(
+        stage=MEASURED[table.stage], tolerance=table.tolerance, images=table.images, dataset=table.dataset
+    )
     if table.blocked:
         words += f" Without a run: {table.blocked}."
     rows = []
     for cell, row in lines:
-        ours = row.stages["integer"] if row else None
+        ours = row.stages[table.stage] if row else None
         off = 100 * ours.mean - cell.value if ours and cell.value is not None else None
         cells = [cell.row, cell.column, _paper(cell), cell.status or "-", percent(ours), str(ours.n) if ours else "0"]
         cells += ["-" if off is None else f"{off:+.2f}", verdict(table, cell, ours)]
         if row is None:
             cells += ["-"] * DASHES
         else:
-            cells += [percent(row.stages.get(stage)) for stage in STAGES[:3]]
+            cells += [percent(row.stages.get(stage)) for stage in USUAL_STAGES[:3]]
             cells += [*seen(row), certified(row), *(ratio(row, mode) for mode in RATIOS)]
         rows.append((*cells, row.hash[:8] if row else "-", " ".join(cell.run)))
     heads = (*HEADS, "layers certified", *RATIO_HEADS, "run", "overrides")
@@ -183,7 +193,7 @@ def _csv(table: PaperTable, lines: Sequence[tuple[Cell, Row | None]]) -> str:
     ]
     rows: list[list[Any]] = []
     for cell, row in lines:
-        ours = row.stages["integer"] if row else None
+        ours = row.stages[table.stage] if row else None
         mean = 100 * ours.mean if ours else None
         half = 100 * ours.half if ours and ours.half is not None else None
         off = mean - cell.value if mean is not None and cell.value is not None else None

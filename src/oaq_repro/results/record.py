@@ -6,6 +6,7 @@ record is checked when it is made, when it is saved and when it is loaded; unkno
 
 import json
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -18,12 +19,16 @@ from oaq_repro.requantization import Requantization
 RECORD_NAME = "record.json"
 
 Status = Literal["finished", "failed", "interrupted"]
-Stage = Literal["float", "simulated", "integer_int32", "integer"]
+Stage = Literal["float", "soft", "hard", "simulated", "integer_int32", "integer"]
 Metric = Literal["top1", "map50", "map", "voc_ap", "voc07_ap", "miou", "agreement"]
-STAGES: tuple[Stage, ...] = ("float", "simulated", "integer_int32", "integer")
+STAGES: tuple[Stage, ...] = ("float", "soft", "hard", "simulated", "integer_int32", "integer")
+USUAL_STAGES: tuple[Stage, ...] = ("float", "simulated", "integer_int32", "integer")
+"""Those of runs without a stage before folding."""
 METRICS: tuple[Metric, ...] = ("top1", "map50", "map", "voc_ap", "voc07_ap", "miou", "agreement")
 STAGE_LABELS: dict[Stage, str] = {
     "float": "float",
+    "soft": "soft",
+    "hard": "hard",
     "simulated": "simulated",
     "integer_int32": "integer int32",
     "integer": "integer",
@@ -214,7 +219,9 @@ class Record(_Section):
         "null in records of early versions",
     )
     metrics: dict[Stage, dict[Metric, Fraction]] = Field(
-        default_factory=dict, description="stages that were reached; integer is on the chosen accumulator"
+        default_factory=dict,
+        description="stages that were reached. soft: the float network as the stage before folding trains it, hard: "
+        "with the weights that are then quantized; integer is on the chosen accumulator",
     )
     overflow: Overflow | None = Field(default=None, description="null when the run ended before the integer stage")
     layers: list[Layer] = Field(default_factory=list)
@@ -262,6 +269,11 @@ class Record(_Section):
         """The headline metric of the last stage that was reached."""
         reached = [stage for stage in STAGES if stage in self.metrics]
         return self.metrics[reached[-1]][self.metric_names[0]] if reached else None
+
+
+def stage_columns(found: Collection[Stage]) -> list[Stage]:
+    """The stages that get a column in a table: the usual ones, and those before folding where they were found."""
+    return [stage for stage in STAGES if stage in USUAL_STAGES or stage in found]
 
 
 def save_record(record: Record, path: Path | str) -> Path:

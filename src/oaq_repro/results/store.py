@@ -35,7 +35,7 @@ def run_folder(results: Path | str, hash: str, seed: int) -> Path:
 
 
 def training_folder(results: Path | str, kind: str, name: str, seed: int) -> Path:
-    """Folder of a training that runs share (`parents`, `fine_tuned`), with its WEIGHTS.
+    """Folder of a training that runs share (`parents`, `prepared`, `fine_tuned`), with its WEIGHTS.
 
     name: the hash of what the training depends on (`settings.identity`).
     """

@@ -10,7 +10,7 @@ from typing import Any
 from oaq_repro.results import grid
 from oaq_repro.results.grid import Grid
 from oaq_repro.results.labels import SECTIONS
-from oaq_repro.results.record import METRICS, STAGE_LABELS, STAGES, Record
+from oaq_repro.results.record import METRICS, STAGE_LABELS, USUAL_STAGES, Record
 from oaq_repro.results.summary import COSTS, RATIOS, Row, certified, experiments, percent, ratio, seen, summarize
 
 NOTES = """\
@@ -35,7 +35,7 @@ def comparison(records: Sequence[Record]) -> list[Row]:
 
 def comparison_grid(rows: Sequence[Row]) -> Grid:
     """The comparison, metrics in percent."""
-    heads = [*SECTIONS, "a/w bits", "metric", "seeds", *(f"{STAGE_LABELS[stage]} (%)" for stage in STAGES)]
+    heads = [*SECTIONS, "a/w bits", "metric", "seeds", *(f"{STAGE_LABELS[stage]} (%)" for stage in USUAL_STAGES)]
     heads += ["overflow seen: outputs", "overflow seen: images", "layers certified", *RATIO_HEADS, "run"]
     align = "l" * (len(SECTIONS) + 2) + "r" * (len(heads) - len(SECTIONS) - 3) + "l"
     return Grid("Comparison", NOTES, tuple(heads), align, tuple(map(_cells, rows)), "No finished run yet.")
@@ -58,14 +58,14 @@ def markdown(rows: Sequence[Row], unfinished: Sequence[Record] = ()) -> str:
 
 def csv_text(rows: Sequence[Row]) -> str:
     """The comparison as CSV: fractions, not percent."""
-    stages = chain.from_iterable((stage, f"{stage}_half_95", f"{stage}_n") for stage in STAGES)
+    stages = chain.from_iterable((stage, f"{stage}_half_95", f"{stage}_n") for stage in USUAL_STAGES)
     counts = ["overflow_outputs", "outputs", "images_affected", "images", "certified_min", "certified_max", "layers"]
     ratios = [f"{mode}_over_fast" for mode in RATIOS]
     heads = ["run", *SECTIONS, "operand_bits", "metric", "seeds", *stages, *counts, *ratios, *COSTS]
     lines = []
     for row in rows:
         values: list[Any] = [row.hash, *row.labels, row.operands, row.metric, row.seeds]
-        for stage in STAGES:
+        for stage in USUAL_STAGES:
             found = row.stages.get(stage)
             values += [None, None, 0] if found is None else [found.mean, found.half, found.n]
         values += [row.overflow_outputs, row.outputs, row.images_affected, row.images]
@@ -84,7 +84,7 @@ def comparison_files(records: Sequence[Record]) -> dict[str, str]:
 
 
 def _cells(row: Row) -> tuple[str, ...]:
-    stages = (percent(row.stages.get(stage)) for stage in STAGES)
+    stages = (percent(row.stages.get(stage)) for stage in USUAL_STAGES)
     ratios = (ratio(row, mode) for mode in RATIOS)
     first = (*row.labels, row.operands, row.metric, str(row.seeds))
     return (*first, *stages, *seen(row), certified(row), *ratios, row.hash[:8])

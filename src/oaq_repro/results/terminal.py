@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from oaq_repro.results.labels import label, short_names
-from oaq_repro.results.record import STAGE_LABELS, STAGES, BitAssignment, Cost, Layer, Overflow, Record
+from oaq_repro.results.record import STAGE_LABELS, BitAssignment, Cost, Layer, Overflow, Record, stage_columns
 
 NAME_WIDTH = 28
 NAME_WIDTH_BESIDE_RANGES = 20
@@ -113,10 +113,11 @@ def _accuracy(record: Record) -> Table:
     table = Table(title=f"Run {record.hash}, seed {record.seed} (%)", box=box.SIMPLE, title_justify="left")
     table.add_column("metric")
     headings = {**STAGE_LABELS, "integer": f"integer {label(record.config, 'accumulator')}"}
-    for stage in STAGES:
+    stages = stage_columns(record.metrics)
+    for stage in stages:
         table.add_column(headings[stage], justify="right")
     for metric in record.metric_names:
-        values = (record.metrics.get(stage, {}).get(metric) for stage in STAGES)
+        values = (record.metrics.get(stage, {}).get(metric) for stage in stages)
         table.add_row(metric, *("-" if value is None else f"{100 * value:.2f}" for value in values))
     return table
 

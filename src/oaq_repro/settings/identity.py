@@ -14,7 +14,8 @@ from oaq_repro.errors import InputError
 from oaq_repro.fields import BY_CONTENT, IN_ORDER, NO_SCIENCE
 from oaq_repro.files import file_hash
 from oaq_repro.results.store import short_hash
-from oaq_repro.settings.forms import at, fields_beside
+from oaq_repro.settings.forms import at, fields_beside, locate
+from oaq_repro.settings.kinds import KINDS
 from oaq_repro.settings.sections import RunSettings
 
 VERSION = 2
@@ -53,6 +54,7 @@ PARENT: dict[str, Any] = {"task": True, "data": True, "model": True, "trainer": 
 FINE_TUNED = PARENT | {"schedule": True, "method": True, "quantization": True}
 TEACHING = {"teacher", "temperature"}
 """Fields of a task that are those of fine-tuning."""
+PREPARED = PARENT | {"schedule": {"float", "prepare"}, "method": True}
 AFTER = {"settle", "bias_correction"}
 """Fields of a method that are of what follows fine-tuning."""
 ACCUMULATORS = {"accumulator", "reason", "granularity"}
@@ -65,6 +67,8 @@ def science(settings: RunSettings, parts: Mapping[str, Any] = FINE_TUNED) -> dic
     """
     dumped = settings.model_dump(include=dict(parts), exclude_defaults=True, context=WRITTEN)
     found: dict[str, Any] = _finished(dumped, "")
+    if not prepares(settings):
+        found.get("schedule", {}).pop("prepare", None)
     for path, meant in SILENCE.items():
         section, *inner, name = where = path.split(".")
         value = at(settings.model_dump(), where)
@@ -77,6 +81,12 @@ def science(settings: RunSettings, parts: Mapping[str, Any] = FINE_TUNED) -> dic
         place[name] = value
         if value == meant:
             _remove(found, where, type(settings))
+    return found
+
+
+def prepares(settings: RunSettings) -> frozenset[str]:
+    """The fields of the method that its stage before folding depends on; none: it has no such stage."""
+    found: frozenset[str] = locate(KINDS["method"][settings.method.kind].target).prepares
     return found
 
 
@@ -110,12 +120,20 @@ def parent_hash(settings: RunSettings, fingerprint: str) -> str:
     return hash_of(found, fingerprint)
 
 
+def prepared_hash(settings: RunSettings, fingerprint: str) -> str:
+    """Name of what the stage before folding trains, which runs share that differ in quantization alone."""
+    found = science(settings, PREPARED)
+    found["task"] = _without(found["task"], TEACHING)
+    found["method"] = {k: v for k, v in found["method"].items() if k in {"kind", *prepares(settings)}}
+    return hash_of(found, fingerprint)
+
+
 def fine_tuned_hash(settings: RunSettings, fingerprint: str, fine_tunes: bool, sees_accumulator: bool) -> str:
     """Name of a fine-tuning: everything before the last settling, without accumulators where nothing sees them.
 
     With fixed16 all training does: it is their bits by which layers take it.
     """
-    found = science(settings, FINE_TUNED if fine_tunes else FINE_TUNED | {"schedule": {"float"}})
+    found = science(settings, FINE_TUNED if fine_tunes else FINE_TUNED | {"schedule": {"float", "prepare"}})
     settles = (found["method"].get("settle") or {}).get("before_training", False)
     searches = (found["method"].get("search") or {}).get("certified", False)
     for name in AFTER - ({"settle"} if settles else set()):

@@ -28,6 +28,8 @@ KINDS: dict[str, dict[str, Kind]] = {
     "data": {
         "digits": Kind("oaq_repro.data.digits:Digits", CLASSIFICATION),
         "cifar10": Kind("oaq_repro.data.cifar10:Cifar10", CLASSIFICATION),
+        "cifar100": Kind("oaq_repro.data.cifar10:Cifar100", CLASSIFICATION),
+        "tiny_imagenet": Kind("oaq_repro.data.tiny_imagenet:TinyImageNet", CLASSIFICATION),
         "imagenet": Kind("oaq_repro.data.imagenet:ImageNet", CLASSIFICATION),
         "voc_detection": Kind("oaq_repro.data.voc:VocDetection", DETECTION),
         "coco_detection": Kind("oaq_repro.data.coco:CocoDetection", DETECTION),
@@ -46,6 +48,8 @@ KINDS: dict[str, dict[str, Kind]] = {
     "model": {
         "classifier": Kind("oaq_repro.models.classification:build", CLASSIFICATION),
         "timm": Kind("oaq_repro.models.timm_classifier:build", CLASSIFICATION),
+        "mlp": Kind("oaq_repro.models.mlp:build", CLASSIFICATION),
+        "vgg": Kind("oaq_repro.models.vgg:build", CLASSIFICATION),
         "ssd": Kind("oaq_repro.models.ssd:build", DETECTION),
         "ssdlite": Kind("oaq_repro.models.ssdlite:build", DETECTION),
         "lraspp": Kind("oaq_repro.models.lraspp:build", SEGMENTATION),
@@ -67,6 +71,7 @@ KINDS: dict[str, dict[str, Kind]] = {
         "axe": Kind("oaq_repro.methods.axe:AXE"),
         "a2q": Kind("oaq_repro.methods.a2q:A2Q"),
         "a2q_plus": Kind("oaq_repro.methods.a2q_plus:A2QPlus"),
+        "pmf": Kind("oaq_repro.methods.pmf:PMF"),
     },
 }
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from torch import nn
-from torch.optim import SGD, AdamW, Optimizer
+from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import (
     ConstantLR,
     CosineAnnealingLR,
@@ -22,10 +22,11 @@ from oaq_repro.fields import NO_SCIENCE, Count, Fraction, InnerFraction, NonNega
 
 @dataclass
 class Schedule:
-    """One stage of training; the fields of the sections `float` and `finetune` of conf/schedule/*.yaml.
+    """One stage of training; the fields of the sections `float`, `prepare` and `finetune` of conf/schedule/*.yaml.
 
     epochs | steps: length, exactly one of them; `steps` for data sets of which an epoch is a few batches.
-    optimizer: "sgd" with `momentum` (and Nesterov's form with `nesterov`), or "adamw".
+    optimizer: "sgd" with `momentum` (and Nesterov's form with `nesterov`), "adamw", or "adam", whose weight decay joins
+        the gradient.
     lr: learning rate after `warmup_steps` linear steps. `decay`: what follows, over the other steps: cosine or linear
         to 0, poly ((1 - t)^power), constant, multistep (times `gamma` at the fractions `milestones` of all steps).
     weight_decay: of matrices and convolution kernels only; biases, batch norm and quantizer ranges have none.
@@ -36,7 +37,7 @@ class Schedule:
     lr: Positive
     epochs: Count | None = None
     steps: Count | None = None
-    optimizer: Literal["sgd", "adamw"] = "sgd"
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
     momentum: OpenFraction = 0.9
     nesterov: bool = False
     weight_decay: NonNegative = 0.0
@@ -83,7 +84,7 @@ class Schedule:
         if self.optimizer == "sgd":
             optimizer = SGD(groups, lr=self.lr, momentum=self.momentum, nesterov=self.nesterov)
         else:
-            optimizer = AdamW(groups, lr=self.lr)
+            optimizer = (Adam if self.optimizer == "adam" else AdamW)(groups, lr=self.lr)
         warmup = min(self.warmup_steps, total_steps - 1)
         main = self._decay(optimizer, total_steps - warmup, warmup)
         if warmup < 1:
@@ -108,11 +109,13 @@ class Schedule:
 
 @dataclass
 class Schedules:
-    """The section `schedule`: of the float parent and of fine-tuning, None: no such training.
+    """The section `schedule`: of the float parent and of fine-tuning, None: no such training. prepare: of the stage
+    before folding, for methods that have one; it counts in the identity of their runs only.
 
     controller_interval: what `method.interval` refers to, so that each data set brings its own.
     """
 
     float: Schedule | None = None
+    prepare: Schedule | None = None
     finetune: Schedule | None = None
     controller_interval: Annotated[Count, NO_SCIENCE] = 50

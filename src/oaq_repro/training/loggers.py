@@ -65,7 +65,7 @@ class NeverFails(Logger):
 
 
 def make_loggers(settings: RunSettings, folder: Path, stage: str) -> list[Logger]:
-    """Loggers for one stage (`float` or `finetune`) of a run."""
+    """Loggers for one stage (`float`, `prepare` or `finetune`) of a run."""
     loggers: list[Logger] = [NeverFails(CSVLogger(str(folder), name="", version=_free_name(folder, stage)))]
     if settings.logger.wandb is not None:
         try:

@@ -114,9 +114,14 @@ class OneEnd(pl.Callback):
 
 
 def check_length(run: Run, *stages: str) -> None:
-    """InputError where something in these stages (`float`, `finetune`) begins after more steps than they have."""
+    """InputError where something in these stages (`float`, `prepare`, `finetune`) begins after their last step."""
     for stage in stages:
         schedule: Schedule | None = getattr(run.settings.schedule, stage)
+        if schedule is None and stage == "prepare":
+            raise InputError(
+                f"schedule.prepare: found null, expected fields of Schedule: method {run.settings.method.kind} "
+                "trains a network before batch norm is folded"
+            )
         if schedule is None:
             continue
         per_epoch = _steps_per_epoch(run, stage)
@@ -152,8 +157,8 @@ def fit(
 ) -> None:
     """Train `task` by its schedule; go on from `folder/last.ckpt` where an earlier attempt was interrupted.
 
-    stage: `float` or `finetune`, for the loggers. The weights after the last step are in `task`; the checkpoint stays
-    in `folder`.
+    stage: `float`, `prepare` or `finetune`, for the loggers. The weights after the last step are in `task`; the
+    checkpoint stays in `folder`.
     """
     assert task.schedule is not None
     task.train()  # folding left the modules in evaluation mode
