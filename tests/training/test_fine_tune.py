@@ -27,6 +27,7 @@ BLIND = [
     "int8_settle",
     "lsq",
     "pact",
+    "pmf",
     "ptq_int8",
     "ptq_oaq",
     "reduce_range",
