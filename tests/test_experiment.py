@@ -3,6 +3,7 @@ import json
 import pytest
 import torch
 from composing import settings_of, tiny
+from safetensors.torch import load_file
 
 from oaq_repro import experiment
 from oaq_repro.errors import InputError
@@ -49,6 +50,20 @@ def test_a_run_leaves_everything_it_promises(results, oaq):
     assert oaq.headline == oaq.metrics["integer"]["top1"]
     assert oaq.provenance.kernels == InstructionSet.selected().isa
     assert (folder / "finetune" / "metrics.csv").read_text().count("\n") > 1
+
+
+def test_factors_that_are_settled_before_training_are_those_it_starts_with(results):
+    record = run(
+        tiny(
+            results,
+            *("method=oaq", "accumulator.bits=12", "method.settle.before_training=true", "method.decrease_until=0"),
+            *("method.interval=1", "method.warmup_steps=0", "method.lr=1e-6", "method.lr_max=1e-6"),
+        )
+    )
+    trained = max(results.glob("fine_tuned/*/*/weights.safetensors"), key=lambda path: path.stat().st_mtime)
+    alphas = [float(value) for key, value in load_file(trained).items() if key.endswith("output.alpha")]
+    assert max(alphas) > 1.5  # which steps of 1e-6 do not reach
+    assert record.overflow.settle_events == 0
 
 
 def test_oaq_has_no_event_on_the_settle_set(oaq):

@@ -103,6 +103,10 @@ class Accumulator:
         """
         return k % self.lanes if self.block is None else k // self.block
 
+    def parts(self, depth: int) -> int:
+        """How many partial sums a sum of `depth` products has."""
+        return min(self.lanes, depth) if self.block is None else -(-depth // self.block)
+
     def within(self, depth: int) -> "Accumulator":
         """The same split of a sum of `depth` products, without lanes that stay empty and blocks never filled."""
         return replace(self, lanes=min(self.lanes, depth), block=None if self.block is None else min(self.block, depth))

@@ -62,6 +62,19 @@ def test_settling_comes_after_training():
     assert training("method=ptq_int8") == training("method=ptq_int8", "schedule.finetune.lr=0.1")
 
 
+@pytest.mark.parametrize("name", ["oaq", "int8_settle"])
+def test_each_width_settles_and_trains_by_itself_where_that_comes_first(name):
+    first = (f"method={name}", "method.settle.before_training=true", "accumulator.bits=12")
+    assert training(*first) != training(*first[:1], *first[2:])
+    for other in ("accumulator.bits=20", "method.settle.margin=2", "quantization.granularity=tensor"):
+        assert training(*first) != training(*first, other)
+
+
+def test_settling_before_a_training_needs_one():
+    with pytest.raises(InputError, match="settle.before_training, fine_tune: found true and false"):
+        built("method", "method=ptq_oaq", "method.settle.before_training=true")
+
+
 @pytest.mark.parametrize("name", BLIND)
 def test_what_is_said_to_be_blind_is_blind(name):
     """The same losses and gradients whatever the accumulator."""

@@ -1,7 +1,7 @@
 """What a method is: its quantizers, what it does at the stations of a run, and whether ranges are settled.
 
-The stations in order: the quantizers are made; calibration; `start`; fine-tuning with `callbacks` and `penalty`;
-ranges are frozen; `finish`; settling; bias correction, and settling again.
+The stations in order: the quantizers are made; calibration; `start`; settling, where it is asked for before training;
+fine-tuning with `callbacks` and `penalty`; ranges are frozen; `finish`; settling; bias correction, and settling again.
 """
 
 from dataclasses import dataclass
@@ -38,6 +38,13 @@ class Method:
         """What is for networks that are not trained is not for others (SettingsError)."""
         if self.bias_correction and self.fine_tune:
             raise SettingsError("bias_correction, fine_tune: found true and true, expected one of them")
+        if self.settles_before_training and not self.fine_tune:
+            raise SettingsError("settle.before_training, fine_tune: found true and false, expected a training")
+
+    @property
+    def settles_before_training(self) -> bool:
+        """Whether factors are settled before fine-tuning as well."""
+        return self.settle is not None and self.settle.before_training
 
     def activation_quantizer(
         self, bits: int, activation: Activation, observer: ObserverConfig, scalable: bool

@@ -1,11 +1,11 @@
 """Exact simulation of an accumulator on a convolution, and the counting of its overflow events.
 
-For a whole-sum accumulator nothing is convolved twice: the exact sum that the forward pass has computed
-anyway is compared with the range. Lanes, blocks and saturating pairs need their partial sums, which are
+Where all products of an output join one sum nothing is convolved twice: the exact sum that the forward pass has
+computed anyway is compared with the range. Lanes, blocks and saturating pairs need their partial sums, which are
 computed here from the same integers.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import product, zip_longest
 
@@ -14,8 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from oaq_repro.accumulator import Accumulator
-from oaq_repro.quant.numerics import Sides, pad
+from oaq_repro.quant.numerics import EXACT_FLOAT32, Sides, pad
 from oaq_repro.transposed import output_size, phases
+
+LARGEST_PRODUCT = 255 * 128  # of a code and a weight
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ def _outside(partial: Tensor, accumulator: Accumulator) -> Tensor:
 def partial_convolutions(
     codes: Tensor, zero_point: Tensor, weight: Tensor, geometry: Geometry, accumulator: Accumulator
 ) -> Iterator[Tensor]:
-    """Yield the partial sums [N, O, H, W] (float64) that have to fit, in the k order of `accumulator.py`.
+    """Yield the partial sums [N, O, H, W] that have to fit, in the k order of `accumulator.py`: exact in their dtype.
 
     Arguments as those of `simulate`. Gradients flow to codes and weights.
     """
@@ -120,6 +122,9 @@ def _sums(x: Tensor, weight: Tensor, geometry: Geometry, accumulator: Accumulato
     rows = weight.double().reshape(groups, out_channels // groups, group_channels, kh * kw).transpose(2, 3)
     rows = rows.reshape(groups, out_channels // groups, k)
     part = accumulator.part(torch.arange(k, device=rows.device))
+    exact = int(part.bincount().max()) * LARGEST_PRODUCT < EXACT_FLOAT32 and not (x.requires_grad or rows.requires_grad)
+    if exact:  # float32 is as exact for such short sums, and twice as fast
+        rows, columns = rows.float(), columns.float()
     for number in range(int(part.max()) + 1):
         products = (part == number).nonzero().squeeze(1)
         yield (rows[:, :, products] @ columns[:, :, products]).reshape(n, out_channels, height, width)
@@ -140,6 +145,7 @@ def simulate(
     overflowed: Tensor | None = None
     peaks = torch.zeros(len(weight), dtype=torch.float64, device=codes.device)
     for partial in partial_convolutions(codes, zero_point, weight, geometry, accumulator):
+        partial = partial.double()
         peaks = torch.maximum(peaks, _peaks(*_extremes(partial), accumulator))
         outside = _outside(partial, accumulator)
         if accumulator.overflow == "wrap":
@@ -151,6 +157,22 @@ def simulate(
         overflowed = outside if overflowed is None else overflowed | outside
     assert total is not None and overflowed is not None  # a convolution has at least one product
     return Simulated(total if correction is None else total - correction, overflowed, peaks)
+
+
+def _count(partials: Iterable[Tensor], accumulator: Accumulator) -> tuple[Tensor, Tensor]:
+    """Outputs with a partial sum outside the range, int64 [N, O], and every channel's peak, float64 [O]."""
+    overflowed: Tensor | None = None
+    peaks: Tensor | None = None
+    for partial in partials:
+        low, high = _extremes(partial)
+        found = _peaks(low, high, accumulator)
+        peaks = found if peaks is None else torch.maximum(peaks, found)
+        if overflowed is None:
+            overflowed = torch.zeros_like(partial, dtype=torch.bool)
+        if bool((_outside(low, accumulator) | _outside(high, accumulator)).any()):  # seldom, and much dearer
+            overflowed |= _outside(partial, accumulator)
+    assert overflowed is not None and peaks is not None  # a convolution has at least one product
+    return overflowed.sum((2, 3)), peaks
 
 
 @dataclass
@@ -178,15 +200,9 @@ class OverflowMeter:
         accumulator: Accumulator,
     ) -> None:
         """Count one batch. `exact` is the corrected sum [N, O, H, W] that the forward pass has computed."""
-        if accumulator.splits or accumulator.overflow == "saturate":
-            outcome = simulate(codes, zero_point, weight, geometry, accumulator)
-            counts, peaks = outcome.overflowed.sum((2, 3)), outcome.peaks
-        else:
-            low, high = _extremes(exact)
-            peaks = _peaks(low, high, accumulator)
-            counts = torch.zeros(exact.shape[:2], dtype=torch.int64, device=exact.device)
-            if bool((_outside(low, accumulator) | _outside(high, accumulator)).any()):  # seldom, and much dearer
-                counts = _outside(exact, accumulator).sum((2, 3))
+        whole = accumulator.parts(weight[0].numel()) == 1 and accumulator.overflow == "wrap"
+        partials = [exact] if whole else partial_convolutions(codes, zero_point, weight, geometry, accumulator)
+        counts, peaks = _count(partials, accumulator)
         self.events.append(counts.sum(1))
         self.outputs += exact.numel()
         by_channel = counts.sum(0)

@@ -24,13 +24,15 @@ class SettleConfig:
     settled MobileNetV2 erred least, overflow included, with 1.5 (docs/lab_notebook.md). max_passes: passes over the
     settle set before settling gives up with an error. batches: size of the settle set in batches of training images;
     None: all of them. split: how an excess is shared between activation and weights (`quant.split`):
-    `output_error`, `even`, or the activation's share of its exponent, 0 to 1.
+    `output_error`, `even`, or the activation's share of its exponent, 0 to 1. before_training: whether factors are
+    settled after calibration as well, so that weights train under the factors that they are deployed with.
     """
 
     margin: Margin = 1.5
     max_passes: Count = 20
     batches: Count | None = None
     split: Split = "output_error"
+    before_training: bool = False
 
 
 @dataclass

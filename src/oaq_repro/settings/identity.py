@@ -111,13 +111,14 @@ def parent_hash(settings: RunSettings, fingerprint: str) -> str:
 
 
 def fine_tuned_hash(settings: RunSettings, fingerprint: str, fine_tunes: bool, sees_accumulator: bool) -> str:
-    """Name of a fine-tuning: everything before settling, without accumulators where training does not see them."""
+    """Name of a fine-tuning: everything before the last settling, without accumulators where nothing sees them."""
     found = science(settings, FINE_TUNED if fine_tunes else FINE_TUNED | {"schedule": {"float"}})
-    for name in AFTER:
+    settles = (found["method"].get("settle") or {}).get("before_training", False)
+    for name in AFTER - ({"settle"} if settles else set()):
         found["method"].pop(name, None)
     if not fine_tunes:
         found["task"] = _without(found["task"], TEACHING)
-    if not sees_accumulator:
+    if not (sees_accumulator or settles):
         quantization = _without(found["quantization"], ACCUMULATORS)
         overrides = [_without(override, ACCUMULATORS) for override in quantization.pop("overrides", ())]
         kept = [override for override in overrides if set(override) != {"match"}]

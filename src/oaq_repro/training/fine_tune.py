@@ -2,12 +2,15 @@
 
 Runs differ afterwards in how they settle and, for methods whose training does not look at the accumulator, in the
 accumulator and in the granularity of range factors, which such methods do not move: a sweep over widths fine-tunes
-such a method once.
+such a method once. Where factors are settled before training as well, each width trains by itself.
 """
+
+from functools import partial
 
 from oaq_repro.methods.base import Method
 from oaq_repro.quant.calibrate import calibrate, freeze
 from oaq_repro.quant.network import QuantizedNetwork, set_quantizing
+from oaq_repro.quant.settle import settle
 from oaq_repro.results.store import training_folder
 from oaq_repro.run import Run
 from oaq_repro.settings.identity import fine_tuned_hash
@@ -31,6 +34,12 @@ def fine_tune(run: Run, task: Task, method: Method) -> Trained:
             batches = settings.quantization.calibration_batches
             calibrate(quantized, calibration_images(run, task.device, batches, "calibrating"))
             method.start(quantized)
+            if method.settle is not None and method.settle.before_training:
+                settle(
+                    quantized,
+                    partial(calibration_images, run, task.device, method.settle.batches, "settling"),
+                    method.settle,
+                )
         if method.fine_tune and task.schedule is not None:
             task.penalty = method.penalty
             fit(run, task, folder, "finetune", f"fine-tuning {settings.method.kind}", method.callbacks())
