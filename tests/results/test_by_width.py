@@ -4,7 +4,8 @@ import statistics
 
 import pytest
 
-from oaq_repro.results.by_width import paired, width_files
+from oaq_repro.results.by_width import width_files
+from oaq_repro.results.summary import paired
 
 ACCURACIES = {("int8", 16): (0.10, 0.20, 0.12), ("oaq", 16): (0.89, 0.81, 0.85), ("oaq", 14): (0.86, 0.78, 0.82)}
 FLOAT = (0.90, 0.80, 0.85)
@@ -30,11 +31,11 @@ def records(make_record, make_config):
 def test_differences_are_paired_over_seeds(records) -> None:
     group = [record for record in records if record.hash == f"{1:016x}"]
     differences = [accuracy - before for accuracy, before in zip(ACCURACIES["oaq", 16], FLOAT, strict=True)]
-    found = paired(group, "integer", "top1")
+    found = paired(group, "integer", group, "float", "top1")
     assert found is not None and found.n == 3
     assert found.mean == pytest.approx(statistics.fmean(differences))
     assert found.half == pytest.approx(4.302653 * statistics.stdev(differences) / 3**0.5)  # t, 2 degrees of freedom
-    assert paired(group, "integer", "map") is None
+    assert paired(group, "integer", group, "float", "map") is None
 
 
 def test_a_row_per_method_and_a_column_per_width(records) -> None:

@@ -9,13 +9,14 @@ from collections.abc import Sequence
 
 from oaq_repro.results.grid import Grid, csv_text
 from oaq_repro.results.labels import at, label, name, operand_bits
-from oaq_repro.results.record import Metric, Record, Stage
+from oaq_repro.results.record import Metric, Record
 from oaq_repro.results.store import short_hash
 from oaq_repro.results.summary import (
     Interval,
     certified,
     experiments,
     interval,
+    paired,
     percent,
     signed,
     stage_values,
@@ -49,15 +50,6 @@ def hardness_files(records: Sequence[Record]) -> dict[str, str]:
     return files
 
 
-def paired(
-    group: Sequence[Record], minus: Sequence[Record], stages: tuple[Stage, Stage], metric: Metric
-) -> Interval | None:
-    """A stage's metric minus that of another stage of the runs `minus` with the same seeds; None without any."""
-    others = {record.seed: record.metrics[stages[1]][metric] for record in minus}
-    found = [r.metrics[stages[0]][metric] - others[r.seed] for r in group if r.seed in others]
-    return interval(found) if found else None
-
-
 def _key(record: Record) -> str:
     """What rows of one table share: all but the method, the bits and the accumulator."""
     found = {k: v for k, v in (record.science or {}).items() if k not in ("method", "quantization")}
@@ -77,9 +69,9 @@ def _hard_all_along(groups: Sequence[Sequence[Record]], like: Sequence[Record]) 
 
 def _differences(groups: Sequence[Sequence[Record]], group: Sequence[Record], metric: Metric) -> list[Interval | None]:
     return [
-        paired(group, group, ("hard", "soft"), metric),
-        paired(group, group, ("integer", "hard"), metric),
-        paired(group, _hard_all_along(groups, group), ("hard", "hard"), metric),
+        paired(group, "hard", group, "soft", metric),
+        paired(group, "integer", group, "hard", metric),
+        paired(group, "hard", _hard_all_along(groups, group), "hard", metric),
     ]
 
 

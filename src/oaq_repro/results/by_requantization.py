@@ -1,6 +1,5 @@
 """What integer requantization costs: experiments that differ in nothing else, paired over seeds."""
 
-import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -10,7 +9,16 @@ from oaq_repro.requantization import REQUANTIZATIONS
 from oaq_repro.results.grid import Grid
 from oaq_repro.results.labels import at, label
 from oaq_repro.results.record import Record, Stage
-from oaq_repro.results.summary import experiments, interval, percent, signed, stage_values
+from oaq_repro.results.store import short_hash
+from oaq_repro.results.summary import (
+    experiments,
+    images_affected,
+    interval,
+    paired,
+    percent,
+    signed,
+    stage_values,
+)
 
 USUAL, *OTHERS = REQUANTIZATIONS
 NOTES = """\
@@ -34,7 +42,7 @@ def requantization_files(records: Sequence[Record]) -> dict[str, str]:
         compared = [row for _, row in sorted(rows.items()) if USUAL in row and len(row) > 1]
         if compared:
             first = compared[0][USUAL][0].config
-            name = "-".join(("requantization", label(first, "data"), label(first, "model"), _short(shared)))
+            name = "-".join(("requantization", label(first, "data"), label(first, "model"), short_hash(shared)[:8]))
             files[f"{name}.md"] = _grid(compared).markdown()
     return files
 
@@ -70,21 +78,10 @@ def _grid(rows: Sequence[Mapping[str, list[Record]]]) -> Grid:
 
 
 def _difference(group: Sequence[Record], usual: Sequence[Record], stage: Stage) -> str:
-    before = {record.seed: record for record in usual}
-    pairs = [(record, before[record.seed]) for record in group if record.seed in before]
-    if not pairs:
+    if not group:
         return "-"
-    metric = pairs[0][0].metric_names[0]
-    found = [record.metrics[stage][metric] - other.metrics[stage][metric] for record, other in pairs]
-    return f"{signed(interval(found))}{_seen(group, stage)}"
+    return f"{signed(paired(group, stage, usual, stage, group[0].metric_names[0]))}{_seen(group, stage)}"
 
 
 def _seen(group: Sequence[Record], stage: Stage) -> str:
-    found = [record.overflow for record in group if record.overflow is not None]
-    if stage != "integer" or not found:
-        return ""
-    return f" [{sum(o.images_affected for o in found):,}/{sum(o.images for o in found):,}]"
-
-
-def _short(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
+    return f" [{images_affected(group)}]" if stage == "integer" else ""

@@ -1,14 +1,10 @@
-"""What each method loses at each accumulator: one small table per sweep, differences to float paired over seeds.
-
-A difference is taken between stages of the same run, so on the same held-out data and the same float network, and its
-interval is that of the differences over seeds: narrower than what two separate intervals say.
-"""
+"""What each method loses at each accumulator: one small table per sweep, differences to float paired over seeds."""
 
 from collections.abc import Sequence
 
 from oaq_repro.results.grid import Grid, csv_text
 from oaq_repro.results.record import Metric, Record, Stage
-from oaq_repro.results.summary import Interval, experiments, interval, percent, signed, stage_values
+from oaq_repro.results.summary import experiments, images_affected, interval, paired, percent, signed, stage_values
 from oaq_repro.results.sweep import Point, Sweep, sweeps
 
 NOTES = """\
@@ -29,13 +25,6 @@ def width_files(records: Sequence[Record]) -> dict[str, str]:
             files[f"widths-{sweep.name}.md"] = _grid(sweep, by_hash).markdown()
             files[f"widths-{sweep.name}.csv"] = _csv(sweep, by_hash)
     return files
-
-
-def paired(group: Sequence[Record], stage: Stage, metric: Metric) -> Interval | None:
-    """`stage` minus float, run by run; None where no run has both."""
-    pairs = [(record.metrics.get(stage, {}).get(metric), record.metrics["float"].get(metric)) for record in group]
-    found = [value - before for value, before in pairs if value is not None and before is not None]
-    return interval(found) if found else None
 
 
 def _grid(sweep: Sweep, by_hash: dict[str, list[Record]]) -> Grid:
@@ -62,15 +51,13 @@ def _grid(sweep: Sweep, by_hash: dict[str, list[Record]]) -> Grid:
 
 
 def _cell(group: Sequence[Record], point: Point, metric: Metric) -> str:
-    found = paired(group, "integer", metric)
-    overflows = [record.overflow for record in group if record.overflow is not None]
-    seen = f"{sum(o.images_affected for o in overflows):,}/{sum(o.images for o in overflows):,}" if overflows else "-"
-    return f"{signed(found)} [{'certified' if point.guaranteed else seen}]{_agreement(group, 'integer')}"
+    seen = "certified" if point.guaranteed else images_affected(group)
+    return f"{signed(paired(group, 'integer', group, 'float', metric))} [{seen}]{_agreement(group, 'integer')}"
 
 
 def _exact(by_hash: dict[str, list[Record]], points: Sequence[Point], metric: Metric) -> str:
     group = by_hash[points[-1].hash]
-    return f"{signed(paired(group, 'integer_int32', metric))}{_agreement(group, 'integer_int32')}"
+    return f"{signed(paired(group, 'integer_int32', group, 'float', metric))}{_agreement(group, 'integer_int32')}"
 
 
 def _agreement(group: Sequence[Record], stage: Stage) -> str:
@@ -87,7 +74,7 @@ def _csv(sweep: Sweep, by_hash: dict[str, list[Record]]) -> str:
             group = by_hash[point.hash]
             line: list[object] = [name, point.accumulator.name, point.accumulator.bits, len(group)]
             for stage in ("integer", "integer_int32"):
-                found = paired(group, stage, sweep.metric)
+                found = paired(group, stage, group, "float", sweep.metric)
                 line += [None, None] if found is None else [found.mean, found.half]
             agreement = stage_values(group, "integer", "agreement")
             overflows = [record.overflow for record in group if record.overflow is not None]

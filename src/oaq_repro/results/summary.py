@@ -71,6 +71,26 @@ def stage_values(group: Sequence[Record], stage: Stage, metric: Metric) -> list[
     return [record.metrics[stage][metric] for record in group if metric in record.metrics.get(stage, {})]
 
 
+def paired(
+    group: Sequence[Record], stage: Stage, minus: Sequence[Record], other: Stage, metric: Metric
+) -> Interval | None:
+    """A metric of a stage minus that of the stage `other` of the runs `minus` with the same seeds; None without any.
+
+    Runs of one seed have the same held-out data and the same float network, so that the interval is narrower than what
+    two separate ones say.
+    """
+    others = {record.seed: record.metrics.get(other, {}).get(metric) for record in minus}
+    pairs = [(record.metrics.get(stage, {}).get(metric), others.get(record.seed)) for record in group]
+    found = [value - before for value, before in pairs if value is not None and before is not None]
+    return interval(found) if found else None
+
+
+def images_affected(group: Sequence[Record]) -> str:
+    """Held-out images in which a sum overflows, of how many, all seeds together; "-" where none were looked at."""
+    found = [record.overflow for record in group if record.overflow is not None]
+    return f"{sum(o.images_affected for o in found):,}/{sum(o.images for o in found):,}" if found else "-"
+
+
 def ratio_values(group: Sequence[Record], mode: str) -> list[float]:
     """Time of a mode / time of mode fast, of every record that has both."""
     times = [record.latency_ms for record in group]
