@@ -32,12 +32,12 @@ CORES = {
 """By LLVM's names; those that the installed LLVM does not know are left out."""
 USUAL = "usual 32 bit"
 ROUTES = {
-    "16 bit": (r"dense_wrapILi3ELb0E", 1),
+    "16 bit": (r"wrap_kernel", 1),
     "fold 16": (r"fold_kernelILi16E", 16),
     "fold 8": (r"fold_kernelILi8E", 8),
     "fold 4": (r"fold_kernelILi4E", 4),
     "fold 2": (r"fold_kernelILi2E", 2),
-    "fold 1": (r"dense_foldILi3ELb0ELi1E", 1),
+    "fold 1": (r"fold_kernelILi1E", 1),
     "exact": (r"exact_kernel", 1),
 }
 """By the engine's name of a route: its function in neon_dense.cpp, and the steps of four codes that a block has."""
