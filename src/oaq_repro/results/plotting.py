@@ -64,10 +64,10 @@ def style(axes: Axes, x: str, y: str) -> None:
         axes.spines[side].set_visible(False)
 
 
-def legend(figure: Figure, handles: Sequence[Any], title: str, columns: int = 2) -> None:
+def legend(figure: Figure, handles: Sequence[Any], title: str, columns: int = 2, size: float = 9.5) -> None:
     """What the marks mean, above the axes and never over them."""
     figure.legend(
-        handles=list(handles), title=title, title_fontsize=10, fontsize=9.5, alignment="left", ncols=columns,
+        handles=list(handles), title=title, title_fontsize=10, fontsize=size, alignment="left", ncols=columns,
         loc="outside upper left", frameon=False, handlelength=3.2, columnspacing=1.2,
     )  # fmt: skip
 

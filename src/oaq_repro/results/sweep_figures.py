@@ -24,6 +24,9 @@ GUARANTEE = (
     "joined: modes fast and certified of one network"
 )
 
+LEGENDS = ((22, 3, 9.5), (34, 2, 9.5), (42, 2, 8.0))
+"""Columns and size of the letters, by the length of the longest name; one column where it is longer still."""
+
 
 def accuracy_bits(sweep: Sweep) -> Plot | None:
     """Accuracy on the accumulator (one wrapping sum) against its bits; None without two widths below 32.
@@ -43,7 +46,9 @@ def accuracy_bits(sweep: Sweep) -> Plot | None:
         "no input can overflow (certified)": certified,
     }
     panels = {title: names for title, names in panels.items() if names}
-    figure = new_figure(0.6 + 2.5 * len(panels) + 0.2 * ((len(order) + 4) // 3))
+    fitting = [(columns, size) for longest, columns, size in LEGENDS if max(map(len, order)) <= longest]
+    columns, size = fitting[0] if fitting else (1, 9.5)
+    figure = new_figure(0.6 + 2.5 * len(panels) + 0.2 * ((len(order) + 1 + columns) // columns))
     looks = {name: {"linewidth": 0.9, "linestyle": LINES[i % len(LINES)]} for i, name in enumerate(order)}
     subplots = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
     for axes, (title, names) in zip(subplots, panels.items(), strict=True):
@@ -64,7 +69,7 @@ def accuracy_bits(sweep: Sweep) -> Plot | None:
         for number, name in enumerate(order)
     ]
     axes.set_xlabel("accumulator bits", fontsize=11)
-    legend(figure, [*handles, *references], sweep.title, columns=3)
+    legend(figure, [*handles, *references], sweep.title, columns, size)
     heads = ["method", "bits", "accuracy", "half_95", "n", "certified", "run"]
     rows: list[list[Any]] = [
         [name, p.accumulator.bits, p.accuracy.mean, p.accuracy.half, p.accuracy.n, int(p.guaranteed), p.hash]
