@@ -199,3 +199,15 @@ def test_no_channel_passes_its_limit_and_those_that_need_nothing_keep_their_bits
         assert ((alpha >= 1) & (alpha <= 16)).all()
         quiet = unused[name].abs().transpose(0, 1).flatten(1).amax(1) < limit / margin / 1.5
         assert (alpha[quiet] == 1).all()
+
+
+@pytest.mark.parametrize("name", ["depthwise.0", "project.0"])
+def test_scales_that_a_bias_holds_up_are_raised_from_there(name):
+    """Factors below the floor of the scale shrink no sum: raised from 1, they and the input's would go on to the cap."""
+    model = narrow(Accumulator(11), requantization="fixed16")
+    layer, quantizer = layers(model)[name], input_quantizer(model, name)
+    with torch.no_grad():
+        own = layer.weight_quantizer.scale(layer.weight) * quantizer.parameters_of_range().scale
+        layer.bias.copy_(3 * 2**14 * own)  # the floor is three times the scale
+    report = settle(model, lambda: [images()], SettleConfig(margin=2.5))
+    assert report.passes == 2 and name not in report.replaced
