@@ -203,7 +203,7 @@ def test_no_channel_passes_its_limit_and_those_that_need_nothing_keep_their_bits
 
 @pytest.mark.parametrize("name", ["depthwise.0", "project.0"])
 def test_scales_that_a_bias_holds_up_are_raised_from_there(name):
-    """Factors below the floor of the scale shrink no sum: raised from 1, they and the input's would go on to the cap."""
+    """Factors below the floor of the scale shrink no sum: raised from 1, they would go on to the cap."""
     model = narrow(Accumulator(11), requantization="fixed16")
     layer, quantizer = layers(model)[name], input_quantizer(model, name)
     with torch.no_grad():
