@@ -31,6 +31,8 @@ ratios = st.one_of(
 @example(2.0**-63, 31)
 @example(2.0**-64, 31)
 @example(2.0**-16, 15)
+@example(2.0**-31 * (1 - 2.0**-53), 15)  # a half, but for the last bit, of the smallest multiplier
+@example(2.0**-63 * (1 - 2.0**-53), 31)
 def test_dyadic(ratio, bits):
     multiplier, shift = dyadic(ratio, bits)
     assert multiplier.dtype == shift.dtype == np.int64

@@ -37,7 +37,7 @@ def dyadic(ratio: Any, bits: int = DYADIC_BITS) -> tuple[Array, Array]:
     by that is clamped, unless it is 0.
     """
     fraction, exponent = np.frexp(np.asarray(ratio, np.float64))
-    rounds_up = np.floor(np.ldexp(fraction, bits) + 0.5) >= 2.0**bits  # 2^bits becomes 2^(bits - 1), one shift less
+    rounds_up = half_up(np.ldexp(fraction, bits)) >= 2.0**bits  # 2^bits becomes 2^(bits - 1), one shift less
     shift = np.clip(bits - exponent.astype(np.int64) - rounds_up, 1, 2 * bits)
     return multiplier_at(ratio, shift, bits), shift
 
@@ -53,7 +53,13 @@ def dyadic_sum(ratios: Any, bits: int) -> tuple[Array, int]:
 
 def multiplier_at(ratio: Any, shift: Any, bits: int) -> Array:
     """int64 `floor(ratio * 2^shift + 1/2)`, at most 2^bits - 1."""
-    return np.minimum(np.floor(np.ldexp(np.asarray(ratio, np.float64), shift) + 0.5), 2.0**bits - 1).astype(np.int64)
+    return np.minimum(half_up(np.ldexp(np.asarray(ratio, np.float64), shift)), 2.0**bits - 1).astype(np.int64)
+
+
+def half_up(values: Array) -> Array:
+    """`floor(x + 1/2)` of float64 above 0, exactly: the sum itself may round, of the number below 1/2 to 1."""
+    whole = np.floor(values)
+    return whole + (values - whole >= 0.5)
 
 
 def fixed16(ratio: Any) -> Array:
@@ -69,7 +75,7 @@ def is_fixed16(ratio: Any) -> Array:
 
 def resize_shares(t: Array) -> Array:
     """int64 [2, n], the shares in 2^-11 of the first and second pixel where the second one's is t, float32 [n]."""
-    second = np.floor(np.ldexp(t.astype(np.float64), SHARE_BITS) + 0.5).astype(np.int64)
+    second = half_up(np.ldexp(t.astype(np.float64), SHARE_BITS)).astype(np.int64)
     return np.stack([(1 << SHARE_BITS) - second, second])
 
 
