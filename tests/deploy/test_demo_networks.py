@@ -40,7 +40,7 @@ def test_three_ways_to_the_same_integers(task, method, requantization, tmp_path)
     for layer in record.layers[1:-1]:  # a network of a few steps has layers that settling gives 32 bits
         replaced = requantization == "fixed16" and layer.accumulator == "int32"
         assert layer.requantization == ("dyadic" if replaced else requantization), layer
-    assert sum(layer.requantization == requantization for layer in record.layers) > 0.9 * len(record.layers) - 2
+    assert sum(layer.requantization == requantization for layer in record.layers) > 0.8 * len(record.layers)
     graph = Graph.load(run_folder(str(tmp_path), record.hash, record.seed) / "graph.npz")
     data = build("data", record.config["data"])
     data.prepare_data()
