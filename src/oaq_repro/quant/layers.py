@@ -115,9 +115,13 @@ class QuantLayer(QuantModule):
         When ranges move, fixed16 then finds no smaller ones, with which a certificate would not hold any more.
         """
         if self._wants_fixed16:
-            _, scale = self.quantized_weight(x)
-            quantizer = self.weight_quantizer
-            quantizer.alpha.mul_(quantizer.per_factor(scale / quantizer.scale(self.weight)).clamp(min=1.0))
+            self.weight_quantizer.alpha.mul_(self.held(x))
+
+    def held(self, x: QParams) -> Tensor:
+        """How far the floor, and fixed16, hold scales above those of their factors for this input: [O], at least 1."""
+        _, scale = self.quantized_weight(x)
+        quantizer = self.weight_quantizer
+        return quantizer.per_factor(scale / quantizer.scale(self.weight)).clamp(min=1.0)
 
     def worst_case(self, x: QParams) -> Tensor:
         """Largest partial sum that any input can reach, as a multiple of the limit: float64 [O] (`quant.bounds`)."""
@@ -144,13 +148,15 @@ class QuantLayer(QuantModule):
         """x: [N, C, H, W] or [N, K]; accumulates, adds the bias in 32 bits, requantizes."""
         if not isinstance(x, QTensor):
             return self._finish(self.product(x, self.weight, self.bias))
-        output = self.output.parameters_of_range()  # before this batch is seen: scales are snapped to it
         weight, bias, scale = self.weight_codes(x.qparams)
         dtype = self._exact_dtype(x, weight)
         acc = self.product(x.centred().to(dtype), weight.to(dtype), None)
         # adding before the conversion rounds once, as converting the int32 sum does
         total = (acc + channelwise(bias, acc)).to(torch.float32)
-        fixed16 = Fixed16.of(total, ratio_of(scale, output), output) if self._wants_fixed16 else None
+        fixed16 = None
+        if self._wants_fixed16:
+            output = self.output.parameters_of_range()  # before this batch is seen: scales are snapped to it
+            fixed16 = Fixed16.of(total, ratio_of(scale, output), output)
         if self.meter is not None:
             self.count(acc, x, weight, fixed16)
         if self.probe is not None:

@@ -9,6 +9,7 @@ from oaq_repro.quant.modules import QuantModule, RoundingModule, Value
 from oaq_repro.quant.numerics import QTensor, Sides, pad
 from oaq_repro.quant.quantizers import ActivationQuantizer
 from oaq_repro.quant.requantization import dyadic_values
+from oaq_repro.requantization import Requantization
 
 
 class QuantAvgPool2d(RoundingModule):
@@ -63,9 +64,13 @@ def _averaged(pool: RoundingModule, x: QTensor, total: Tensor, n: int | Tensor) 
         output.track(total, x.scale / n)
     scale, zero_point, q_max = output.parameters_of_range()
     smooth = output.encode(total * (x.scale / (scale * n)), scale, zero_point, q_max)
-    counts = n.cpu().numpy() if isinstance(n, Tensor) else n
-    scales = x.scale.detach().cpu().numpy(), scale.detach().cpu().numpy()
-    return pool.rounded(smooth, lambda _: dyadic_values(total, mean_ratio(*scales, counts)))
+
+    def values(_: Requantization) -> Tensor:
+        counts = n.cpu().numpy() if isinstance(n, Tensor) else n
+        scales = x.scale.detach().cpu().numpy(), scale.detach().cpu().numpy()
+        return dyadic_values(total, mean_ratio(*scales, counts))
+
+    return pool.rounded(smooth, values)
 
 
 class QuantMaxPool2d(QuantModule):

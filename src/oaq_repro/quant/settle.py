@@ -10,10 +10,8 @@ from oaq_repro.accumulator import NAMED
 from oaq_repro.errors import InputError
 from oaq_repro.fields import Count, Margin
 from oaq_repro.quant.calibrate import ImageBatches, count_overflow
-from oaq_repro.quant.layers import QuantLayer
-from oaq_repro.quant.network import QuantizedNetwork, input_quantizer, layers
+from oaq_repro.quant.network import QuantizedNetwork, input_qparams, input_quantizer, layers
 from oaq_repro.quant.overflow import OverflowMeter
-from oaq_repro.quant.quantizers import ActivationQuantizer
 from oaq_repro.quant.split import ALPHA_CAP, EVEN, Split, choose_shares, left_to_weights
 
 
@@ -118,23 +116,14 @@ def _raise_alphas(model: QuantizedNetwork, needs: Mapping[str, Tensor], shares: 
             impossible[name] = f"needs alpha above {ALPHA_CAP:g} for its input"
     wanted = {name: need for name, need in needs.items() if name not in impossible}
     before = {id(q): float(q.alpha) for q in inputs.values()}
-    held = {name: _held(table[name], inputs[name], need) for name, need in wanted.items()}
+    # below the floor of a scale a factor that rises shrinks no sum, nor does the input's, which the floor follows
+    held = {name: table[name].held(input_qparams(model, name)) for name in wanted}
     for name in wanted:
         if inputs[name].scalable:
             inputs[name].alpha.clamp_(min=before[id(inputs[name])] * taken[name])
     for name, need in wanted.items():
         quantizer, weights = inputs[name], table[name].weight_quantizer
-        weights.alpha.mul_(held[name])
+        weights.alpha.mul_(torch.where(need.to(held[name]) > 1, held[name], 1.0))
         rest = left_to_weights(need, float(quantizer.alpha) / before[id(quantizer)])
         weights.alpha.mul_(rest.to(weights.alpha))
     return impossible
-
-
-def _held(layer: QuantLayer, quantizer: ActivationQuantizer, need: Tensor) -> Tensor:
-    """How far the floor holds the scales of channels in need above those of their factors, float32 [O], at least 1.
-
-    Below the floor a factor that rises shrinks no sum, and neither does one of the input, from which the floor follows.
-    """
-    _, scale = layer.quantized_weight(quantizer.parameters_of_range())
-    above = (scale / layer.weight_quantizer.scale(layer.weight)).clamp(min=1.0)
-    return layer.weight_quantizer.per_factor(torch.where(need.to(above) > 1, above, torch.ones_like(above)))

@@ -24,9 +24,8 @@ INT32 = Accumulator(bits=32)
 STEP_COST = {
     WHOLE: 1.0, folded(16): 1.06, folded(8): 1.09, folded(4): 1.15, folded(2): 1.29, folded(1): 1.5, EXACT: 1.97,
 }  # fmt: skip
-EXACT_PAIR_COST = (
-    1.4  # of two taps whose products go to 32 bits, as a multiple of those that are added in 16 bits first
-)
+EXACT_PAIR_COST = 1.4
+"""Of two taps whose products go to 32 bits, as a multiple of those that are added in 16 bits first."""
 SHIFT = 128  # taken off every code where an instruction set multiplies signed codes
 
 
