@@ -5,18 +5,17 @@ accumulator and in the granularity of range factors, which such methods do not m
 such a method once. Where factors are settled before training as well, each width trains by itself.
 """
 
-from functools import partial
 from pathlib import Path
 
 from oaq_repro.methods.base import Method
 from oaq_repro.quant.calibrate import calibrate, freeze
 from oaq_repro.quant.network import QuantizedNetwork, set_quantizing
-from oaq_repro.quant.settle import settle
 from oaq_repro.results.store import training_folder
 from oaq_repro.run import Run
 from oaq_repro.settings.identity import fine_tuned_hash
 from oaq_repro.tasks.base import Task
 from oaq_repro.training.checkpoints import LAST
+from oaq_repro.training.post_training import settled
 from oaq_repro.training.shared import Trained, train_or_load
 from oaq_repro.training.stage import calibration_images, fit
 
@@ -41,11 +40,7 @@ def fine_tune(run: Run, task: Task, method: Method) -> Trained:
             calibrate(quantized, calibration_images(run, task.device, batches, "calibrating"))
             method.start(quantized)
             if method.settle is not None and method.settle.before_training:
-                settle(
-                    quantized,
-                    partial(calibration_images, run, task.device, method.settle.batches, "settling"),
-                    method.settle,
-                )
+                settled(run, quantized, method.settle, task.device)
         if method.fine_tune and task.schedule is not None:
             task.penalty = method.penalty
             fit(run, task, folder, "finetune", f"fine-tuning {settings.method.kind}", method.callbacks())

@@ -9,7 +9,7 @@ from oaq_repro.methods.base import Method
 from oaq_repro.quant.bias_correction import correct_biases
 from oaq_repro.quant.calibrate import count_overflow
 from oaq_repro.quant.network import QuantizedNetwork
-from oaq_repro.quant.settle import SettleReport, settle
+from oaq_repro.quant.settle import SettleConfig, SettleReport, settle
 from oaq_repro.run import Run
 from oaq_repro.training.stage import calibration_images
 
@@ -43,9 +43,12 @@ def post_training(
 def settle_or_count(run: Run, quantized: QuantizedNetwork, method: Method) -> SettleReport:
     """Settle by the method's configuration, or only count overflow on the same images where it has none."""
     if method.settle is not None:
-        return settle(
-            quantized, partial(calibration_images, run, CPU, method.settle.batches, "settling"), method.settle
-        )
+        return settled(run, quantized, method.settle, CPU)
     report = SettleReport()
     report.see(count_overflow(quantized, calibration_images(run, CPU, None, "counting overflow")))
     return report
+
+
+def settled(run: Run, quantized: QuantizedNetwork, config: SettleConfig, device: torch.device) -> SettleReport:
+    """Settle on the calibration images."""
+    return settle(quantized, partial(calibration_images, run, device, config.batches, "settling"), config)
