@@ -8,7 +8,7 @@ import pytest
 
 from oaq_repro.errors import InputError
 from oaq_repro.paper_costs import paper_costs
-from oaq_repro.quant.cost import bit_operations
+from oaq_repro.quant.mixed_precision.cost import bit_operations
 from oaq_repro.results.paper import load_tables
 
 ROOT = Path(__file__).parents[1]

@@ -10,10 +10,10 @@ from oaq_repro.accumulator import NAMED
 from oaq_repro.data.imagenet import ImageNet
 from oaq_repro.methods.int8 import Int8
 from oaq_repro.models.timm_classifier import build
-from oaq_repro.quant.calibrate import calibrate
+from oaq_repro.quant.calibration.calibrate import calibrate
 from oaq_repro.quant.config import QuantizationConfig
-from oaq_repro.quant.convert import quantize_network
-from oaq_repro.quant.trace import fold
+from oaq_repro.quant.conversion.convert import quantize_network
+from oaq_repro.quant.conversion.trace import fold
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::oaq_repro.data.notes.DataWarning")]
 NETWORKS = {

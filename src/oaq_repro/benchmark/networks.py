@@ -21,11 +21,11 @@ from oaq_repro.methods.int8 import Int8
 from oaq_repro.models import classification, mmseg_deeplab, ssd, timm_classifier
 from oaq_repro.models.backbones import Arch
 from oaq_repro.models.network import Network
-from oaq_repro.quant.calibrate import calibrate, freeze
+from oaq_repro.quant.calibration.calibrate import calibrate, freeze
+from oaq_repro.quant.calibration.settle import SettleConfig, settle
 from oaq_repro.quant.config import Override, QuantizationConfig
-from oaq_repro.quant.convert import quantize_network
+from oaq_repro.quant.conversion.convert import quantize_network
 from oaq_repro.quant.network import QuantizedNetwork
-from oaq_repro.quant.settle import SettleConfig, settle
 from oaq_repro.requantization import Requantization
 
 Ranges = Literal["int8", "oaq", "fixed16"]

@@ -12,7 +12,7 @@ which the bias says how fine its scale may be (`numerics.smallest_scale`) is lef
 import torch
 from torch import Tensor, nn
 
-from oaq_repro.quant.calibrate import ImageBatches, freeze, layer_by_layer
+from oaq_repro.quant.calibration.calibrate import ImageBatches, freeze, layer_by_layer
 from oaq_repro.quant.layers import QuantLayer
 from oaq_repro.quant.modules import Value
 from oaq_repro.quant.network import QuantizedNetwork, set_quantizing

@@ -5,9 +5,9 @@ from quant.networks import Classifier, images, quantized, trained
 from oaq_repro.accumulator import NAMED, Accumulator
 from oaq_repro.errors import InputError
 from oaq_repro.methods.int8 import Int8
-from oaq_repro.quant.calibrate import calibrate, count_overflow, freeze
+from oaq_repro.quant.calibration.calibrate import calibrate, count_overflow, freeze
 from oaq_repro.quant.config import QuantizationConfig
-from oaq_repro.quant.convert import quantize_network
+from oaq_repro.quant.conversion.convert import quantize_network
 from oaq_repro.quant.network import input_quantizer, layers
 from oaq_repro.quant.overflow import simulate
 

@@ -8,22 +8,22 @@ from torch import fx, nn
 
 from oaq_repro.accumulator import Accumulator
 from oaq_repro.errors import InputError
-from oaq_repro.quant.calls import MODULE
-from oaq_repro.quant.compose import compose
 from oaq_repro.quant.config import ROLES, Override, QuantizationConfig
+from oaq_repro.quant.conversion.calls import MODULE
+from oaq_repro.quant.conversion.compose import compose
+from oaq_repro.quant.conversion.ordinary import simplify
+from oaq_repro.quant.conversion.padding import fold_padding, padding_before
+from oaq_repro.quant.conversion.patterns import OWN, PATTERNS, activation_of
+from oaq_repro.quant.conversion.places import placed
+from oaq_repro.quant.conversion.sizes import note_shapes
+from oaq_repro.quant.conversion.trace import LAYERS, fold, input_node, kind_of, module_of, reads_sizes, tensor_inputs
 from oaq_repro.quant.elementwise import QuantElementwise, constant_beyond, elementwise_function
-from oaq_repro.quant.input_bits import InputBits
 from oaq_repro.quant.layers import QuantLayer, QuantSkip
+from oaq_repro.quant.mixed_precision.input_bits import InputBits
 from oaq_repro.quant.modules import QuantInput, QuantModule, QuantOutput, QuantRequantize
 from oaq_repro.quant.network import QuantizedNetwork, layer_sources
-from oaq_repro.quant.ordinary import simplify
-from oaq_repro.quant.padding import fold_padding, padding_before
-from oaq_repro.quant.patterns import OWN, PATTERNS, activation_of
-from oaq_repro.quant.places import placed
 from oaq_repro.quant.quantizers import Activation, ActivationQuantizer, QuantizerFactory, WeightQuantizer
 from oaq_repro.quant.select import is_parts
-from oaq_repro.quant.sizes import note_shapes
-from oaq_repro.quant.trace import LAYERS, fold, input_node, kind_of, module_of, reads_sizes, tensor_inputs
 
 CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 

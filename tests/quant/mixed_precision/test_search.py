@@ -8,9 +8,9 @@ from oaq_repro.accumulator import Accumulator
 from oaq_repro.methods.int8 import Int8
 from oaq_repro.quant.bounds import worst_case
 from oaq_repro.quant.layers import QuantConv2d, QuantConvTranspose2d, QuantLinear
+from oaq_repro.quant.mixed_precision.search import cannot_overflow
 from oaq_repro.quant.numerics import QParams
 from oaq_repro.quant.quantizers import ObserverConfig
-from oaq_repro.quant.search import cannot_overflow
 
 METHOD = Int8()
 MAKERS = {

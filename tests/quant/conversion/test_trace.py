@@ -8,7 +8,7 @@ from timm.layers import BatchNormAct2d
 from torch import nn
 
 from oaq_repro.errors import InputError
-from oaq_repro.quant.trace import fold
+from oaq_repro.quant.conversion.trace import fold
 
 
 @pytest.mark.parametrize("network", [Classifier, Gated, Pyramid])

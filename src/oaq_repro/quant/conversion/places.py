@@ -7,7 +7,7 @@ from typing import Any
 from torch import fx, nn
 
 from oaq_repro.errors import InputError
-from oaq_repro.quant.calls import MODULE
+from oaq_repro.quant.conversion.calls import MODULE
 
 
 @contextmanager

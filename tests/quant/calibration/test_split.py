@@ -8,10 +8,10 @@ from torch import nn
 
 from oaq_repro.accumulator import NAMED, Accumulator
 from oaq_repro.errors import InputError
-from oaq_repro.quant.calibrate import count_overflow
+from oaq_repro.quant.calibration.calibrate import count_overflow
+from oaq_repro.quant.calibration.settle import SettleConfig, settle
+from oaq_repro.quant.calibration.split import CANDIDATES, SplitErrors, fixed_share, output_errors
 from oaq_repro.quant.network import input_quantizer, layers
-from oaq_repro.quant.settle import SettleConfig, settle
-from oaq_repro.quant.split import CANDIDATES, SplitErrors, fixed_share, output_errors
 from oaq_repro.settings.schema import build_part
 
 

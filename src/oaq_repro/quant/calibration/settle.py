@@ -9,10 +9,10 @@ from torch import Tensor
 from oaq_repro.accumulator import NAMED
 from oaq_repro.errors import InputError
 from oaq_repro.fields import Count, Margin
-from oaq_repro.quant.calibrate import ImageBatches, count_overflow
+from oaq_repro.quant.calibration.calibrate import ImageBatches, count_overflow
+from oaq_repro.quant.calibration.split import ALPHA_CAP, EVEN, Split, choose_shares, left_to_weights
 from oaq_repro.quant.network import QuantizedNetwork, input_qparams, input_quantizer, layers
 from oaq_repro.quant.overflow import OverflowMeter
-from oaq_repro.quant.split import ALPHA_CAP, EVEN, Split, choose_shares, left_to_weights
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class SettleConfig:
     ends near a limit of its own, so that other images overflow sooner than with one factor, for which 1.15 is enough: a
     settled MobileNetV2 erred least, overflow included, with 1.5 (docs/lab_notebook.md). max_passes: passes over the
     settle set before settling gives up with an error. batches: size of the settle set in batches of training images;
-    None: all of them. split: how an excess is shared between activation and weights (`quant.split`):
+    None: all of them. split: how an excess is shared between activation and weights (`quant.calibration.split`):
     `output_error`, `even`, or the activation's share of its exponent, 0 to 1. before_training: whether factors are
     settled after calibration as well, so that weights train under the factors that they are deployed with.
     """

@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from oaq_repro.errors import InputError
-from oaq_repro.quant.places import placed
-from oaq_repro.quant.sizes import SHAPE
-from oaq_repro.quant.trace import input_node, module_of
-from oaq_repro.quant.views import PRODUCTS, SQUEEZES, SUMS, RepeatChannel
+from oaq_repro.quant.conversion.places import placed
+from oaq_repro.quant.conversion.sizes import SHAPE
+from oaq_repro.quant.conversion.trace import input_node, module_of
+from oaq_repro.quant.conversion.views import PRODUCTS, SQUEEZES, SUMS, RepeatChannel
 
 AVERAGES = (nn.AdaptiveAvgPool2d, F.adaptive_avg_pool2d)
 MAXIMA = (nn.AdaptiveMaxPool2d, F.adaptive_max_pool2d, F.adaptive_max_pool2d_with_indices)

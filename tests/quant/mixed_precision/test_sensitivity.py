@@ -10,9 +10,9 @@ from torch.func import functional_call
 from torch.nn.functional import cross_entropy, mse_loss, multi_margin_loss
 
 from oaq_repro.errors import InputError
+from oaq_repro.quant.conversion.trace import fold
+from oaq_repro.quant.mixed_precision.sensitivity import hessian_traces, sensitivities, squared_error
 from oaq_repro.quant.network import layers
-from oaq_repro.quant.sensitivity import hessian_traces, sensitivities, squared_error
-from oaq_repro.quant.trace import fold
 
 
 def tiny():

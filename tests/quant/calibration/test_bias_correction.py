@@ -11,7 +11,7 @@ from oaq_repro.errors import SettingsError
 from oaq_repro.integer.reference import Reference
 from oaq_repro.methods.certified_scale import CertifiedScale
 from oaq_repro.methods.int8 import Int8
-from oaq_repro.quant.bias_correction import correct_biases
+from oaq_repro.quant.calibration.bias_correction import correct_biases
 from oaq_repro.quant.network import layers
 from oaq_repro.quant.numerics import smallest_scale
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from oaq_repro.errors import InputError
-from oaq_repro.quant.assignment import Problem, assign, random_assignments
+from oaq_repro.quant.mixed_precision.assignment import Problem, assign, random_assignments
 
 PUBLISHED = json.loads((Path(__file__).parent / "hawq_v3.json").read_text())
 

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from oaq_repro.errors import InputError
+from oaq_repro.quant.conversion.places import placed
+from oaq_repro.quant.conversion.trace import input_node, module_of
 from oaq_repro.quant.numerics import Sides
-from oaq_repro.quant.places import placed
-from oaq_repro.quant.trace import input_node, module_of
 
 PADDING, LOWEST = "padding", float("-inf")
 CONVOLUTIONS = (nn.Conv2d,)

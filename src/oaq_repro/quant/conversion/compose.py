@@ -5,9 +5,9 @@ Each step on its own would round its result to codes. Our choice.
 
 from torch import fx
 
+from oaq_repro.quant.conversion.patterns import activation_of
+from oaq_repro.quant.conversion.trace import kind_of, module_of, reads_sizes, tensor_inputs
 from oaq_repro.quant.elementwise import elementwise_function, is_pointwise_call
-from oaq_repro.quant.patterns import activation_of
-from oaq_repro.quant.trace import kind_of, module_of, reads_sizes, tensor_inputs
 
 
 def compose(model: fx.GraphModule) -> fx.GraphModule:

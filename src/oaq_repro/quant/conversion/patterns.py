@@ -17,6 +17,19 @@ from torch import fx, nn
 
 from oaq_repro.accumulator import Accumulator
 from oaq_repro.errors import InputError
+from oaq_repro.quant.conversion.padding import both, padding_before, sides_of
+from oaq_repro.quant.conversion.sizes import SHAPE
+from oaq_repro.quant.conversion.trace import input_node, module_of, size_source, tensor_inputs
+from oaq_repro.quant.conversion.views import (
+    PRODUCTS,
+    SUMS,
+    VIEWS,
+    RepeatChannel,
+    Squeeze,
+    Unsqueeze,
+    is_batch,
+    view_sizes,
+)
 from oaq_repro.quant.layers import QuantConv2d, QuantConvTranspose2d, QuantLinear
 from oaq_repro.quant.modules import (
     QuantAdd,
@@ -27,14 +40,10 @@ from oaq_repro.quant.modules import (
     QuantPixelShuffle,
 )
 from oaq_repro.quant.numerics import Sides
-from oaq_repro.quant.padding import both, padding_before, sides_of
 from oaq_repro.quant.pools import QuantAvgPool2d, QuantGlobalAvgPool, QuantMaxPool2d
 from oaq_repro.quant.quantizers import Activation, ActivationQuantizer, WeightQuantizer
 from oaq_repro.quant.resize import Factor, QuantResize, QuantResizeNearest
 from oaq_repro.quant.select import QuantSelect, selected_channels, selection_source
-from oaq_repro.quant.sizes import SHAPE
-from oaq_repro.quant.trace import input_node, module_of, size_source, tensor_inputs
-from oaq_repro.quant.views import PRODUCTS, SUMS, VIEWS, RepeatChannel, Squeeze, Unsqueeze, is_batch, view_sizes
 
 
 class Context(Protocol):

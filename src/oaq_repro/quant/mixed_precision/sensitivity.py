@@ -17,9 +17,9 @@ from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
 from oaq_repro.errors import InputError
+from oaq_repro.quant.conversion.trace import LAYERS
 from oaq_repro.quant.numerics import exchanged, largest_magnitude, rowwise, symmetric_scale
 from oaq_repro.quant.quantizers import WeightQuantizer
-from oaq_repro.quant.trace import LAYERS
 
 Batch = tuple[Tensor, Any]  # images [N, C, H, W] and their targets
 Loss = Callable[[Any, Any], Tensor]  # outputs, targets -> the mean over the images, a scalar
@@ -45,11 +45,11 @@ def hessian_traces(
 ) -> dict[str, Trace]:
     """Trace of the Hessian of the mean loss over all images, for the weights of every convolution and linear layer.
 
-    model: float network in evaluation mode with batch norm folded (`quant.trace.fold`); it is left as it is. vectors:
-    at least 2; each spans all layers and is the same for all batches, so one product with the Hessian serves every
-    layer. The sum over vectors of the terms between layers is zero in the mean. Layers that share weights share the
-    trace evenly. Raises InputError for too few vectors, no batch, a network without layers or with a function that has
-    no second derivative, and a loss that is not finite.
+    model: float network in evaluation mode with batch norm folded (`quant.conversion.trace.fold`); it is left as it
+    is. vectors: at least 2; each spans all layers and is the same for all batches, so one product with the Hessian
+    serves every layer. The sum over vectors of the terms between layers is zero in the mean. Layers that share weights
+    share the trace evenly. Raises InputError for too few vectors, no batch, a network without layers or with a
+    function that has no second derivative, and a loss that is not finite.
     """
     if vectors < 2:
         raise InputError(f"vectors: found {vectors}, expected at least 2, as the error is estimated from them")
@@ -93,7 +93,7 @@ def hessian_traces(
 def sensitivities(
     model: nn.Module, traces: Mapping[str, Trace], widths: Iterable[int], per_channel: bool = True
 ) -> dict[str, dict[int, float]]:
-    """`Om(b)` by layer of `traces` and width in bits, for `quant.assignment`.
+    """`Om(b)` by layer of `traces` and width in bits, for `quant.mixed_precision.assignment`.
 
     model: as `hessian_traces` had it. Raises InputError for a width outside 2 to 8.
     """

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from oaq_repro.quant.conversion.trace import LAYERS
 from oaq_repro.quant.layers import QuantConvTranspose2d, QuantLayer, QuantLinear
 from oaq_repro.quant.network import QuantizedNetwork, input_quantizer
 from oaq_repro.quant.numerics import QTensor
-from oaq_repro.quant.trace import LAYERS
 
 FLOAT_BITS = 32
 

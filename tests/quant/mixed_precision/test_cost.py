@@ -11,7 +11,7 @@ from torchvision.models.resnet import Bottleneck
 
 from oaq_repro.deploy.lower import lower
 from oaq_repro.quant.config import Override
-from oaq_repro.quant.cost import bit_operations, layer_costs, network_cost, sparse_bit_operations
+from oaq_repro.quant.mixed_precision.cost import bit_operations, layer_costs, network_cost, sparse_bit_operations
 from oaq_repro.quant.network import layers
 
 

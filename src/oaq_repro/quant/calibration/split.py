@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, distributed
 
 from oaq_repro.fields import Fraction
-from oaq_repro.quant.calibrate import ImageBatches, first_images
+from oaq_repro.quant.calibration.calibrate import ImageBatches, first_images
 from oaq_repro.quant.layers import QuantLayer
 from oaq_repro.quant.network import QuantizedNetwork, input_quantizer, layers
 from oaq_repro.quant.numerics import QTensor, channelwise

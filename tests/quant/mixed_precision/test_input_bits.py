@@ -16,7 +16,7 @@ from oaq_repro.integer.engine import Engine
 from oaq_repro.integer.graph import Requantize
 from oaq_repro.integer.reference import Reference
 from oaq_repro.quant.config import Override
-from oaq_repro.quant.cost import layer_costs
+from oaq_repro.quant.mixed_precision.cost import layer_costs
 from oaq_repro.quant.network import input_quantizer, layers
 
 

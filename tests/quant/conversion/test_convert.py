@@ -10,7 +10,7 @@ from oaq_repro.accumulator import NAMED, Accumulator
 from oaq_repro.errors import InputError
 from oaq_repro.methods.int8 import Int8
 from oaq_repro.quant.config import Override, QuantizationConfig
-from oaq_repro.quant.convert import quantize_network
+from oaq_repro.quant.conversion.convert import quantize_network
 from oaq_repro.quant.network import input_quantizer, layers
 from oaq_repro.settings.schema import build_part
 

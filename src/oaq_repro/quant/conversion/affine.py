@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from oaq_repro.quant.views import PRODUCTS, SUMS
+from oaq_repro.quant.conversion.views import PRODUCTS, SUMS
 
 SUBTRACT = (operator.sub, operator.isub, torch.sub, torch.subtract, "sub", "sub_")
 MULTIPLY = (*PRODUCTS, torch.multiply)

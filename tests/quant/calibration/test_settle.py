@@ -14,12 +14,12 @@ from oaq_repro.accumulator import NAMED, Accumulator
 from oaq_repro.deploy.lower import lower
 from oaq_repro.errors import InputError
 from oaq_repro.methods.int8 import Int8
-from oaq_repro.quant.calibrate import calibrate, count_overflow
+from oaq_repro.quant.calibration.calibrate import calibrate, count_overflow
+from oaq_repro.quant.calibration.settle import SettleConfig, settle
 from oaq_repro.quant.config import Override, QuantizationConfig
-from oaq_repro.quant.convert import quantize_network
+from oaq_repro.quant.conversion.convert import quantize_network
 from oaq_repro.quant.network import input_quantizer, layers
 from oaq_repro.quant.numerics import pad
-from oaq_repro.quant.settle import SettleConfig, settle
 from oaq_repro.settings.schema import build_part
 
 POLICIES = ["int16", "int16_lanes8", "int16_block", "pair_saturating"]

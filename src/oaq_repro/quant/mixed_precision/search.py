@@ -1,7 +1,7 @@
 """How the bits of every layer are to be chosen, and which bits cannot overflow, whatever the weights.
 
-The choice is that of HAWQ-V3 (`quant.assignment`, `quant.sensitivity`). That a width has to be certified is ours: codes
-of so many bits bound every product, and with it every partial sum of the layer's accumulator.
+The choice is that of HAWQ-V3 (`assignment`, `sensitivity`). That a width has to be certified is ours: codes of so many
+bits bound every product, and with it every partial sum of the layer's accumulator.
 """
 
 from dataclasses import dataclass

@@ -17,12 +17,12 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from oaq_repro.errors import InputError
-from oaq_repro.quant.affine import name_affine
-from oaq_repro.quant.calls import one_module_per_call
+from oaq_repro.quant.conversion.affine import name_affine
+from oaq_repro.quant.conversion.calls import one_module_per_call
+from oaq_repro.quant.conversion.places import innermost, place, placed
+from oaq_repro.quant.conversion.sizes import SizedTracer
+from oaq_repro.quant.conversion.views import name_views
 from oaq_repro.quant.numerics import exchanged
-from oaq_repro.quant.places import innermost, place, placed
-from oaq_repro.quant.sizes import SizedTracer
-from oaq_repro.quant.views import name_views
 
 LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 IDENTITY_MODULES = (nn.Identity, nn.modules.dropout._DropoutNd)

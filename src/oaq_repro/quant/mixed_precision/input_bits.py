@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 from torch import fx
 
+from oaq_repro.quant.conversion.trace import input_node, module_of
 from oaq_repro.quant.modules import QuantModule, QuantOutput, QuantRequantize
 from oaq_repro.quant.quantizers import ActivationQuantizer, QuantizerFactory
-from oaq_repro.quant.trace import input_node, module_of
 
 SUFFIX = "_input"  # of the name of a layer's requantization
 
