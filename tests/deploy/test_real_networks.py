@@ -1,5 +1,7 @@
 """Pretrained networks on real photographs: floats are timm's own, integers those of ONNX Runtime."""
 
+from itertools import islice
+
 import pytest
 import timm
 import torch
@@ -44,13 +46,13 @@ def test_float_predictions_are_timms_own(shared_data, photographs, name):
     folded = fold(ours, photographs.input_shape)
     right = seen = 0
     with torch.no_grad():
-        for images, labels in photographs.val_dataloader():
+        for images, labels in islice(photographs.val_dataloader(), 0, None, 4):  # they are in the order of classes
             expected = theirs(images)
             for found in (ours(images), folded(images)):  # in another layout, and so in another order of sums
                 torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
                 assert torch.equal(found.argmax(1), expected.argmax(1))
             right, seen = right + int((expected.argmax(1) == labels).sum()), seen + len(labels)
-    assert seen == 836 and right / seen > least
+    assert seen == 236 and right / seen > least
 
 
 @pytest.mark.parametrize("name", NETWORKS)
