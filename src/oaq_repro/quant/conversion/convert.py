@@ -1,6 +1,5 @@
 """Float network -> graph of quantized modules."""
 
-import fnmatch
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,14 +8,15 @@ from torch import fx, nn
 from oaq_repro.accumulator import Accumulator
 from oaq_repro.errors import InputError
 from oaq_repro.quant.config import ROLES, Override, QuantizationConfig
-from oaq_repro.quant.conversion.calls import MODULE
+from oaq_repro.quant.conversion.building import Built
 from oaq_repro.quant.conversion.compose import compose
 from oaq_repro.quant.conversion.ordinary import simplify
+from oaq_repro.quant.conversion.overrides import LayerOverrides
 from oaq_repro.quant.conversion.padding import fold_padding, padding_before
 from oaq_repro.quant.conversion.patterns import OWN, PATTERNS, activation_of
 from oaq_repro.quant.conversion.places import placed
 from oaq_repro.quant.conversion.sizes import note_shapes
-from oaq_repro.quant.conversion.trace import LAYERS, fold, input_node, kind_of, module_of, reads_sizes, tensor_inputs
+from oaq_repro.quant.conversion.trace import fold, input_node, kind_of, module_of, reads_sizes, tensor_inputs
 from oaq_repro.quant.elementwise import QuantElementwise, constant_beyond, elementwise_function
 from oaq_repro.quant.layers import QuantLayer, QuantSkip
 from oaq_repro.quant.mixed_precision.input_bits import InputBits
@@ -59,9 +59,8 @@ class _Conversion:
         self.kinds: list[tuple[str, str, str]] = []
         self.own_bits: list[str] = []
         self.inputs = InputBits(model, factory)
+        self.settings = LayerOverrides(model, config.overrides)
         self.left_float: list[str] = []
-        self.matched: set[str] = set()
-        self.matched_layers: set[str] = set()
         self.name = ""
         self.activation: Activation = "none"
         self.overrides: list[Override] = []
@@ -74,6 +73,9 @@ class _Conversion:
     def _setting(self, name: str, default: Any) -> Any:
         values = [getattr(o, name) for o in self.overrides if getattr(o, name) is not None]
         return values[-1] if values else default
+
+    def _skipped(self) -> bool:
+        return any(o.skip for o in self.overrides)
 
     def output(self) -> ActivationQuantizer:
         bits = self._setting("activation_bits", self.config.activation_bits)
@@ -98,9 +100,7 @@ class _Conversion:
     # -- the conversion ------------------------------------------------------------------------------------
 
     def run(self) -> QuantizedNetwork:
-        nodes = list(self.graph.nodes)
-        self.ends = self._ends(nodes)
-        for node in nodes:
+        for node in list(self.graph.nodes):
             if node.op == "placeholder":
                 self._insert_input(node)
             elif node.op == "output":
@@ -108,7 +108,7 @@ class _Conversion:
             elif node.op in ("call_module", "call_function", "call_method") and not self._absorbed(node):
                 with placed(node, module_of(self.model, node)):
                     self._convert(node)
-        self._check_overrides()
+        self.settings.check([name for name, _, kind in self.kinds if kind.startswith(("QuantConv", "QuantLinear"))])
         self.graph.eliminate_dead_code()
         self.inputs.merge()
         self.model.delete_all_unused_submodules()
@@ -137,33 +137,13 @@ class _Conversion:
         self.activation = "none"
         if activation_node is not None:
             self.activation = activation_of(activation_node, module_of(self.model, activation_node)) or "none"
-        self.overrides = self._matching_overrides(node, activation_node or node)
+        self.overrides = self.settings.matching(self.name, node, activation_node or node)
         kind = kind_of(self.model, node)
 
-        quantized: QuantModule | None
-        own_activation = activation_of(node, module)
-        builder = PATTERNS.get(type(module) if module is not None else node.target)
-        if any(o.skip for o in self.overrides):
-            quantized, inputs = self._left_in_float(node, module), tensor_inputs(node)
-        elif own_activation is not None:  # an activation after something that cannot absorb it
+        own_activation = None if self._skipped() else activation_of(node, module)
+        if own_activation is not None:  # after something that cannot absorb it
             self.activation, activation_node = own_activation, None
-            quantized = QuantRequantize(self.output())
-            inputs = [input_node(node)]
-        elif (function := elementwise_function(node, module)) is not None:
-            quantized, inputs = QuantElementwise(self.output(), function), tensor_inputs(node)
-            source = module_of(self.model, inputs[0])
-            if isinstance(source, QuantModule) and source.output is not None and len(inputs[0].users) == 1:
-                source.output.bounds = constant_beyond(function)  # codes for where it changes
-        elif builder is None:
-            known = sorted({getattr(key, "__name__", str(key)) for key in PATTERNS if key not in OWN})
-            raise InputError(
-                f"{self.name}: found {kind}, which has no quantized form; expected one of {', '.join(known)} or a "
-                "function of one number (ReLU, Hardswish, ...)"
-            )
-        else:
-            quantized, inputs = builder(node, module, self)
-            if isinstance(quantized, QuantLayer) and isinstance(module, nn.Module):
-                self._share(module, quantized)
+        quantized, inputs = self._built(node, module, kind)
         if quantized is None:
             node.replace_all_uses_with(inputs[0])
             self.graph.erase_node(node)
@@ -179,11 +159,35 @@ class _Conversion:
         if isinstance(quantized, QuantLayer):
             bits = self._setting("input_bits", None)
             inputs = [self.inputs.narrowed(inputs[0], bits, self.name)] if bits is not None else inputs
-            if self._roles(node, activation_node or node) or bits or self._setting("weight_bits", None):
+            if self.settings.roles(node, activation_node or node) or bits or self._setting("weight_bits", None):
                 self.own_bits.append(self.name)
         self._replace(node, activation_node, quantized, inputs)
         fused = f" + {self.activation}" if self.activation != "none" and own_activation is None else ""
         self.kinds.append((self.name, kind + fused, type(quantized).__name__))
+
+    def _built(self, node: fx.Node, module: nn.Module | None, kind: str) -> Built:
+        """The quantized module for a node, and what feeds it."""
+        if self._skipped():
+            return self._left_in_float(node, module), tensor_inputs(node)
+        if activation_of(node, module) is not None:
+            return QuantRequantize(self.output()), [input_node(node)]
+        if (function := elementwise_function(node, module)) is not None:
+            inputs = tensor_inputs(node)
+            source = module_of(self.model, inputs[0])
+            if isinstance(source, QuantModule) and source.output is not None and len(inputs[0].users) == 1:
+                source.output.bounds = constant_beyond(function)  # codes for where it changes
+            return QuantElementwise(self.output(), function), inputs
+        builder = PATTERNS.get(type(module) if module is not None else node.target)
+        if builder is None:
+            known = sorted({getattr(key, "__name__", str(key)) for key in PATTERNS if key not in OWN})
+            raise InputError(
+                f"{self.name}: found {kind}, which has no quantized form; expected one of {', '.join(known)} or a "
+                "function of one number (ReLU, Hardswish, ...)"
+            )
+        quantized, inputs = builder(node, module, self)
+        if isinstance(quantized, QuantLayer) and isinstance(module, nn.Module):
+            self._share(module, quantized)
+        return quantized, inputs
 
     def _left_in_float(self, node: fx.Node, module: nn.Module | None) -> QuantSkip:
         if module is None or len(tensor_inputs(node)) != len(node.args) or node.kwargs:
@@ -246,48 +250,3 @@ class _Conversion:
                 return self.graph.call_module(name, (value,))
 
         node.args = (fx.map_arg(node.args[0], wrap),)
-
-    # -- overrides -----------------------------------------------------------------------------------------
-
-    def _ends(self, nodes: list[fx.Node]) -> dict[str, set[int]]:
-        """By role the nodes, by identity, that have no layer before them, or behind them."""
-        is_layer = {node: isinstance(module_of(self.model, node), LAYERS) for node in nodes}
-        before: dict[fx.Node, bool] = {}
-        behind: dict[fx.Node, bool] = {}
-        for node in nodes:
-            before[node] = any(is_layer[x] or before[x] for x in node.all_input_nodes)
-        for node in reversed(nodes):
-            behind[node] = any(is_layer[x] or behind[x] for x in node.users)
-        first = {id(n) for n in nodes if not before[n] or any(i.op == "placeholder" for i in n.all_input_nodes)}
-        return {"@first": first, "@last": {id(n) for n in nodes if not behind[n]}}
-
-    def _roles(self, node: fx.Node, last: fx.Node) -> set[str]:
-        """Of a layer; `last` as below."""
-        if not isinstance(module_of(self.model, node), LAYERS):
-            return set()
-        roles = {role for role, nodes in self.ends.items() if id(node) in nodes}
-        return roles | {"@last"} if any(user.op == "output" for user in last.users) else roles
-
-    def _matching_overrides(self, node: fx.Node, last: fx.Node) -> list[Override]:
-        """Overrides that apply; `last` is the node whose value the quantized module will produce."""
-        roles = self._roles(node, last)
-        found = []
-        for name, override in self.config.overrides.items():
-            by_role = override.match in roles
-            names = (self.name, node.meta.get(MODULE, self.name))  # all calls of a module go by its name, too
-            if by_role or any(fnmatch.fnmatchcase(found, override.match) for found in names):
-                self.matched.add(name)
-                if isinstance(module_of(self.model, node), LAYERS):
-                    self.matched_layers.add(name)
-                found.append(override)
-        return found
-
-    def _check_overrides(self) -> None:
-        for key, override in self.config.overrides.items():
-            field = "match" if override.input_bits is None else "input_bits"
-            if key not in (self.matched if field == "match" else self.matched_layers):
-                names = [name for name, _, kind in self.kinds if kind.startswith(("QuantConv", "QuantLinear"))]
-                raise InputError(
-                    f"quantization.overrides.{key}.{field}: {override.match!r} matches no layer; "
-                    f"expected {' or '.join(ROLES)} or a glob over: {', '.join(names)}"
-                )
