@@ -21,8 +21,10 @@ from oaq_repro.deploy.lower import lower
 from oaq_repro.deploy.record_sections import cost_section, layer_rows, overflow_section
 from oaq_repro.errors import InputError
 from oaq_repro.files import write_atomic
+from oaq_repro.frame_precision import frame_precision
 from oaq_repro.integer.engine.latency import latencies
 from oaq_repro.methods.base import Method
+from oaq_repro.methods.videoiq import VideoIQ
 from oaq_repro.models.checkpoint import content_hash
 from oaq_repro.models.network import Network
 from oaq_repro.quant.convert import quantize_network
@@ -38,6 +40,7 @@ from oaq_repro.tasks.base import Task
 from oaq_repro.training.checkpoints import torch_bytes
 from oaq_repro.training.fine_tune import fine_tune
 from oaq_repro.training.loggers import log_record
+from oaq_repro.training.making import make_task
 from oaq_repro.training.parent import float_parent
 from oaq_repro.training.post_training import PostTraining, post_training
 from oaq_repro.training.prepare import prepare
@@ -139,6 +142,13 @@ def stages(run: Run, outcome: Outcome) -> None:
         outcome.sections["cost"] = cost_section(float_task.dense.eval(), run.data.input_shape)
         return
 
+    if isinstance(method, VideoIQ):
+        if (found := frame_precision(run, method, float_task)) is not None:
+            outcome.metrics |= found.metrics
+            outcome.sections["frame_precision"] = found.section
+            outcome.checkpoint_hash, outcome.kernels = found.checkpoint_hash, found.kernels
+        return
+
     source, folder = float_task, parent.folder
     if untrained is not None:
         source = make_task(run, untrained, "prepare")
@@ -194,12 +204,6 @@ def end_of_training() -> None:
     if distributed.is_available() and distributed.is_initialized():
         distributed.barrier()
         distributed.destroy_process_group()
-
-
-def make_task(run: Run, network: Network, stage: str, parent: nn.Module | None = None) -> Task:
-    """The LightningModule of one stage (`float`, `prepare`, `finetune`); `parent`: the float network, a teacher."""
-    given = {"schedule": getattr(run.settings.schedule, stage), "parent": parent} | run.data.for_task()
-    return build("task", run.settings.task, network=network, **given)
 
 
 def keep_curves(source: Path, folder: Path) -> None:
