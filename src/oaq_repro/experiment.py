@@ -13,7 +13,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch import distributed, nn
+from torch import distributed
 
 from oaq_repro.bit_search import assigned, with_bits
 from oaq_repro.deploy.checked_engine import CheckedEngine, Simulation
@@ -21,7 +21,8 @@ from oaq_repro.deploy.lower import lower
 from oaq_repro.deploy.record_sections import cost_section, layer_rows, overflow_section
 from oaq_repro.errors import InputError
 from oaq_repro.files import write_atomic
-from oaq_repro.frame_precision import frame_precision
+from oaq_repro.frame_graphs import Deployment
+from oaq_repro.frame_precision import trained_precisions
 from oaq_repro.integer.engine.latency import latencies
 from oaq_repro.methods.base import Method
 from oaq_repro.methods.videoiq import VideoIQ
@@ -143,10 +144,10 @@ def stages(run: Run, outcome: Outcome) -> None:
         return
 
     if isinstance(method, VideoIQ):
-        if (found := frame_precision(run, method, float_task)) is not None:
-            outcome.metrics |= found.metrics
-            outcome.sections["frame_precision"] = found.section
-            outcome.checkpoint_hash, outcome.kernels = found.checkpoint_hash, found.kernels
+        precisions = trained_precisions(run, method, float_task)
+        end_of_training()
+        if not is_worker():
+            deploy_precisions(run, precisions, outcome)
         return
 
     source, folder = float_task, parent.folder
@@ -197,6 +198,15 @@ def deploy(run: Run, simulation: Simulation, task: Task, done: PostTraining, out
     outcome.sections["layers"] = layer_rows(fast, certified, run.data.input_shape, done.bias_shifts)
     if run.settings.latency:
         outcome.sections["latency_ms"] = latencies(graph, run.data.input_shape)
+
+
+def deploy_precisions(run: Run, precisions: Deployment, outcome: Outcome) -> None:
+    """Lower the network of every width, and run each held-out frame on the one that the policy chose."""
+    keep_curves(precisions.folder, run.folder)
+    found = precisions.found()
+    outcome.metrics |= found.metrics
+    outcome.sections["frame_precision"] = found.section
+    outcome.checkpoint_hash, outcome.kernels = found.checkpoint_hash, found.kernels
 
 
 def end_of_training() -> None:

@@ -1,4 +1,4 @@
-"""Sequences made from scikit-learn's digit scans: what a policy that chooses per frame can be tried on without a download.
+"""Sequences made from scikit-learn's digit scans, on which a policy that chooses per frame can be tried at once.
 
 This is no video data. A sequence is T scans of one digit, each a real one and another, placed somewhere on a canvas of
 12x12 pixels. A frame is easy (the scan), hard (blurred and noisy, or of a fifth of the contrast) or covered (noise
@@ -128,4 +128,4 @@ def _blurred(image: np.ndarray) -> np.ndarray:
     """The mean of 3x3 pixels."""
     padded = np.pad(image, 1)
     height, width = image.shape
-    return sum(padded[i : i + height, j : j + width] for i in range(3) for j in range(3)) / 9.0
+    return np.mean([padded[i : i + height, j : j + width] for i in range(3) for j in range(3)], axis=0)

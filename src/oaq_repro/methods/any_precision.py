@@ -20,7 +20,7 @@ from oaq_repro.errors import InputError
 from oaq_repro.quant.network import QuantizedNetwork, layers
 from oaq_repro.quant.numerics import SMALLEST_SCALE, largest_magnitude, round_ste, rowwise
 from oaq_repro.quant.quantizers import WeightQuantizer
-from oaq_repro.quant.trace import LAYERS, keep_computed_weights, module_of, trace
+from oaq_repro.quant.trace import IDENTITY_MODULES, LAYERS, keep_computed_weights, module_of, trace
 
 HIGH = 8
 """Bits from which weights are truncated."""
@@ -143,8 +143,8 @@ def set_width(network: nn.Module, bits: int) -> None:
 class AtWidth:
     """The plain float network that such a network is at one width.
 
-    dense: with batch norms, ReLUs and weights as parameters. clips: by the qualified name of a ReLU the end of its range.
-    codes: by the qualified name of a layer whose weights are truncated, their integers, [O, ...].
+    dense: with batch norms, ReLUs and weights as parameters. clips: by the qualified name of a ReLU the end of its
+    range. codes: by the qualified name of a layer whose weights are truncated, their integers, [O, ...].
     """
 
     def __init__(self, network: nn.Module, bits: int) -> None:
@@ -161,7 +161,7 @@ class AtWidth:
                 self.clips[name] = module.end(bits).item()
                 network.set_submodule(name, nn.ReLU())
             elif parametrize.is_parametrized(module):
-                weight = module.parametrizations.weight.original.detach()  # type: ignore[union-attr]
+                weight = module.parametrizations.weight.original.detach()
                 self.codes[name] = integer_weights(weight, bits)[0]
                 keep_computed_weights(module)
         self.dense = network.eval()
@@ -182,7 +182,7 @@ class AtWidth:
             made = next((n for n in names if _rectifies(quantized, n)), None)
             if made is None:
                 raise InputError(
-                    f"{name}: found no quantized module whose output this ReLU clips, expected one of {', '.join(names)}"
+                    f"{name}: found no quantized module that ends with this ReLU, expected one of {', '.join(names)}"
                 )
             found[made] = clip
         return found
@@ -193,7 +193,8 @@ def _names_before(graph: fx.GraphModule, node: fx.Node) -> list[str]:
     names: list[str] = []
     while True:
         names.append(str(node.target) if node.op == "call_module" else node.name)
-        if not node.all_input_nodes or not (len(names) == 1 or isinstance(module_of(graph, node), _BatchNorm)):
+        passes = len(names) == 1 or isinstance(module_of(graph, node), (_BatchNorm, *IDENTITY_MODULES))
+        if not node.all_input_nodes or not passes:
             return names
         node = node.all_input_nodes[0]
 

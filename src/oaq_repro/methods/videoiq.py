@@ -68,17 +68,17 @@ class WidthsConfig:
 class PolicyConfig:
     """What stage 2 trains. size, network, channels, width, hidden: of the policy network (`models.policy.Policy`).
 
-    cost_weight, balance_weight, entropy_weight, own_weight: of the cost of a clip by the source's rule (1: all frames at
-    8 bits), of the squared distances of the choices' shares from equal ones, of the entropy of the choices, which is
+    cost_weight, balance_weight, entropy_weight, own_weight: of the cost of a clip by the source's rule (1: all frames
+    at 8 bits), of the squared distances of the choices' shares from equal ones, of the entropy of the choices, which is
     rewarded, and of the policy's own cross entropy. tau, tau_decay: Gumbel's temperature at first, and its factor after
     every epoch.
     """
 
-    size: Size = 6
-    network: Literal["cnn", "mobilenetv2"] = "cnn"
+    size: Size = 84
+    network: Literal["cnn", "mobilenetv2"] = "mobilenetv2"
     channels: Annotated[tuple[Size, ...], MinLen(1)] = (8, 16)
     width: Width = 1.0
-    hidden: Size = 32
+    hidden: Size = 512
     cost_weight: NonNegative = 0.16
     balance_weight: NonNegative = 0.5
     entropy_weight: NonNegative = 0.1
@@ -89,13 +89,13 @@ class PolicyConfig:
 
 @dataclass
 class VideoIQ(Method):
-    """Precision per frame. stage 1: `weights`, by schedule.prepare; stage 2: `policy`, by schedule.finetune."""
+    """Precision per frame. stage 1: `precision`, by schedule.prepare; stage 2: `policy`, by schedule.finetune."""
 
     fine_tune: bool = field(init=False, default=True)
     bias_correction: bool = field(init=False, default=False)
-    weights: WidthsConfig = field(default_factory=WidthsConfig)
+    precision: WidthsConfig = field(default_factory=WidthsConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
-    prepares: ClassVar[frozenset[str]] = frozenset({"weights"})
+    prepares: ClassVar[frozenset[str]] = frozenset({"precision"})
 
     def __post_init__(self) -> None:
         """Precision is searched for per frame, not per layer."""
@@ -109,22 +109,21 @@ class VideoIQ(Method):
 
     def make_any_precision(self, dense: nn.Module) -> nn.Module:
         """The network that stage 1 trains, from the float network, which is changed."""
-        return any_precision(dense, self.weights.widths, self.weights.formula)
+        return any_precision(dense, self.precision.widths, self.precision.formula)
 
     def quantized(self, network: AtWidth, config: QuantizationConfig, shape: Sequence[int]) -> QuantizedNetwork:
         """The quantized network of one width, not calibrated. shape: of a frame, [C, H, W].
 
-        Learned ranges are set, and observers do not move them. InputError where weights have one scale for all channels,
-        and for ReLUs that end up in no quantized module.
+        Learned ranges are set, and observers do not move them. InputError where weights have one scale for all
+        channels, and for ReLUs that end up in no quantized module.
         """
         if not config.per_channel:
             raise InputError("quantization.per_channel: found false, expected true with method videoiq")
         ends = network.rectified(quantize_network(network.dense, self, config, shape), shape)
-        truncated = network.codes if self.weights.formula == "integer" else {}
-        bits = {name: {"weight_bits": network.bits} for name in truncated}
-        for name in ends:
-            bits.setdefault(name, {})["activation_bits"] = network.bits
-        own = {f"width {name}": Override(name, **fields) for name, fields in bits.items()}
+        truncated = network.codes if self.precision.formula == "integer" else {}
+        weights = {f"weights of {name}": Override(name, weight_bits=network.bits) for name in truncated}
+        outputs = {f"output of {name}": Override(name, activation_bits=network.bits) for name in ends}
+        own = {**weights, **outputs}
         made = quantize_network(network.dense, self, replace(config, overrides={**own, **config.overrides}), shape)
         take_over(made, truncated)
         for name, end in ends.items():

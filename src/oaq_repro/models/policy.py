@@ -38,9 +38,8 @@ class Policy(nn.Module):
         super().__init__()
         self.size = size
         if network == "mobilenetv2":
-            features = create("mobilenetv2", width, 0, inputs)
-            assert isinstance(features.num_features, int)
-            self.features, units = features, features.num_features
+            self.features: nn.Module = create("mobilenetv2", width, 0, inputs)
+            units = int(self.features.num_features)  # type: ignore[arg-type]
         else:
             modules = convolutions(inputs, channels, [1, *[2] * (len(channels) - 1)])
             modules["average"], modules["flatten"] = nn.AdaptiveAvgPool2d(1), nn.Flatten()

@@ -202,9 +202,9 @@ class FrameChoice(_Section):
     """How frames are computed, by a policy or a control, and what that gives on held-out clips, on integers.
 
     policy: each frame as the policy chose. uniform: all frames at one width. shuffled: the policy's choices in random
-    places, the mean over several orders. skip_only: the policy's skips, all other frames at one width. line: the straight
-    line between the neighbouring points of skip_only, at the policy's cost. oracle: the best map from kinds of frames to
-    choices that costs at most what the policy does, found on these held-out clips: a bound, no result.
+    places, the mean over several orders. skip_only: the policy's skips, all other frames at one width. line: the
+    straight line between the neighbouring points of skip_only, at the policy's cost. oracle: the best map from kinds of
+    frames to choices that costs at most what the policy does, found on these held-out clips: a bound, no result.
     """
 
     choice: Choice
@@ -290,7 +290,8 @@ class Record(_Section):
         "versions and where the run ended before",
     )
     frame_precision: FramePrecision | None = Field(
-        default=None, description="of clips whose frames are computed at several precisions; then layers, overflow and "
+        default=None,
+        description="of clips whose frames are computed at several precisions; then layers, overflow and "
         "cost stand there, by width",
     )
     latency_ms: dict[str, NonNegative] = Field(

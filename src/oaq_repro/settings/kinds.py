@@ -48,6 +48,9 @@ KINDS: dict[str, dict[str, Kind]] = {
             "oaq_repro.data.segmentation:SegmentationData",
         ),
         "digit_clips": Kind("oaq_repro.data.digit_clips:DigitClips", VIDEO),
+        "activitynet": Kind("oaq_repro.data.frame_folders:ActivityNet", VIDEO),
+        "fcvid": Kind("oaq_repro.data.frame_folders:FCVID", VIDEO),
+        "mini_kinetics": Kind("oaq_repro.data.frame_folders:MiniKinetics", VIDEO),
     },
     "model": {
         "classifier": Kind("oaq_repro.models.classification:build", CLASSIFICATION),

@@ -62,9 +62,7 @@ class VideoTask(ClassificationTask):
         parent: nn.Module | None = None,
         **common: Any,
     ) -> None:
-        super().__init__(
-            network, schedule, classes, parent=None if parent is None else ClipNetwork(parent), **common
-        )
+        super().__init__(network, schedule, classes, parent=None if parent is None else ClipNetwork(parent), **common)
         self.average_precision = MulticlassAveragePrecision(num_classes=len(self.classes))
 
     def forward(self, clips: Tensor) -> Tensor:
