@@ -83,7 +83,9 @@ def test_the_reference_formula(seed, bits):
     assert near.all() and codes.min() >= 0 and codes.max() <= 2**bits - 1
     same = high.numpy() == q
     if same.all() and low.mean() > 0:
-        np.testing.assert_allclose(reference_weights(weight, bits), 2 * low / 255 * q.mean() / low.mean() - 1, atol=1e-5)
+        np.testing.assert_allclose(
+            reference_weights(weight, bits), 2 * low / 255 * q.mean() / low.mean() - 1, atol=1e-5
+        )
 
 
 def test_the_largest_code_of_four_bits_is_15():
@@ -212,7 +214,9 @@ def test_the_graph_of_a_width_has_its_codes_and_its_clips(make, bits):
 
 def test_a_networks_ends_keep_8_bits_and_layers_read_the_width():
     model = quantized_at(several(plain), 2)
-    found = {name: (layer.weight_quantizer.bits, input_quantizer(model, name).bits) for name, layer in layers(model).items()}
+    found = {
+        name: (layer.weight_quantizer.bits, input_quantizer(model, name).bits) for name, layer in layers(model).items()
+    }
     assert list(found.values()) == [(8, 8), (2, 2), (2, 2), (8, 8)]
     own = Override("6", weight_bits=8)
     with_own = quantized_at(several(plain), 2, QuantizationConfig(NAMED["int32"], overrides={"own": own}))

@@ -131,9 +131,13 @@ class PolicyTask(VideoTask):
         self.costs = torch.tensor([*(source_cost(bits) for bits in self.frames), 0.0])
 
     def objective(self, images: Tensor, target: Tensor) -> Tensor:
+        """As `objective_at`, in the present epoch."""
+        return self.objective_at(images, target, self.current_epoch)
+
+    def objective_at(self, images: Tensor, target: Tensor, epoch: int) -> Tensor:
         """Cross entropy of the clips under hard samples, cost, balance, entropy, and the policy's own cross entropy."""
         scores, own = self.dense(images)
-        chosen = gumbel_softmax(scores, tau=self.tau(self.current_epoch), hard=True)
+        chosen = gumbel_softmax(scores, tau=self.tau(epoch), hard=True)
         with torch.no_grad():
             logits = torch.stack([of_frames(network, images) for network in self.frames.values()], 2)
         kept = chosen[..., :-1]
