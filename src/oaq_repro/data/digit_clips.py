@@ -64,7 +64,7 @@ class DigitClips(VideoData):
         self,
         *,
         root: None = None,
-        clips: Count = 1440,
+        clips: Count = 960,
         val_clips: Count = 720,
         hard: Hard = "contrast",
         easy: Fraction = 0.35,
