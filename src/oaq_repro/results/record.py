@@ -323,6 +323,13 @@ class Record(_Section):
         return sum(layer.certified for layer in self.layers)
 
     @property
+    def held_out(self) -> int | None:
+        """Held-out samples that integers were computed for: images, or clips whose frames have precisions."""
+        if self.frame_precision is not None:
+            return self.frame_precision.clips
+        return None if self.overflow is None else self.overflow.images
+
+    @property
     def metric_names(self) -> list[Metric]:
         """Metrics that any stage has, the headline metric first."""
         return [name for name in METRICS if any(name in values for values in self.metrics.values())]
