@@ -87,9 +87,10 @@ def test_costs_hold_the_policys_own():
 
 
 def point(bits, cost, value):
+    metrics = {"clip_top1": value}
     return FrameChoice(
-        choice="skip_only", bits=bits, metrics={"clip_top1": value}, frames={bits: 1.0}, cost=cost, macs=1, bops=cost, ms=None
-    )  # fmt: skip
+        choice="skip_only", bits=bits, metrics=metrics, frames={bits: 1.0}, cost=cost, macs=1, bops=cost, ms=None
+    )
 
 
 @pytest.mark.parametrize(

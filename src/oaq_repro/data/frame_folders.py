@@ -1,11 +1,12 @@
 """Videos as folders of frames, or as files, and lists of them: ActivityNet, FCVID, Mini-Kinetics.
 
-    root/train.txt, root/val.txt   a video a line: its path below `videos`, the number of its frames (may be absent),
-                                   and its class, a number from 0
+    root/train.txt, root/val.txt   a video a line: its path below `videos`, the number of its frames, and its class, a
+                                   number from 0
     root/classes.txt               names of the classes, one a line; where it is absent numbers are the names
     root/videos/<path>             a folder of frames, in the order of their names, or a video file (with PyAV)
 
-The lists are those that the authors of AR-Net and VideoIQ use; a comma may stand in the place of spaces.
+Commas may stand in the place of spaces. Videos of several classes are not read. The number of frames is that of the
+folder, whatever the list says.
 """
 
 import re
@@ -29,7 +30,7 @@ from oaq_repro.data.video_files import SUFFIXES, read_frames
 from oaq_repro.fields import Fraction, Size, Text
 
 FOLDER = "videos"
-LINE = re.compile(r"^(?P<path>.+?)(?:[\s,]+(?P<frames>\d+))?[\s,]+(?P<label>\d+)$")
+LINE = re.compile(r"^(?P<path>.+?)[\s,]+(?P<frames>\d+)[\s,]+(?P<label>\d+)$")
 WANTED = "<path> <frames> <class>, both numbers"
 
 
