@@ -23,6 +23,7 @@ SMALL_IMAGES = {
     "imagenet": ["data.image_size=32"],
     "voc_detection": ["data.image_size=96"],
     "coco_segmentation": ["data.image_size=65", "data.eval_size=65"],
+    **dict.fromkeys(("activitynet", "fcvid", "mini_kinetics"), ["data.image_size=32", "data.frames=2"]),
 }
 """By the data that the paper's tables name."""
 

@@ -151,4 +151,18 @@ def write_benchmarks(root: Path) -> dict[str, Path]:
     """What the paper's tables need, each in a folder of its own, by the names of conf/data."""
     writers = {"imagenet": write_imagenet, "voc_detection": write_voc_devkit, "coco_segmentation": write_coco}
     writers |= {"cifar10": write_cifar, "cifar100": write_cifar, "tiny_imagenet": write_tiny_imagenet}
+    writers |= dict.fromkeys(("activitynet", "fcvid", "mini_kinetics"), write_videos)
     return {name: write(root / name) for name, write in writers.items()}
+
+
+def write_videos(root: Path) -> Path:
+    """Write five videos for training and three held-out ones, folders of 3 frames of 40x30 pixels, and their lists."""
+    for split, count in (("train", 5), ("val", 3)):
+        lines = []
+        for number in range(count):
+            name = f"{split}/video {number}"
+            for frame in range(3):
+                photo(root / "videos" / name / f"{frame:05d}.jpg", 40, 30, 10 * number + frame)
+            lines.append(f"{name} 3 {number % 2}\n")
+        (root / f"{split}.txt").write_text("".join(lines))
+    return root

@@ -20,6 +20,8 @@ CELLS = {
     if cell.preset
 }
 
+OF_CLIPS = [preset for preset in CELLS if preset.startswith("videoiq")]
+
 NETWORKS = {
     table.data: {
         override
@@ -53,7 +55,7 @@ def quick(preset):
     return ["method.weights.beta_scale=1000", "method.weights.beta_interval=1"] if "pmf" in preset else []
 
 
-@pytest.mark.parametrize("preset", sorted(CELLS))
+@pytest.mark.parametrize("preset", sorted(preset for preset in CELLS if preset not in OF_CLIPS))
 def test_a_preset_from_its_data_to_its_record(roots, preset):
     table, cell = CELLS[preset]
     if table.metric == "miou":
@@ -86,6 +88,25 @@ def test_a_preset_from_its_data_to_its_record(roots, preset):
     config = {**record.config, "choices": {key.partition("=")[0]: key.partition("=")[2] for key in wanted}}
     renamed = record.model_copy(update={"config": config})
     assert answers(renamed, small, cell.model_copy(update={"run": wanted}))
+
+
+@pytest.mark.parametrize("preset", OF_CLIPS)
+def test_a_preset_of_clips_from_its_data_to_its_record(roots, preset):
+    table, cell = CELLS[preset]
+    root = roots[table.data]
+    record = run(short(preset, root))
+    assert load_record(run_folder(root / "results", record.hash, record.seed) / "record.json") == record
+    assert record.status == "finished" and record.provenance.dataset == table.dataset
+    found = record.frame_precision
+    assert (found.clips, found.frames, [w.bits for w in found.widths]) == (3, 2, [8, 4, 2]) and not found.by_kind
+    assert all(table.metric in metrics for metrics in record.metrics.values())
+    assert record.metrics["integer_int32"] == record.metrics["simulated"]
+    own = {"data.frames", *(override.partition("=")[0] for override in TWO_STEPS)}
+    wanted = [override for override in cell.run if override.partition("=")[0] not in own]
+    config = {**record.config, "choices": {key.partition("=")[0]: key.partition("=")[2] for key in wanted}}
+    renamed = record.model_copy(update={"config": config})
+    assert not answers(record, table, cell)
+    assert answers(renamed, table.model_copy(update={"images": 3}), cell.model_copy(update={"run": wanted}))
 
 
 def test_imagenet_whose_val_is_one_folder(tmp_path):

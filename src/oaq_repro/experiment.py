@@ -13,7 +13,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch import distributed, nn
+from torch import distributed
 
 from oaq_repro.bit_search import assigned, with_bits
 from oaq_repro.deploy.checked_engine import CheckedEngine, Simulation
@@ -21,8 +21,11 @@ from oaq_repro.deploy.lower import lower
 from oaq_repro.deploy.record_sections import cost_section, layer_rows, overflow_section
 from oaq_repro.errors import InputError
 from oaq_repro.files import write_atomic
+from oaq_repro.frame_graphs import Deployment
+from oaq_repro.frame_precision import trained_precisions
 from oaq_repro.integer.engine.latency import latencies
 from oaq_repro.methods.base import Method
+from oaq_repro.methods.videoiq import VideoIQ
 from oaq_repro.models.checkpoint import content_hash
 from oaq_repro.models.network import Network
 from oaq_repro.quant.conversion.convert import quantize_network
@@ -38,6 +41,7 @@ from oaq_repro.tasks.base import Task
 from oaq_repro.training.checkpoints import torch_bytes
 from oaq_repro.training.fine_tune import fine_tune
 from oaq_repro.training.loggers import log_record
+from oaq_repro.training.making import make_task
 from oaq_repro.training.parent import float_parent
 from oaq_repro.training.post_training import PostTraining, post_training
 from oaq_repro.training.prepare import prepare
@@ -139,6 +143,13 @@ def stages(run: Run, outcome: Outcome) -> None:
         outcome.sections["cost"] = cost_section(float_task.dense.eval(), run.data.input_shape)
         return
 
+    if isinstance(method, VideoIQ):
+        precisions = trained_precisions(run, method, float_task)
+        end_of_training()
+        if not is_worker():
+            deploy_precisions(run, precisions, outcome)
+        return
+
     source, folder = float_task, parent.folder
     if untrained is not None:
         source = make_task(run, untrained, "prepare")
@@ -189,17 +200,20 @@ def deploy(run: Run, simulation: Simulation, task: Task, done: PostTraining, out
         outcome.sections["latency_ms"] = latencies(graph, run.data.input_shape)
 
 
+def deploy_precisions(run: Run, precisions: Deployment, outcome: Outcome) -> None:
+    """Lower the network of every width, and run each held-out frame on the one that the policy chose."""
+    keep_curves(precisions.folder, run.folder)
+    found = precisions.found()
+    outcome.metrics |= found.metrics
+    outcome.sections["frame_precision"] = found.section
+    outcome.checkpoint_hash, outcome.kernels = found.checkpoint_hash, found.kernels
+
+
 def end_of_training() -> None:
     """Processes that trained together wait for each other and part; only the first goes on."""
     if distributed.is_available() and distributed.is_initialized():
         distributed.barrier()
         distributed.destroy_process_group()
-
-
-def make_task(run: Run, network: Network, stage: str, parent: nn.Module | None = None) -> Task:
-    """The LightningModule of one stage (`float`, `prepare`, `finetune`); `parent`: the float network, a teacher."""
-    given = {"schedule": getattr(run.settings.schedule, stage), "parent": parent} | run.data.for_task()
-    return build("task", run.settings.task, network=network, **given)
 
 
 def keep_curves(source: Path, folder: Path) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from composing import built, quantization_of, read_of, settings_of
+from composing import built, composed, quantization_of, read_of, settings_of
 from quant.networks import Classifier, Gated, Pyramid, images, quantized, trained
 from tasks.suite import Once
 
@@ -27,11 +27,13 @@ from oaq_repro.quant.conversion.convert import quantize_network
 from oaq_repro.quant.network import layers
 from oaq_repro.run import Run
 from oaq_repro.settings.composing import config_folder
+from oaq_repro.settings.kinds import KINDS
 from oaq_repro.settings.schema import build
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-NAMES = sorted(path.stem for path in (config_folder() / "method").glob("*.yaml") if path.stem != "float32")
+FILES = sorted(path.stem for path in (config_folder() / "method").glob("*.yaml") if path.stem != "float32")
+NAMES = [name for name in FILES if KINDS["method"][composed(f"method={name}").method.kind].task is None]
 CERTIFIED = ["a2q", "a2q_plus", "axe", "certified_scale", "oaq_certified"]
 TASKS = ["classification", "detection", "segmentation"]
 

@@ -12,7 +12,7 @@ from oaq_repro.tasks.base import Task
 from oaq_repro.tasks.schedule import Schedules
 
 SHAPES = {"small": (3, 96, 96), "cifar": (3, 32, 32), "scenes": (3, 96, 96)}
-DIGITS = ("mobilenetv1_small", "resnet18_small", "mlp_small", "lenet300")
+DIGITS = ("mobilenetv1_small", "resnet18_small", "mlp_small", "lenet300", "cnn_small")
 
 
 def names(group):

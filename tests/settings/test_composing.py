@@ -16,6 +16,7 @@ GROUPS = {
     "task=classification": ["data=digits", "data=cifar10", "data=cifar100", "data=tiny_imagenet", "data=imagenet"],
     "task=detection": ["data=scenes_detection", "data=voc_detection", "data=coco_detection"],
     "task=segmentation": ["data=scenes_segmentation", "data=voc_segmentation", "data=coco_segmentation", "data=camvid"],
+    "task=video": ["data=digit_clips", "data=activitynet", "data=fcvid", "data=mini_kinetics"],
 }
 
 
@@ -39,8 +40,8 @@ def test_every_config_composes(group):
     assert names
     for name in names:
         kind = settings_of(*choice(group, name)).get(group, {}).get("kind")
-        chosen = KINDS[group][kind].task if group in ("data", "model") else "detection"
-        check(settings_of(f"task={chosen}", *choice(group, name)))
+        chosen = KINDS[group][kind].task if group in ("data", "model", "method") else "detection"
+        check(settings_of(f"task={chosen or 'detection'}", *choice(group, name)))
 
 
 EXPERIMENTS = sorted(
@@ -67,7 +68,7 @@ def test_every_experiment_composes_and_its_first_run_is_built(name):
 @pytest.mark.parametrize("method", sorted(path.stem for path in (config_folder() / "method").glob("*.yaml")))
 def test_methods_are_built_from_configs_that_name_every_field(method):
     made = built("method", f"method={method}")
-    assert (made.settle is not None) == (method in ("oaq", "int8_settle", "ptq_oaq"))
+    assert (made.settle is not None) == (method in ("oaq", "int8_settle", "ptq_oaq", "videoiq", "videoiq_small"))
     assert made.fine_tune == (method not in ("ptq_int8", "ptq_oaq", "axe", "pmf"))
     options = {f.name for f in dataclasses.fields(made) if f.init}
     assert method == "float32" or options == composed(f"method={method}").method.keys() - {"kind"}

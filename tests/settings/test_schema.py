@@ -15,7 +15,7 @@ from oaq_repro.settings.sections import TrainerSettings
 
 MODELS = {
     "classifier": "resnet18_small", "ssd": "ssdlite_mobilenetv2", "deeplabv3": "deeplabv3_mobilenetv2",
-    "mlp": "mlp_small", "vgg": "vgg16_cifar",
+    "cnn": "cnn_small", "mlp": "mlp_small", "vgg": "vgg16_cifar",
     "ssdlite": "ssdlite_mobilenetv3_large", "lraspp": "lraspp_mobilenetv3_large",
 }  # fmt: skip
 COMMON = ("schedule", "accumulator", "quantization", "trainer", "logger", "seed", "results", "threads", "latency")

@@ -61,14 +61,13 @@ class View(Dataset):
 
     def __getitem__(self, ticket: int) -> Any:
         index = int(self.samples.indices[ticket % len(self)])
-        image, target = self.samples.load(index)
         if self.seed is None:
-            return self.transform(image, target)
+            return self.transform(*self.samples.load(index))
         before = torch.get_rng_state()
         try:  # the CPU generator alone: torch.manual_seed would also reset those of the accelerators
             state = np.random.SeedSequence([self.seed, ticket]).generate_state(1, np.uint64)
             torch.default_generator.manual_seed(int(state[0] >> np.uint64(1)))
-            return self.transform(image, target)
+            return self.transform(*self.samples.load(index))
         finally:
             torch.set_rng_state(before)
 

@@ -17,6 +17,7 @@ from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from oaq_repro.files import write_atomic
 from oaq_repro.results.labels import label, short_names
+from oaq_repro.results.precision_figure import figures_of
 from oaq_repro.results.record import Record
 
 WIDTH = 5.0  # inches; small, so that type of ordinary size is large after scaling to a phone
@@ -37,13 +38,19 @@ HOLLOW = {
 
 
 def write_figures(record: Record, folder: Path | str) -> list[Path]:
-    """Write `alpha.png` and `overflow.png` into `folder`, each where the record has what it shows."""
+    """Write `alpha.png`, `overflow.png`, `accuracy_cost.png` and `frames.png` into `folder`.
+
+    Each where the record, or what the run left in the folder, has what it shows.
+    """
     folder = Path(folder)
     written: list[Path] = []
     if record.layers:
         written.append(write_atomic(folder / "alpha.png", partial(_save, alpha_figure(record))))
     if record.layers and record.overflow is not None:
         written.append(write_atomic(folder / "overflow.png", partial(_save, overflow_figure(record))))
+    if record.frame_precision is not None:
+        for name, figure in figures_of(record, folder).items():
+            written.append(write_atomic(folder / name, partial(_save, figure)))
     return written
 
 

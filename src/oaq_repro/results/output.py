@@ -12,6 +12,7 @@ from pathlib import Path
 from oaq_repro.files import write_atomic
 from oaq_repro.results.by_assignment import assignment_files
 from oaq_repro.results.by_hardness import hardness_files
+from oaq_repro.results.by_precision import precision_files
 from oaq_repro.results.by_requantization import requantization_files
 from oaq_repro.results.by_width import width_files
 from oaq_repro.results.curves import METRICS_GLOB, read_curves, training_curves
@@ -21,8 +22,10 @@ from oaq_repro.results.operand_figure import FILE_NAME, operand_figure, read_lin
 from oaq_repro.results.paper import PaperTable, load_tables
 from oaq_repro.results.paper_tables import Costs, paper_files
 from oaq_repro.results.plotting import Plot
+from oaq_repro.results.precision_figure import EXAMPLES_NAME, accuracy_cost, frames_picture
 from oaq_repro.results.record import RECORD_NAME, Record
 from oaq_repro.results.store import list_records, run_folder
+from oaq_repro.results.summary import experiments
 from oaq_repro.results.sweep import sweeps
 from oaq_repro.results.sweep_figures import accuracy_bits, accuracy_latency
 from oaq_repro.results.tables import comparison_files
@@ -54,7 +57,7 @@ def make(results: Path, costs: CostsOf, tracked_only: bool = False) -> Output:
         records = [r for r in records if run_folder(results, r.hash, r.seed) / RECORD_NAME in tracked]
         problems = [problem for problem in problems if any(problem.startswith(f"{path}:") for path in tracked)]
     texts = comparison_files(records)
-    for files in (width_files, assignment_files, requantization_files, hardness_files):
+    for files in (width_files, assignment_files, requantization_files, hardness_files, precision_files):
         texts |= files(records)
     tables = load_tables(results)
     counted = [table for table in tables if table.kind == "cost"]
@@ -80,6 +83,9 @@ def plots(results: Path, records: Sequence[Record], tracked: set[Path] | None = 
             whole = [by_hash[point.hash] for point in points if point.accumulator.name == "int16"]
             if whole and label(whole[0].config, "method") == "oaq":
                 made += [alpha_plot(whole[0]), _curves(whole[0], beside(whole[0], METRICS_GLOB))]
+    for group in experiments([record for record in records if record.frame_precision is not None]):
+        made.append(accuracy_cost(group))
+        made += [frames_picture(group[0], path) for path in beside(group[0], EXAMPLES_NAME)]
     made.append(_operands([(record, beside(record, FILE_NAME)) for record in records]))
     return [plot for plot in made if plot is not None]
 

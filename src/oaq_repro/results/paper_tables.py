@@ -56,7 +56,7 @@ def answers(record: Record, table: PaperTable, cell: Cell) -> bool:
         return False
     if data.get("subset") is not None or data.get("val_subset") is not None:
         return False
-    if record.overflow is None or record.overflow.images != table.images:
+    if record.held_out != table.images:
         return False
     return all(_holds(record.config, override) for override in cell.run)
 

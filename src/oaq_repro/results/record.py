@@ -20,11 +20,13 @@ RECORD_NAME = "record.json"
 
 Status = Literal["finished", "failed", "interrupted"]
 Stage = Literal["float", "soft", "hard", "simulated", "integer_int32", "integer"]
-Metric = Literal["top1", "map50", "map", "voc_ap", "voc07_ap", "miou", "agreement"]
+Metric = Literal["top1", "map50", "map", "voc_ap", "voc07_ap", "miou", "clip_top1", "clip_map", "agreement"]
 STAGES: tuple[Stage, ...] = ("float", "soft", "hard", "simulated", "integer_int32", "integer")
 USUAL_STAGES: tuple[Stage, ...] = ("float", "simulated", "integer_int32", "integer")
 """Those of runs without a stage before folding."""
-METRICS: tuple[Metric, ...] = ("top1", "map50", "map", "voc_ap", "voc07_ap", "miou", "agreement")
+METRICS: tuple[Metric, ...] = (
+    "top1", "map50", "map", "voc_ap", "voc07_ap", "miou", "clip_top1", "clip_map", "agreement",
+)  # fmt: skip
 STAGE_LABELS: dict[Stage, str] = {
     "float": "float",
     "soft": "soft",
@@ -175,6 +177,62 @@ class Cost(_Section):
     density: Fraction = Field(description="part of the weights that is not zero")
 
 
+class WidthGraph(_Section):
+    """One of the networks that compute frames, which differ in bits. Its images are frames."""
+
+    bits: Count
+    metrics: dict[Stage, dict[Metric, Fraction]] = Field(
+        description="all frames of the held-out clips at this width; soft: the float network of stage 1 at this width"
+    )
+    overflow: Overflow
+    layers: list[Layer]
+    cost: Cost
+    latency_ms: dict[str, NonNegative] = Field(description="as the record's")
+
+    @property
+    def certified(self) -> int:
+        """Number of layers where overflow is impossible."""
+        return sum(layer.certified for layer in self.layers)
+
+
+Choice = Literal["policy", "uniform", "shuffled", "skip_only", "line", "oracle"]
+
+
+class FrameChoice(_Section):
+    """How frames are computed, by a policy or a control, and what that gives on held-out clips, on integers.
+
+    policy: each frame as the policy chose. uniform: all frames at one width. shuffled: the policy's choices in random
+    places, the mean over several orders. skip_only: the policy's skips, all other frames at one width. line: the
+    straight line between the neighbouring points of skip_only, at the policy's cost. oracle: the best map from kinds of
+    frames to choices that costs at most what the policy does, found on these held-out clips: a bound, no result.
+    """
+
+    choice: Choice
+    bits: Count | None = Field(default=None, description="of uniform and skip_only")
+    metrics: dict[Metric, Fraction]
+    frames: dict[Count, NonNegative] = Field(description="parts of the frames by bits; 0: skipped; empty for the line")
+    cost: NonNegative = Field(
+        description="by the source's rule: min(b, 8)^2 / 64 a frame, float counts as 8 bits; 1: all frames at 8 bits"
+    )
+    macs: NonNegative = Field(description="products per frame, the policy's included")
+    bops: NonNegative = Field(description="bit operations per frame (HAWQ-V3's), the float policy's at 32 bits")
+    ms: NonNegative | None = Field(description="measured milliseconds per frame, engine and policy; null: not timed")
+
+
+class FramePrecision(_Section):
+    """Precision per frame (`methods.videoiq`)."""
+
+    clips: Count = Field(description="held-out ones")
+    frames: Count = Field(description="of a clip")
+    widths: list[WidthGraph]
+    policy_macs: Count = Field(description="per frame")
+    policy_ms: NonNegative | None = Field(description="per frame, on one thread; null where nothing was timed")
+    choices: list[FrameChoice]
+    by_kind: dict[str, dict[Count, Count]] = Field(
+        description="frames by kind, where that is known, then by the bits that the policy chose; 0: skipped"
+    )
+
+
 class Hardware(_Section):
     """The machine of a run."""
 
@@ -231,6 +289,11 @@ class Record(_Section):
         description="of the quantized network, of the float one where nothing is quantized; null in records of earlier "
         "versions and where the run ended before",
     )
+    frame_precision: FramePrecision | None = Field(
+        default=None,
+        description="of clips whose frames are computed at several precisions; then layers, overflow and "
+        "cost stand there, by width",
+    )
     latency_ms: dict[str, NonNegative] = Field(
         default_factory=dict, description="median milliseconds of one image on one thread, by the engine's mode"
     )
@@ -258,6 +321,13 @@ class Record(_Section):
     def certified(self) -> int:
         """Number of layers where overflow is impossible."""
         return sum(layer.certified for layer in self.layers)
+
+    @property
+    def held_out(self) -> int | None:
+        """Held-out samples that integers were computed for: images, or clips whose frames have precisions."""
+        if self.frame_precision is not None:
+            return self.frame_precision.clips
+        return None if self.overflow is None else self.overflow.images
 
     @property
     def metric_names(self) -> list[Metric]:

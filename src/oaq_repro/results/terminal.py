@@ -7,8 +7,18 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from oaq_repro.results.by_precision import choice_label, shortest_block
 from oaq_repro.results.labels import label, short_names
-from oaq_repro.results.record import STAGE_LABELS, BitAssignment, Cost, Layer, Overflow, Record, stage_columns
+from oaq_repro.results.record import (
+    STAGE_LABELS,
+    BitAssignment,
+    Cost,
+    FramePrecision,
+    Layer,
+    Overflow,
+    Record,
+    stage_columns,
+)
 
 NAME_WIDTH = 28
 NAME_WIDTH_BESIDE_RANGES = 20
@@ -30,6 +40,8 @@ def render_record(record: Record) -> RenderableType:
         parts.append(Text(f"Quantized {len(record.swapped)} modules; {ending}"))
     if record.metrics:
         parts.append(_accuracy(record))
+    if record.frame_precision is not None:
+        parts += [_choices(record.frame_precision), _widths(record.frame_precision)]
     if record.layers:
         parts.append(_layers(record))
     if record.overflow is not None:
@@ -44,6 +56,57 @@ def render_record(record: Record) -> RenderableType:
     if record.latency_ms:
         parts.append(_latency(record))
     return Group(*parts)
+
+
+def _choices(found: FramePrecision) -> Table:
+    """The policy and its controls, per frame, the policy's own cost included."""
+    table = Table(
+        title=f"Precision per frame: {found.clips} held-out clips of {found.frames} frames (cost: all at 8 bits is 1)",
+        box=box.SIMPLE,
+        title_justify="left",
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+    table.add_column("choice", no_wrap=True)
+    widths = [str(width.bits) for width in found.widths]
+    for heading in ("top-1\n(%)", "mAP\n(%)", "cost", "M\nMACs", "M\nBOPs", "ms", f"{'/'.join(widths)}/skip\n(%)"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in found.choices:
+        parts = "/".join(f"{100 * part:.0f}" for part in row.frames.values()) or "-"
+        ms = "-" if row.ms is None else f"{row.ms:.3f}"
+        metrics = (f"{100 * row.metrics[name]:.2f}" for name in ("clip_top1", "clip_map"))
+        costs = (f"{row.cost:.3f}", f"{row.macs / 1e6:.3f}", f"{row.bops / 1e6:.1f}", ms)
+        table.add_row(choice_label(row), *metrics, *costs, parts)
+    policy, line = found.choices[0], next(row for row in found.choices if row.choice == "line")
+    gain = 100 * (policy.metrics["clip_top1"] - line.metrics["clip_top1"])
+    table.caption = (
+        f"Beside its skips alone, at equal cost (line), choosing precisions gives {gain:+.2f} points here; "
+        "one seed shows nothing (docs/video.md)"
+    )
+    table.caption_justify = "left"
+    return table
+
+
+def _widths(found: FramePrecision) -> Table:
+    """One row per width."""
+    table = Table(title="Networks of all widths, all frames", box=box.SIMPLE, title_justify="left")
+    for heading in (
+        "bits",
+        "stage 1\n(%)",
+        "simulated\n(%)",
+        "integer\n(%)",
+        "certified",
+        "longest\nblock",
+        "frames with\noverflow",
+    ):
+        table.add_column(heading, justify="right")
+    for graph in found.widths:
+        stages = (graph.metrics.get(stage, {}).get("clip_top1") for stage in ("soft", "simulated", "integer"))
+        values = ("-" if value is None else f"{100 * value:.2f}" for value in stages)
+        seen = f"{graph.overflow.images_affected:,}/{graph.overflow.images:,}"
+        certified = f"{graph.certified} of {len(graph.layers)}"
+        table.add_row(str(graph.bits), *values, certified, str(shortest_block(graph)), seen)
+    return table
 
 
 def overflow_lines(overflow: Overflow) -> list[str]:

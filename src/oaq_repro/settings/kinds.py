@@ -17,13 +17,16 @@ class Kind:
     common: str | None = None
 
 
-CLASSIFICATION, DETECTION, SEGMENTATION = "classification", "detection", "segmentation"
+CLASSIFICATION, DETECTION, SEGMENTATION, VIDEO = "classification", "detection", "segmentation", "video"
+NETWORK_OF = {VIDEO: CLASSIFICATION}
+"""By a task the other one whose networks it takes: a clip's are networks of images."""
 
 KINDS: dict[str, dict[str, Kind]] = {
     "task": {
         "classification": Kind("oaq_repro.tasks.classification:ClassificationTask", CLASSIFICATION),
         "detection": Kind("oaq_repro.tasks.detection:DetectionTask", DETECTION),
         "segmentation": Kind("oaq_repro.tasks.segmentation:SegmentationTask", SEGMENTATION),
+        "video": Kind("oaq_repro.tasks.video:VideoTask", VIDEO),
     },
     "data": {
         "digits": Kind("oaq_repro.data.digits:Digits", CLASSIFICATION),
@@ -44,10 +47,15 @@ KINDS: dict[str, dict[str, Kind]] = {
             SEGMENTATION,
             "oaq_repro.data.segmentation:SegmentationData",
         ),
+        "digit_clips": Kind("oaq_repro.data.digit_clips:DigitClips", VIDEO),
+        "activitynet": Kind("oaq_repro.data.frame_folders:ActivityNet", VIDEO),
+        "fcvid": Kind("oaq_repro.data.frame_folders:FCVID", VIDEO),
+        "mini_kinetics": Kind("oaq_repro.data.frame_folders:MiniKinetics", VIDEO),
     },
     "model": {
         "classifier": Kind("oaq_repro.models.classification:build", CLASSIFICATION),
         "timm": Kind("oaq_repro.models.timm_classifier:build", CLASSIFICATION),
+        "cnn": Kind("oaq_repro.models.cnn:build", CLASSIFICATION),
         "mlp": Kind("oaq_repro.models.mlp:build", CLASSIFICATION),
         "vgg": Kind("oaq_repro.models.vgg:build", CLASSIFICATION),
         "ssd": Kind("oaq_repro.models.ssd:build", DETECTION),
@@ -72,6 +80,7 @@ KINDS: dict[str, dict[str, Kind]] = {
         "a2q": Kind("oaq_repro.methods.a2q:A2Q"),
         "a2q_plus": Kind("oaq_repro.methods.a2q_plus:A2QPlus"),
         "pmf": Kind("oaq_repro.methods.pmf:PMF"),
+        "videoiq": Kind("oaq_repro.methods.videoiq:VideoIQ", VIDEO),
     },
 }
 

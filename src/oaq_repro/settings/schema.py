@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError, create_model
 
 from oaq_repro.errors import InputError
 from oaq_repro.settings.forms import form_of, form_of_run, locate
-from oaq_repro.settings.kinds import KINDS
+from oaq_repro.settings.kinds import KINDS, NETWORK_OF
 from oaq_repro.settings.messages import about_fields, about_kind
 from oaq_repro.settings.sections import RunSettings, Section
 
@@ -33,10 +33,10 @@ def read(settings: Mapping[str, Any]) -> RunSettings:
     if problems := [problem for section in KINDS if (problem := about_kind(section, settings.get(section)))]:
         raise InputError("\n".join(problems))
     task = settings["task"]["kind"]
-    for section in ("data", "model"):
+    for section in ("data", "model", "method"):
         name = settings[section]["kind"]
         own = KINDS[section][name].task
-        if own != task:
+        if own not in (task, NETWORK_OF.get(task) if section == "model" else None, None):
             raise InputError(f"{section}: found {name}, which is for {own}, with task={task}; expected task={own}")
     return _read(form_of_run(settings), settings)
 
@@ -51,8 +51,12 @@ def build(section: str, settings: Any, **given: Any) -> Any:
         if problem := about_kind(section, settings):
             raise InputError(problem)
         settings = build_part(form_of(section, settings["kind"]), settings, section)
-    arguments = {name: getattr(settings, name) for name in settings.model_fields_set if name != "kind"}
-    return locate(KINDS[section][settings.kind].target)(**arguments, **given)
+    return locate(KINDS[section][settings.kind].target)(**arguments_of(settings), **given)
+
+
+def arguments_of(settings: BaseModel) -> dict[str, Any]:
+    """The arguments that the settings of a section with a kind give."""
+    return {name: getattr(settings, name) for name in settings.model_fields_set if name != "kind"}
 
 
 def build_part(form: Any, settings: Any, where: str) -> Any:

@@ -99,11 +99,15 @@ class Task(pl.LightningModule, ABC):
         """The dense part: image float32 [N, C, H, W] -> its raw outputs."""
         return self.dense(image)
 
+    def objective(self, images: Tensor, target: Any) -> Tensor:
+        """What training makes small, of one batch: the loss to the labels, or the distance to the teacher."""
+        outputs = self(images)
+        return self.loss(outputs, target) if self.teacher is None else self.distillation(outputs, images)
+
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """One step; InputError naming epoch, step and learning rate when the loss is not finite."""
         images, target = batch
-        outputs = self(images)
-        loss = self.loss(outputs, target) if self.teacher is None else self.distillation(outputs, images)
+        loss = self.objective(images, target)
         if self.penalty is not None:
             loss = loss + self.penalty(self.dense)
         lr = self.trainer.optimizers[0].param_groups[0]["lr"]

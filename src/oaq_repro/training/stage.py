@@ -198,11 +198,14 @@ def evaluate(run: Run, task: Task, description: str, on_cpu: bool = False) -> di
 
 
 def calibration_images(run: Run, device: torch.device, batches: int | None, description: str) -> Iterator[Tensor]:
-    """Batches of training images (at most `batches` of them; None: all), on `device`, behind a progress bar."""
+    """Batches of training images (at most `batches` of them; None: all), on `device`, behind a progress bar.
+
+    Of clips the frames.
+    """
     loader, shown = run.data.calibration_dataloader(), run.settings.trainer.enable_progress_bar
     total = len(loader) if batches is None else min(batches, len(loader))
     for images, _ in tqdm(islice(loader, batches), description, total, leave=False, disable=not shown):
-        yield images.to(device)
+        yield images.flatten(0, -4).to(device)
 
 
 class _Bar(TQDMProgressBar):
