@@ -13,6 +13,7 @@ from oaq_repro.integer.certificate import certify
 from oaq_repro.integer.graph import Convolution, ConvTranspose, Layer
 from oaq_repro.quant.cost import layer_costs, network_cost
 from oaq_repro.quant.network import input_qparams, input_quantizer, layers
+from oaq_repro.quant.pruning import PruningConfig, prunable
 from oaq_repro.quant.quantizers import WeightQuantizer
 from oaq_repro.quant.settle import SettleReport
 
@@ -33,6 +34,18 @@ def overflow_section(settled: SettleReport, simulation: Simulation) -> dict[str,
 def cost_section(network: nn.Module, input_shape: Sequence[int]) -> dict[str, Any]:
     """`cost` of the record, of a float or quantized network in evaluation mode."""
     return asdict(network_cost(layer_costs(network, input_shape)))
+
+
+def pruning_section(network: nn.Module, config: PruningConfig, efficiency: Mapping[str, float]) -> dict[str, Any]:
+    """`pruning` of the record, of a float network whose pruned weights are zero; efficiency: `quant.efficiency`."""
+    weights = [module.weight for module in prunable(network)]
+    return {
+        "step": config.step,
+        "density": config.density,
+        "weights": sum(weight.numel() for weight in weights),
+        "left": sum(int(weight.count_nonzero()) for weight in weights),
+        "efficiency": dict(efficiency),
+    }
 
 
 def layer_rows(
