@@ -86,6 +86,7 @@ def layer_rows(
                 "worst_case": certificate.worst_case,
                 "certified": certificate.certified,
                 "longest_block": certificate.longest_block,
+                "depth": layer.depth,
                 "accumulator": layer.accumulator.name,
                 "requantization": taken,
                 "requantization_reason": None if taken == module.requantization else reason,

@@ -1,9 +1,9 @@
 """What a method is: its quantizers, what it does at the stations of a run, and whether ranges are settled.
 
 The stations in order: the float network is prepared, where the method or pruning trains one of its own before batch
-norm is folded; bits per layer are searched for; the quantizers are made; calibration; `start`; settling, where it is asked for
-before training; fine-tuning with `callbacks` and `penalty`; ranges are frozen; `finish`; settling; bias correction, and
-settling again.
+norm is folded; bits per layer are searched for; the quantizers are made; calibration; `start`; settling, where it is
+asked for before training; fine-tuning with `callbacks` and `penalty`; ranges are frozen; `finish`; settling; bias
+correction, and settling again.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,7 +34,7 @@ class Method:
     (`quant.bias_correction`); with `fine_tune: false` only, since training corrects biases by itself.
     search: how bits per layer are found from the float parent (`quant.search`), or None to take those of the settings.
     prepares: the fields on which the network depends that the method trains in a stage before folding; none: it has no
-    such stage of its own. pruning: which of the weights are left (`quant.pruning`), all where it is None. They are
+    such stage of its own. keeps_zeros: whether a weight of zero has the code zero. pruning: which of the weights are left (`quant.pruning`), all where it is None. They are
     pruned in the stage before folding, with quantizers of the base where anything is quantized, and stay zero after it.
     """
 
@@ -46,6 +46,7 @@ class Method:
     quantizes: ClassVar[bool] = True
     sees_accumulator: ClassVar[bool] = True
     prepares: ClassVar[frozenset[str]] = frozenset()
+    keeps_zeros: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """What is for networks that are not trained is not for others (SettingsError)."""
@@ -57,6 +58,10 @@ class Method:
             raise SettingsError("search: found one, expected null where nothing is quantized")
         if self.pruning is not None and self.search is not None:
             raise SettingsError("pruning, search: found both, expected one: pruned networks train with their bits")
+        if self.pruning is not None and not self.keeps_zeros:
+            raise SettingsError(
+                "pruning: found one, expected null with a method that shifts weights: zeros would not stay"
+            )
         if self.pruning is not None and self.prepares:
             raise SettingsError(
                 f"pruning: found one, expected null where weights are trained by {', '.join(self.prepares)}"

@@ -59,14 +59,17 @@ class PruningConfig:
         return self.densities[self.step - 1] if self.step else 1.0
 
     @property
-    def before(self) -> Self | None:
-        """The step that this one starts from; None for the dense network.
+    def past(self) -> Self:
+        """The same without what is still to come: what the network of this step depends on.
 
-        How weights will be chosen makes no difference to that, so that its training is shared.
+        How weights will be chosen makes no difference to the dense one.
         """
-        if self.step == 0:
-            return None
-        return replace(self, step=self.step - 1) if self.step > 1 else type(self)(l1=self.l1)
+        return replace(self, densities=self.densities[: self.step]) if self.step else type(self)(l1=self.l1)
+
+    @property
+    def before(self) -> Self | None:
+        """The step that this one starts from; None for the dense network."""
+        return replace(self, step=self.step - 1).past if self.step else None
 
 
 def prunable(network: nn.Module) -> list[Any]:

@@ -11,10 +11,12 @@ from pathlib import Path
 
 from oaq_repro.files import write_atomic
 from oaq_repro.results.by_assignment import assignment_files
+from oaq_repro.results.by_density import density_files
 from oaq_repro.results.by_hardness import hardness_files
 from oaq_repro.results.by_requantization import requantization_files
 from oaq_repro.results.by_width import width_files
 from oaq_repro.results.curves import METRICS_GLOB, read_curves, training_curves
+from oaq_repro.results.density_figures import density_plots
 from oaq_repro.results.figures import alpha_figure
 from oaq_repro.results.labels import label
 from oaq_repro.results.operand_figure import FILE_NAME, operand_figure, read_line
@@ -54,7 +56,7 @@ def make(results: Path, costs: CostsOf, tracked_only: bool = False) -> Output:
         records = [r for r in records if run_folder(results, r.hash, r.seed) / RECORD_NAME in tracked]
         problems = [problem for problem in problems if any(problem.startswith(f"{path}:") for path in tracked)]
     texts = comparison_files(records)
-    for files in (width_files, assignment_files, requantization_files, hardness_files):
+    for files in (width_files, assignment_files, requantization_files, hardness_files, density_files):
         texts |= files(records)
     tables = load_tables(results)
     counted = [table for table in tables if table.kind == "cost"]
@@ -80,6 +82,7 @@ def plots(results: Path, records: Sequence[Record], tracked: set[Path] | None = 
             whole = [by_hash[point.hash] for point in points if point.accumulator.name == "int16"]
             if whole and label(whole[0].config, "method") == "oaq":
                 made += [alpha_plot(whole[0]), _curves(whole[0], beside(whole[0], METRICS_GLOB))]
+    made += density_plots(records)
     made.append(_operands([(record, beside(record, FILE_NAME)) for record in records]))
     return [plot for plot in made if plot is not None]
 

@@ -129,6 +129,9 @@ class Layer(_Section):
     longest_block: Count | None = Field(
         description="longest certified block of products (K when the whole sum fits); null as worst_case"
     )
+    depth: Count | None = Field(
+        default=None, description="K, products of an output; null in records of earlier versions"
+    )
     accumulator: str = Field(description="name of the accumulator that this layer uses")
     requantization: Requantization | None = Field(
         default=None, description="how its sums become codes; null in records of earlier versions"
@@ -189,8 +192,8 @@ class Pruning(_Section):
     weights: Count = Field(description="of all layers, biases not counted")
     left: Count = Field(description="of them not pruned; codes of these may be zero all the same, see cost.density")
     efficiency: dict[str, Fraction] = Field(
-        description="entropy in bits of which units are on, over their number (eta), by batch norm and of the output; on "
-        "the held-out data, of the network as it is trained (stage soft)"
+        description="entropy in bits of which units are on, over their number (eta), by batch norm and of the output; "
+        "on the held-out data, of the network as it is trained (stage soft)"
     )
 
     @property

@@ -133,7 +133,10 @@ def prepared_hash(settings: RunSettings, fingerprint: str) -> str:
     Runs share it that differ in quantization alone; pruned networks train with their bits, by whichever method these
     are quantized afterwards.
     """
-    bits = settings.method.pruning is not None and _method(settings).quantizes
+    pruning = settings.method.pruning
+    if pruning is not None:
+        settings = settings.model_copy(update={"method": settings.method.model_copy(update={"pruning": pruning.past})})
+    bits = pruning is not None and _method(settings).quantizes
     found = science(settings, PREPARED | ({"quantization": True} if bits else {}))
     found["task"] = _without(found["task"], TEACHING)
     found["method"] = {k: v for k, v in found["method"].items() if k in prepares(settings)}
