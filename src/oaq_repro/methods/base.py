@@ -34,8 +34,9 @@ class Method:
     (`quant.bias_correction`); with `fine_tune: false` only, since training corrects biases by itself.
     search: how bits per layer are found from the float parent (`quant.search`), or None to take those of the settings.
     prepares: the fields on which the network depends that the method trains in a stage before folding; none: it has no
-    such stage of its own. keeps_zeros: whether a weight of zero has the code zero. pruning: which of the weights are left (`quant.pruning`), all where it is None. They are
-    pruned in the stage before folding, with quantizers of the base where anything is quantized, and stay zero after it.
+    such stage of its own. keeps_zeros: whether a weight of zero has the code zero. pruning: which of the weights are
+    left (`quant.pruning`), all where it is None. They are pruned in the stage before folding, with plain quantizers
+    where anything is quantized, and stay zero after it.
     """
 
     settle: SettleConfig | None = None
