@@ -151,7 +151,12 @@ def write_benchmarks(root: Path) -> dict[str, Path]:
     """What the paper's tables need, each in a folder of its own, by the names of conf/data."""
     writers = {"imagenet": write_imagenet, "voc_detection": write_voc_devkit, "coco_segmentation": write_coco}
     writers |= {"cifar10": write_cifar, "cifar100": write_cifar, "tiny_imagenet": write_tiny_imagenet}
-    return {name: write(root / name) for name, write in writers.items()}
+    return {name: write(root / name) for name, write in writers.items()} | {"jets": _write_jets(root / "jets")}
+
+
+def _write_jets(root: Path) -> Path:
+    root.mkdir(parents=True)
+    return write_jets_csv(root / "jets.csv").parent
 
 
 JET_FEATURES = [

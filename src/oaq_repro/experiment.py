@@ -18,7 +18,7 @@ from torch import distributed, nn
 from oaq_repro.bit_search import assigned, with_bits
 from oaq_repro.deploy.checked_engine import CheckedEngine, Simulation
 from oaq_repro.deploy.lower import lower
-from oaq_repro.deploy.record_sections import cost_section, layer_rows, overflow_section, pruning_section
+from oaq_repro.deploy.record_sections import cost_section, file_bytes, layer_rows, overflow_section, pruning_section
 from oaq_repro.errors import InputError
 from oaq_repro.files import write_atomic
 from oaq_repro.integer.engine.latency import latencies
@@ -177,6 +177,7 @@ def deploy(run: Run, simulation: Simulation, task: Task, done: PostTraining, out
     """Lower to an integer graph, run it on the held-out data in both modes, and say what was seen."""
     graph = lower(simulation.network)
     graph.save(run.folder / GRAPH_NAME)
+    outcome.sections["cost"]["weight_bytes_file"] = file_bytes(graph)
     threads = run.settings.threads or torch.get_num_threads()
     certified = CheckedEngine(graph, simulation, "certified", threads)
     fast = CheckedEngine(graph, simulation, "fast", threads)

@@ -10,7 +10,8 @@ from torch import nn
 
 from oaq_repro.deploy.checked_engine import CheckedEngine, Simulation
 from oaq_repro.integer.certificate import certify
-from oaq_repro.integer.graph import Convolution, ConvTranspose, Layer
+from oaq_repro.integer.graph import Convolution, ConvTranspose, Graph, Layer
+from oaq_repro.integer.graph.nibbles import stored_bytes
 from oaq_repro.quant.cost import layer_costs, network_cost
 from oaq_repro.quant.network import input_qparams, input_quantizer, layers
 from oaq_repro.quant.pruning import PruningConfig, prunable
@@ -34,6 +35,11 @@ def overflow_section(settled: SettleReport, simulation: Simulation) -> dict[str,
 def cost_section(network: nn.Module, input_shape: Sequence[int]) -> dict[str, Any]:
     """`cost` of the record, of a float or quantized network in evaluation mode."""
     return asdict(network_cost(layer_costs(network, input_shape)))
+
+
+def file_bytes(graph: Graph) -> int:
+    """`weight_bytes_file` of the record's cost."""
+    return sum(stored_bytes(layer.weight) for layer in graph.layers())
 
 
 def pruning_section(network: nn.Module, config: PruningConfig, efficiency: Mapping[str, float]) -> dict[str, Any]:

@@ -181,6 +181,11 @@ class Cost(_Section):
         "bits; null in records of earlier versions",
     )
     weight_bytes: NonNegative = Field(description="of the weights at their bits, packed; without biases")
+    weight_bytes_file: Count | None = Field(
+        default=None,
+        description="of the weights in the integer graph's file: one each, or a half where 4 bits hold all of a layer; "
+        "null in records of earlier versions, and without an integer graph",
+    )
     density: Fraction = Field(description="part of the weights that is not zero")
 
 
