@@ -174,6 +174,30 @@ def test_what_is_not_there_or_damaged_is_named(tmp_path: Path) -> None:
             made(tmp_path / name)
 
 
+def test_a_feature_that_is_the_same_for_all_training_jets_stays_finite(tmp_path: Path) -> None:
+    table = columns(10)
+    table[:, 4] = 3.0
+    table[9, 4] = 5.0  # held out
+    np.savez(tmp_path / "jets.npz", jets=table, jetFeatureNames=np.array(NAMES))
+    data = made(tmp_path)
+    ((rows, _),) = list(data.val_dataloader())
+    assert rows[:, -1, 0, 0].tolist() == [0.0, 2.0]
+
+
+def test_digits_as_a_table_are_the_scans_of_the_same_split() -> None:
+    table = build("data", settings_of("data=digits_table")["data"])
+    image = build("data", settings_of("data=digits_sweep")["data"])
+    for data in (table, image):
+        data.setup()
+    for split in (0, 1):
+        rows, scans = table.splits[split], image.splits[split]
+        assert np.array_equal(np.rint(rows.features * 255), scans.images.reshape(len(scans), 64))
+        assert np.array_equal(rows.targets, scans.targets)
+    batch, labels = next(iter(table.val_dataloader()))
+    assert batch.shape == (64, 64, 1, 1) and batch.min() >= 0.0 and batch.max() == 1.0 and len(labels) == 64
+    assert table.fingerprint() != image.fingerprint()
+
+
 def test_the_configuration_builds_it(tmp_path: Path) -> None:
     settings = settings_of("data=jets", f"data.root={write_jets_csv(tmp_path / 'jets.csv')}", "data.batch_size=8")
     data = build("data", settings["data"])
