@@ -152,7 +152,7 @@ def write_benchmarks(root: Path) -> dict[str, Path]:
     writers = {"imagenet": write_imagenet, "voc_detection": write_voc_devkit, "coco_segmentation": write_coco}
     writers |= {"cifar10": write_cifar, "cifar100": write_cifar, "tiny_imagenet": write_tiny_imagenet}
     writers |= dict.fromkeys(("activitynet", "fcvid", "mini_kinetics"), write_videos)
-    return {name: write(root / name) for name, write in writers.items()}
+    return {name: write(root / name) for name, write in writers.items()} | {"jets": _write_jets(root / "jets")}
 
 
 def write_videos(root: Path) -> Path:
@@ -166,3 +166,33 @@ def write_videos(root: Path) -> Path:
             lines.append(f"{name} 3 {number % 2}\n")
         (root / f"{split}.txt").write_text("".join(lines))
     return root
+
+
+def _write_jets(root: Path) -> Path:
+    root.mkdir(parents=True)
+    return write_jets_csv(root / "jets.csv").parent
+
+
+JET_FEATURES = [
+    "zlogz", "c1_b0_mmdt", "c1_b1_mmdt", "c1_b2_mmdt", "c2_b1_mmdt", "c2_b2_mmdt", "d2_b1_mmdt", "d2_b2_mmdt",
+    "d2_a1_b1_mmdt", "d2_a1_b2_mmdt", "m2_b1_mmdt", "m2_b2_mmdt", "n2_b1_mmdt", "n2_b2_mmdt", "mass_mmdt",
+    "multiplicity",
+]  # fmt: skip
+JET_CLASSES = ["g", "q", "w", "z", "t"]
+
+
+def jets(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Features of `count` jets, each column of another size, and classes that depend on the first three."""
+    values = np.random.default_rng(seed).normal(size=(count, 16)).astype(np.float32)
+    labels = (values[:, 0] > 0) + 2 * (values[:, 1] > 0)
+    labels[values[:, 2] > 1] = 4
+    return values * np.logspace(-2, 3, 16, dtype=np.float32) + 5, labels.astype(np.int64)
+
+
+def write_jets_csv(path: Path, count: int = 60) -> Path:
+    """As OpenML exports data set 42468: names in the first line, classes in quotes at the end."""
+    values, labels = jets(count)
+    lines = [",".join([*JET_FEATURES, "class"])]
+    lines += [",".join([*map(str, row), f"'{JET_CLASSES[label]}'"]) for row, label in zip(values, labels, strict=True)]
+    path.write_text("\n".join(lines) + "\n")
+    return path

@@ -18,7 +18,7 @@ from torch import distributed
 from oaq_repro.bit_search import assigned, with_bits
 from oaq_repro.deploy.checked_engine import CheckedEngine, Simulation
 from oaq_repro.deploy.lower import lower
-from oaq_repro.deploy.record_sections import cost_section, layer_rows, overflow_section
+from oaq_repro.deploy.record_sections import cost_section, file_bytes, layer_rows, overflow_section, pruning_section
 from oaq_repro.errors import InputError
 from oaq_repro.files import write_atomic
 from oaq_repro.frame_graphs import Deployment
@@ -130,31 +130,32 @@ def _recorded(run: Run) -> Record:
 def stages(run: Run, outcome: Outcome) -> None:
     """From the data to the figures of the record, which are left in `outcome`; a worker returns after training."""
     method: Method = build("method", run.settings.method)
-    own = ["prepare"] * bool(method.prepares) + ["finetune"] * (method.quantizes and method.fine_tune)
+    own = ["prepare"] * method.has_preparation + ["finetune"] * (method.quantizes and method.fine_tune)
     check_length(run, "float", *own)
     network: Network = build(
         "model", run.settings.model, num_classes=len(run.data.classes), input_shape=run.data.input_shape
     )
-    untrained = copy.deepcopy(network) if method.prepares else None
+    untrained = copy.deepcopy(network) if method.has_preparation else None
     float_task = make_task(run, network, "float")
     parent = float_parent(run, float_task)
     outcome.parent_hash, outcome.metrics["float"] = parent.hash, parent.metrics
-    if not method.quantizes:
-        outcome.sections["cost"] = cost_section(float_task.dense.eval(), run.data.input_shape)
-        return
-
     if isinstance(method, VideoIQ):
         precisions = trained_precisions(run, method, float_task)
         end_of_training()
         if not is_worker():
             deploy_precisions(run, precisions, outcome)
         return
-
     source, folder = float_task, parent.folder
     if untrained is not None:
         source = make_task(run, untrained, "prepare")
-        folder, stages_before = prepare(run, source, method)
-        outcome.metrics |= stages_before
+        prepared = prepare(run, source, method)
+        folder = prepared.folder
+        outcome.metrics |= prepared.metrics
+        if method.pruning is not None:
+            outcome.sections["pruning"] = pruning_section(source.dense, method.pruning, prepared.efficiency)
+    if not method.quantizes:
+        outcome.sections["cost"] = cost_section(source.dense.eval(), run.data.input_shape)
+        return
     config = run.settings.quantization
     if method.search is not None:
         outcome.sections["assignment"] = found = assigned(run, source, method, folder)
@@ -186,6 +187,7 @@ def deploy(run: Run, simulation: Simulation, task: Task, done: PostTraining, out
     """Lower to an integer graph, run it on the held-out data in both modes, and say what was seen."""
     graph = lower(simulation.network)
     graph.save(run.folder / GRAPH_NAME)
+    outcome.sections["cost"]["weight_bytes_file"] = file_bytes(graph)
     threads = run.settings.threads or torch.get_num_threads()
     certified = CheckedEngine(graph, simulation, "certified", threads)
     fast = CheckedEngine(graph, simulation, "fast", threads)

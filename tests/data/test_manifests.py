@@ -24,6 +24,7 @@ PUBLISHED = {
     "cifar10": {"train: images": 50_000, "test: images": 10_000},
     "cifar100": {"train: images": 100 * 500, "test: images": 100 * 100},
     "tiny_imagenet": {"train: classes": 200, "train: images": 200 * 500, "val: images": 200 * 50},
+    "jets": {"jets": 664_000 + 166_000},  # the shapes that the hls4ml tutorial prints
     "coco": {"train2017: images": 118_287, "val2017: images": 5_000, "categories": 80},
     "camvid": {"train: images": 367, "val: images": 101},
 }

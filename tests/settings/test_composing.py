@@ -13,7 +13,14 @@ from oaq_repro.settings.kinds import KINDS
 from oaq_repro.settings.schema import check
 
 GROUPS = {
-    "task=classification": ["data=digits", "data=cifar10", "data=cifar100", "data=tiny_imagenet", "data=imagenet"],
+    "task=classification": [
+        "data=digits",
+        "data=cifar10",
+        "data=cifar100",
+        "data=tiny_imagenet",
+        "data=imagenet",
+        "data=jets",
+    ],  # fmt: skip
     "task=detection": ["data=scenes_detection", "data=voc_detection", "data=coco_detection"],
     "task=segmentation": ["data=scenes_segmentation", "data=voc_segmentation", "data=coco_segmentation", "data=camvid"],
     "task=video": ["data=digit_clips", "data=activitynet", "data=fcvid", "data=mini_kinetics"],

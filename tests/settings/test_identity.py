@@ -319,3 +319,65 @@ def test_the_schedule_of_that_stage_counts_for_no_method_without_it() -> None:
             changed = with_value("schedule.prepare", value, settings)
             assert parent_hash(changed, FINGERPRINT) == parent_hash(settings, FINGERPRINT)
     assert len({prepared(PMF), parent_hash(PMF, FINGERPRINT), run_hash(PMF, FINGERPRINT)}) == 3
+
+
+QAP = settings_of("method=qap", "method.pruning.step=2")
+
+
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [
+        ("method.kind", "lsq"),
+        ("method.fine_tune", True),
+        ("method.settle", {"margin": 2}),
+        ("quantization.accumulator.bits", 12),
+        ("quantization.granularity", "tensor"),
+        ("quantization.requantization", "dyadic"),
+        ("quantization.calibration_batches", 2),
+        ("method.pruning.densities", [0.9, 0.8]),
+        ("schedule.finetune.epochs", 3),
+    ],
+)
+def test_runs_that_differ_in_what_follows_folding_share_a_pruned_network(where: str, value: Any) -> None:
+    changed = with_value(where, value, QAP)
+    assert prepared(changed) == prepared(QAP)
+    assert run_hash(changed, FINGERPRINT) != run_hash(QAP, FINGERPRINT) or where == "schedule.finetune.epochs"
+
+
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [
+        ("method.kind", "float32"),
+        ("method.pruning.step", 3),
+        ("method.pruning.densities", [0.9, 0.7]),
+        ("method.pruning.ranking", "random"),
+        ("method.pruning.rewind", "start"),
+        ("method.pruning.l1", 0.0),
+        ("quantization.weight_bits", 4),
+        ("quantization.activation_bits", 4),
+        ("quantization.per_channel", False),
+        ("quantization.observer.momentum", 0.5),
+        ("quantization.overrides.first.weight_bits", 8),
+        ("schedule.prepare.epochs", 3),
+    ],
+)
+def test_a_pruned_network_follows_what_it_trains_with(where: str, value: Any) -> None:
+    changed = with_value(where, value, QAP)
+    assert prepared(changed) != prepared(QAP)
+    assert run_hash(changed, FINGERPRINT) != run_hash(QAP, FINGERPRINT)
+
+
+def test_the_dense_network_is_that_of_all_rankings_and_densities() -> None:
+    dense = with_value("method.pruning.step", 0, QAP)
+    for where, value in (("ranking", "random"), ("rewind", "start"), ("densities", [0.3])):
+        assert prepared(with_value(f"method.pruning.{where}", value, dense)) == prepared(dense)
+    assert prepared(with_value("method.pruning.l1", 0.5, dense)) != prepared(dense)
+    float32 = [with_value("method.kind", "float32", with_value(w, v, QAP)) for w, v in (
+        ("quantization.weight_bits", 4), ("quantization.activation_bits", 8))]  # fmt: skip
+    assert prepared(float32[0]) == prepared(float32[1])  # which have none
+
+
+def test_no_pruning_renames_no_run() -> None:
+    earlier = copy.deepcopy(BASE)
+    del earlier["method"]["pruning"], earlier["task"]["metrics"]
+    assert run_hash(earlier, FINGERPRINT) == run_hash(BASE, FINGERPRINT)

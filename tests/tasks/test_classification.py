@@ -1,4 +1,6 @@
+import pytest
 import torch
+from sklearn.metrics import roc_auc_score
 from tasks.suite import Once, TaskSuite
 
 from oaq_repro.models.classification import build
@@ -44,6 +46,18 @@ class TestClassification(TaskSuite):
         tied = torch.tensor([[0.0, 3, 3, 1], [2, 2, 2, 2], [1, 0, 5, 5]])
         task.update(tied, torch.tensor([1, 0, 3]))
         assert task.compute()["top1"].item() == torch.tensor(2 / 3).item()
+
+    def test_auc_is_scikit_learns_with_ties_and_over_batches(self):
+        generator = torch.Generator().manual_seed(0)
+        logits = torch.randint(-2, 3, (60, 4), generator=generator).float()  # coarse, so that many scores are equal
+        labels = torch.randint(0, 4, (60,), generator=generator)
+        task = self.task(self.network(), None, metrics=("auc",))
+        for _ in range(2):  # forgotten in between
+            for part in (slice(0, 25), slice(25, 60)):
+                task.update(logits[part], labels[part])
+            expected = roc_auc_score(labels.numpy(), logits.softmax(1).numpy(), multi_class="ovr", average="macro")
+            assert task.compute()["auc"].item() == pytest.approx(expected, abs=1e-6)
+        assert "auc" not in self.task(self.network(), None).further
 
     def test_the_distance_is_the_divergence_of_softened_probabilities(self):
         ours, theirs = torch.randn(2, 3, 4, dtype=torch.float64)

@@ -10,10 +10,12 @@ from torch import nn
 
 from oaq_repro.deploy.checked_engine import CheckedEngine, Simulation
 from oaq_repro.integer.certificate import certify
-from oaq_repro.integer.graph import Convolution, ConvTranspose, Layer
+from oaq_repro.integer.graph import Convolution, ConvTranspose, Graph, Layer
+from oaq_repro.integer.graph.nibbles import stored_bytes
 from oaq_repro.quant.calibration.settle import SettleReport
 from oaq_repro.quant.mixed_precision.cost import layer_costs, network_cost
 from oaq_repro.quant.network import input_qparams, input_quantizer, layers
+from oaq_repro.quant.pruning import PruningConfig, prunable
 from oaq_repro.quant.quantizers import WeightQuantizer
 
 
@@ -33,6 +35,23 @@ def overflow_section(settled: SettleReport, simulation: Simulation) -> dict[str,
 def cost_section(network: nn.Module, input_shape: Sequence[int]) -> dict[str, Any]:
     """`cost` of the record, of a float or quantized network in evaluation mode."""
     return asdict(network_cost(layer_costs(network, input_shape)))
+
+
+def file_bytes(graph: Graph) -> int:
+    """`weight_bytes_file` of the record's cost."""
+    return sum(stored_bytes(layer.weight) for layer in graph.layers())
+
+
+def pruning_section(network: nn.Module, config: PruningConfig, efficiency: Mapping[str, float]) -> dict[str, Any]:
+    """`pruning` of the record, of a float network whose pruned weights are zero; efficiency: `quant.efficiency`."""
+    weights = [module.weight for module in prunable(network)]
+    return {
+        "step": config.step,
+        "density": config.density,
+        "weights": sum(weight.numel() for weight in weights),
+        "left": sum(int(weight.count_nonzero()) for weight in weights),
+        "efficiency": dict(efficiency),
+    }
 
 
 def layer_rows(
@@ -73,6 +92,7 @@ def layer_rows(
                 "worst_case": certificate.worst_case,
                 "certified": certificate.certified,
                 "longest_block": certificate.longest_block,
+                "depth": layer.depth,
                 "accumulator": layer.accumulator.name,
                 "requantization": taken,
                 "requantization_reason": None if taken == module.requantization else reason,

@@ -16,6 +16,7 @@ What the source leaves open and what is chosen here, besides what A2Q (`methods.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -32,6 +33,8 @@ BISECTIONS = 30
 @dataclass
 class A2QPlus(A2Q):
     """A2Q with zero-centred weights and a projected start."""
+
+    keeps_zeros: ClassVar[bool] = False
 
     def weight_quantizer(self, bits: int, per_channel: bool) -> WeightQuantizer:
         """A2Q+'s."""

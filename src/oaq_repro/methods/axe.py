@@ -58,6 +58,7 @@ class AXE(Method):
     scale_start: Literal["error", "range"] = "error"
     damping: Positive = 0.01
     sees_accumulator: ClassVar[bool] = False
+    keeps_zeros: ClassVar[bool] = False
 
     def weight_quantizer(self, bits: int, per_channel: bool) -> WeightQuantizer:
         """One whose range stays where it was."""

@@ -98,7 +98,7 @@ class PMF(Method):
     sees_accumulator: ClassVar[bool] = False
     prepares: ClassVar[frozenset[str]] = frozenset({"weights"})
 
-    def prepare(self, dense: nn.Module) -> list[pl.Callback]:
+    def prepare(self, dense: nn.Module, *given: Any) -> list[pl.Callback]:
         """Auxiliary variables in the place of weights and biases; the callback anneals beta."""
         for module in list(dense.modules()):
             if isinstance(module, LAYERS):

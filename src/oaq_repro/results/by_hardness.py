@@ -3,7 +3,6 @@
 Differences are paired over seeds: soft, hard and integer network of one seed come from one training.
 """
 
-import json
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -16,6 +15,7 @@ from oaq_repro.results.summary import (
     certified,
     experiments,
     interval,
+    network_key,
     paired,
     percent,
     signed,
@@ -39,8 +39,8 @@ def hardness_files(records: Sequence[Record]) -> dict[str, str]:
     """File name to text of `hard-<data>-<model>-<hash>.md` and `.csv`, where runs have a stage before folding."""
     by_network: dict[str, list[list[Record]]] = defaultdict(list)
     for group in experiments(records):
-        if "hard" in group[0].metrics and "integer" in group[0].metrics:
-            by_network[_key(group[0])].append(group)
+        if "hard" in group[0].metrics and "integer" in group[0].metrics and group[0].pruning is None:
+            by_network[network_key(group[0])].append(group)
     files: dict[str, str] = {}
     for key, groups in by_network.items():
         record = groups[0][0]
@@ -48,12 +48,6 @@ def hardness_files(records: Sequence[Record]) -> dict[str, str]:
         stem = f"hard-{name(record.config, 'data')}-{name(record.config, 'model')}-{short_hash(key)[:8]}"
         files |= {f"{stem}.md": _grid(groups, record).markdown(), f"{stem}.csv": _csv(groups, record)}
     return files
-
-
-def _key(record: Record) -> str:
-    """What rows of one table share: all but the method, the bits and the accumulator."""
-    found = {k: v for k, v in (record.science or {}).items() if k not in ("method", "quantization")}
-    return json.dumps([found, record.provenance.dataset_fingerprint], sort_keys=True)
 
 
 def _hard_all_along(groups: Sequence[Sequence[Record]], like: Sequence[Record]) -> Sequence[Record]:

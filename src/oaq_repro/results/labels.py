@@ -17,7 +17,7 @@ def label(config: Mapping[str, Any], section: str) -> str:
     mapping factors are not those of output channels, an excess is not split by the output's error, the margin of
     settling is not the usual one, factors are settled before training as well or fall for another part of it, a
     teacher takes the place of labels, biases are corrected, sums are requantized by integers, how its bits per layer
-    were searched for, and how PMF trains weights where that is not the usual.
+    were searched for, how PMF trains weights where that is not the usual, and how many weights pruning left.
     """
     value = config.get(section)
     if value is None or value == {}:
@@ -62,6 +62,7 @@ def _marks(config: Mapping[str, Any]) -> str:
     weights = at(config, "method", "weights")
     if isinstance(weights, Mapping):
         own += weights_marks(weights)
+    own += pruning_marks(config)
     return f" ({', '.join(own)})" if own else ""
 
 
@@ -72,6 +73,19 @@ def weights_marks(weights: Mapping[str, Any]) -> list[str]:
     own += ["reference gradient"] * (weights["gradient"] == "reference")
     annealed = weights["projection"] != "argmax" and weights["beta_max"] != 1e4
     return own + [f"beta to {weights['beta_max']:g}"] * annealed
+
+
+def pruning_marks(config: Mapping[str, Any]) -> list[str]:
+    """Which weights pruning left, and what the network became: "lsq", "density 0.2", "random", "rewound"."""
+    pruning = at(config, "method", "pruning")
+    if not isinstance(pruning, Mapping):
+        return []
+    kind = at(config, "method", "kind")
+    own = [kind] * (kind not in ("int8", name(config, "method")))
+    own.append(f"density {pruning['densities'][pruning['step'] - 1]:g}" if pruning["step"] else "dense")
+    if pruning["step"]:
+        own += ["random"] * (pruning["ranking"] == "random") + ["rewound"] * (pruning["rewind"] == "start")
+    return own + [f"L1 {pruning['l1']:g}"] * (pruning["l1"] != 1e-4)
 
 
 def search_label(search: Mapping[str, Any]) -> str:
@@ -93,6 +107,8 @@ def operand_bits(config: Mapping[str, Any]) -> str:
     """Bits of activations and weights, "8/8", or "2-4" of both where they were searched for; "-" where nothing says."""
     if isinstance(widths := at(config, "method", "search", "widths"), Sequence) and widths:
         return f"{widths[0]}-{widths[-1]}"
+    if at(config, "method", "kind") == "float32":
+        return "32/32"
     found = config.get("quantization")
     if not isinstance(found, Mapping) or not {"activation_bits", "weight_bits"} <= set(found):
         return "-"

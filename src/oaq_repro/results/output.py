@@ -11,11 +11,13 @@ from pathlib import Path
 
 from oaq_repro.files import write_atomic
 from oaq_repro.results.by_assignment import assignment_files
+from oaq_repro.results.by_density import density_files
 from oaq_repro.results.by_hardness import hardness_files
 from oaq_repro.results.by_precision import precision_files
 from oaq_repro.results.by_requantization import requantization_files
 from oaq_repro.results.by_width import width_files
 from oaq_repro.results.curves import METRICS_GLOB, read_curves, training_curves
+from oaq_repro.results.density_figures import density_plots
 from oaq_repro.results.figures import alpha_figure
 from oaq_repro.results.labels import label
 from oaq_repro.results.operand_figure import FILE_NAME, operand_figure, read_line
@@ -57,7 +59,8 @@ def make(results: Path, costs: CostsOf, tracked_only: bool = False) -> Output:
         records = [r for r in records if run_folder(results, r.hash, r.seed) / RECORD_NAME in tracked]
         problems = [problem for problem in problems if any(problem.startswith(f"{path}:") for path in tracked)]
     texts = comparison_files(records)
-    for files in (width_files, assignment_files, requantization_files, hardness_files, precision_files):
+    made_from = (width_files, assignment_files, requantization_files, hardness_files, density_files, precision_files)
+    for files in made_from:
         texts |= files(records)
     tables = load_tables(results)
     counted = [table for table in tables if table.kind == "cost"]
@@ -86,6 +89,7 @@ def plots(results: Path, records: Sequence[Record], tracked: set[Path] | None = 
     for group in experiments([record for record in records if record.frame_precision is not None]):
         made.append(accuracy_cost(group))
         made += [frames_picture(group[0], path) for path in beside(group[0], EXAMPLES_NAME)]
+    made += density_plots(records)
     made.append(_operands([(record, beside(record, FILE_NAME)) for record in records]))
     return [plot for plot in made if plot is not None]
 

@@ -5,6 +5,7 @@ record is checked when it is made, when it is saved and when it is loaded; unkno
 """
 
 import json
+import math
 from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
@@ -20,12 +21,12 @@ RECORD_NAME = "record.json"
 
 Status = Literal["finished", "failed", "interrupted"]
 Stage = Literal["float", "soft", "hard", "simulated", "integer_int32", "integer"]
-Metric = Literal["top1", "map50", "map", "voc_ap", "voc07_ap", "miou", "clip_top1", "clip_map", "agreement"]
+Metric = Literal["top1", "auc", "map50", "map", "voc_ap", "voc07_ap", "miou", "clip_top1", "clip_map", "agreement"]
 STAGES: tuple[Stage, ...] = ("float", "soft", "hard", "simulated", "integer_int32", "integer")
 USUAL_STAGES: tuple[Stage, ...] = ("float", "simulated", "integer_int32", "integer")
 """Those of runs without a stage before folding."""
 METRICS: tuple[Metric, ...] = (
-    "top1", "map50", "map", "voc_ap", "voc07_ap", "miou", "clip_top1", "clip_map", "agreement",
+    "top1", "auc", "map50", "map", "voc_ap", "voc07_ap", "miou", "clip_top1", "clip_map", "agreement",
 )  # fmt: skip
 STAGE_LABELS: dict[Stage, str] = {
     "float": "float",
@@ -130,6 +131,9 @@ class Layer(_Section):
     longest_block: Count | None = Field(
         description="longest certified block of products (K when the whole sum fits); null as worst_case"
     )
+    depth: Count | None = Field(
+        default=None, description="K, products of an output; null in records of earlier versions"
+    )
     accumulator: str = Field(description="name of the accumulator that this layer uses")
     requantization: Requantization | None = Field(
         default=None, description="how its sums become codes; null in records of earlier versions"
@@ -173,7 +177,17 @@ class Cost(_Section):
     macs: Count = Field(description="products")
     bops: Count = Field(description="bit operations as HAWQ-V3 counts them: products times both bits")
     bops_qap: NonNegative = Field(description="as QAP counts them: without products with zero weights, with additions")
+    bops_qap_reference: NonNegative | None = Field(
+        default=None,
+        description="as the authors' code counts them: biases count in the density, and the first layer's input has 32 "
+        "bits; null in records of earlier versions",
+    )
     weight_bytes: NonNegative = Field(description="of the weights at their bits, packed; without biases")
+    weight_bytes_file: Count | None = Field(
+        default=None,
+        description="of the weights in the integer graph's file: one each, or a half where 4 bits hold all of a layer; "
+        "null in records of earlier versions, and without an integer graph",
+    )
     density: Fraction = Field(description="part of the weights that is not zero")
 
 
@@ -233,6 +247,25 @@ class FramePrecision(_Section):
     )
 
 
+class Pruning(_Section):
+    """What pruning left, and how much the pruned network says, before batch norm is folded (`quant.pruning`)."""
+
+    step: Count = Field(description="0: nothing was pruned")
+    density: Fraction = Field(description="part of the weights that was to be left")
+    weights: Count = Field(description="of all layers, biases not counted")
+    left: Count = Field(description="of them not pruned; codes of these may be zero all the same, see cost.density")
+    efficiency: dict[str, Fraction] = Field(
+        description="entropy in bits of which units are on, over their number (eta), by batch norm and of the output; "
+        "on the held-out data, of the network as it is trained (stage soft)"
+    )
+
+    @property
+    def eta(self) -> float:
+        """Efficiency of the network: the geometric mean of its layers'."""
+        values = list(self.efficiency.values())
+        return math.prod(values) ** (1 / len(values)) if values else 0.0
+
+
 class Hardware(_Section):
     """The machine of a run."""
 
@@ -284,6 +317,7 @@ class Record(_Section):
     overflow: Overflow | None = Field(default=None, description="null when the run ended before the integer stage")
     layers: list[Layer] = Field(default_factory=list)
     assignment: BitAssignment | None = Field(default=None, description="null where no bits were searched for")
+    pruning: Pruning | None = Field(default=None, description="null where weights were not pruned")
     cost: Cost | None = Field(
         default=None,
         description="of the quantized network, of the float one where nothing is quantized; null in records of earlier "

@@ -1,5 +1,6 @@
 """What the seeds of one experiment say together: the numbers behind every table row."""
 
+import json
 import math
 from collections import defaultdict
 from collections.abc import Sequence
@@ -64,6 +65,12 @@ def experiments(records: Sequence[Record]) -> list[list[Record]]:
         if record.status == "finished":
             groups[record.hash].append(record)
     return list(groups.values())
+
+
+def network_key(record: Record) -> str:
+    """What experiments on one network share: all but the method, the bits and the accumulator."""
+    found = {k: v for k, v in (record.science or {}).items() if k not in ("method", "quantization")}
+    return json.dumps([found, record.provenance.dataset_fingerprint], sort_keys=True)
 
 
 def stage_values(group: Sequence[Record], stage: Stage, metric: Metric) -> list[float]:

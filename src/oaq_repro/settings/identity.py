@@ -58,6 +58,8 @@ PREPARED = PARENT | {"schedule": {"float", "prepare"}, "method": True}
 AFTER = {"settle", "bias_correction"}
 """Fields of a method that are of what follows fine-tuning."""
 ACCUMULATORS = {"accumulator", "reason", "granularity"}
+AFTER_FOLDING = {"requantization", "calibration_batches"}
+"""Fields of quantization of which the stage before folding knows nothing."""
 
 
 def science(settings: RunSettings, parts: Mapping[str, Any] = FINE_TUNED) -> dict[str, Any]:
@@ -86,8 +88,13 @@ def science(settings: RunSettings, parts: Mapping[str, Any] = FINE_TUNED) -> dic
 
 def prepares(settings: RunSettings) -> frozenset[str]:
     """The fields of the method that its stage before folding depends on; none: it has no such stage."""
-    found: frozenset[str] = locate(KINDS["method"][settings.method.kind].target).prepares
-    return found
+    own: frozenset[str] = _method(settings).prepares
+    return own | {"kind"} if own else frozenset({"pruning"} if settings.method.pruning is not None else ())
+
+
+def _method(settings: RunSettings) -> Any:
+    """The class of the method."""
+    return locate(KINDS["method"][settings.method.kind].target)
 
 
 def _remove(found: dict[str, Any], where: list[str], form: Any) -> None:
@@ -121,10 +128,20 @@ def parent_hash(settings: RunSettings, fingerprint: str) -> str:
 
 
 def prepared_hash(settings: RunSettings, fingerprint: str) -> str:
-    """Name of what the stage before folding trains, which runs share that differ in quantization alone."""
-    found = science(settings, PREPARED)
+    """Name of what the stage before folding trains.
+
+    Runs share it that differ in quantization alone; pruned networks train with their bits, by whichever method these
+    are quantized afterwards.
+    """
+    pruning = settings.method.pruning
+    if pruning is not None:
+        settings = settings.model_copy(update={"method": settings.method.model_copy(update={"pruning": pruning.past})})
+    bits = pruning is not None and _method(settings).quantizes
+    found = science(settings, PREPARED | ({"quantization": True} if bits else {}))
     found["task"] = _without(found["task"], TEACHING)
-    found["method"] = {k: v for k, v in found["method"].items() if k in {"kind", *prepares(settings)}}
+    found["method"] = {k: v for k, v in found["method"].items() if k in prepares(settings)}
+    if bits:
+        found["quantization"] = _without(_without_accumulators(found["quantization"]), AFTER_FOLDING)
     return hash_of(found, fingerprint)
 
 
@@ -142,11 +159,15 @@ def fine_tuned_hash(settings: RunSettings, fingerprint: str, fine_tunes: bool, s
         found["task"] = _without(found["task"], TEACHING)
     sees = sees_accumulator or settles or searches or settings.quantization.requantization == "fixed16"
     if not sees:
-        quantization = _without(found["quantization"], ACCUMULATORS)
-        overrides = [_without(override, ACCUMULATORS) for override in quantization.pop("overrides", ())]
-        kept = [override for override in overrides if set(override) != {"match"}]
-        found["quantization"] = quantization | {"overrides": kept}
+        found["quantization"] = _without_accumulators(found["quantization"])
     return hash_of(found, fingerprint)
+
+
+def _without_accumulators(quantization: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the section `quantization` what does not concern accumulators."""
+    rest = _without(quantization, ACCUMULATORS)
+    overrides = [_without(override, ACCUMULATORS) for override in rest.pop("overrides", ())]
+    return rest | {"overrides": [override for override in overrides if set(override) != {"match"}]}
 
 
 def _without(fields: Mapping[str, Any], names: set[str]) -> dict[str, Any]:

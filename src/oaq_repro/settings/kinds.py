@@ -33,6 +33,8 @@ KINDS: dict[str, dict[str, Kind]] = {
         "cifar10": Kind("oaq_repro.data.cifar10:Cifar10", CLASSIFICATION),
         "cifar100": Kind("oaq_repro.data.cifar10:Cifar100", CLASSIFICATION),
         "tiny_imagenet": Kind("oaq_repro.data.tiny_imagenet:TinyImageNet", CLASSIFICATION),
+        "digits_table": Kind("oaq_repro.data.digit_table:DigitTable", CLASSIFICATION),
+        "jets": Kind("oaq_repro.data.jets:Jets", CLASSIFICATION),
         "imagenet": Kind("oaq_repro.data.imagenet:ImageNet", CLASSIFICATION),
         "voc_detection": Kind("oaq_repro.data.voc:VocDetection", DETECTION),
         "coco_detection": Kind("oaq_repro.data.coco:CocoDetection", DETECTION),

@@ -5,11 +5,13 @@ accumulator and in the granularity of range factors, which such methods do not m
 such a method once. Where factors are settled before training as well, each width trains by itself.
 """
 
+from contextlib import nullcontext
 from pathlib import Path
 
 from oaq_repro.methods.base import Method
 from oaq_repro.quant.calibration.calibrate import calibrate, freeze
 from oaq_repro.quant.network import QuantizedNetwork, set_quantizing
+from oaq_repro.quant.pruning import zeros_held
 from oaq_repro.results.store import training_folder
 from oaq_repro.run import Run
 from oaq_repro.settings.identity import fine_tuned_hash
@@ -43,7 +45,8 @@ def fine_tune(run: Run, task: Task, method: Method) -> Trained:
                 settled(run, quantized, method.settle, task.device)
         if method.fine_tune and task.schedule is not None:
             task.penalty = method.penalty
-            fit(run, task, folder, "finetune", f"fine-tuning {settings.method.kind}", method.callbacks())
+            with nullcontext() if method.pruning is None else zeros_held(quantized):
+                fit(run, task, folder, "finetune", f"fine-tuning {settings.method.kind}", method.callbacks())
         return {}
 
     trained = train_or_load(folder, quantized, train)

@@ -17,7 +17,7 @@ from oaq_repro.integer.graph import file as graph_file
 
 
 def one_conv(**changes) -> ir.Graph:
-    node = conv("c", "x", q(), q(), np.ones((4, 3, 1, 1)))
+    node = conv("c", "x", q(), q(), np.full((4, 3, 1, 1), 9))  # which 4 bits do not hold: a byte each in files
     return around(replace(node, **changes), source=q())
 
 

@@ -1,6 +1,7 @@
 """Counts by hand, and figures of the papers that need no training."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,22 +12,49 @@ from torchvision.models.resnet import Bottleneck
 
 from oaq_repro.deploy.lower import lower
 from oaq_repro.quant.config import Override
-from oaq_repro.quant.mixed_precision.cost import bit_operations, layer_costs, network_cost, sparse_bit_operations
+from oaq_repro.quant.mixed_precision.cost import bit_operations, layer_costs, network_cost
 from oaq_repro.quant.network import layers
 
 
-def jets(bits, first):
-    """QAP's network, dense: its bit operations with inputs of `first` bits at the first layer."""
+def jets():
+    """QAP's network: 16-64-32-32-5."""
     sizes = [(16, 64), (64, 32), (32, 32), (32, 5)]
-    return sum(sparse_bit_operations(n * m, n, 1.0, bits, bits if i else first) for i, (n, m) in enumerate(sizes))
+    return nn.Sequential(nn.Flatten(), *(nn.Linear(n, m) for n, m in sizes)).eval()
+
+
+def with_bits(network, bits):
+    return [replace(layer, bits_weight=bits, bits_input=bits) for layer in layer_costs(network, (16, 1, 1))]
 
 
 @pytest.mark.parametrize(
-    ("bits", "first", "published"),
-    [(32, 32, 4_652_832), (12, 32, 1_003_552), (8, 32, 583_968), (6, 32, 412_960), (4, 32, 267_808), (6, 6, 226_592)],
+    ("bits", "coded"), [(32, 4_652_832), (12, 1_003_552), (8, 583_968), (6, 412_960), (4, 267_808)]
 )
-def test_qap_counts_its_network_as_published(bits, first, published):
-    assert jets(bits, first) == published
+def test_qap_counts_its_network_as_its_code_does(bits, coded):
+    """From the formula of the authors' code, whose first layer reads 32 bits whatever the others do."""
+    assert network_cost(with_bits(jets(), bits)).bops_qap_reference == coded
+
+
+def test_with_the_real_bits_of_the_input_qap_counts_less():
+    assert network_cost(with_bits(jets(), 6)).bops_qap == 226_592
+    assert network_cost(with_bits(jets(), 32)).bops_qap == 4_652_832
+
+
+def test_biases_count_in_the_density_of_the_code_alone():
+    """Written out: `m n ((1 - f) b_a b_w + b_a + b_w + log2 n)` with f of weights and biases, or of weights."""
+    network = jets()
+    with torch.no_grad():
+        for layer in network[1:]:
+            layer.weight[:, ::4] = 0  # a quarter
+            layer.bias[0] = 0
+    found = network_cost(with_bits(network, 6))
+    real = coded = 0.0
+    for i, (n, m) in enumerate([(16, 64), (64, 32), (32, 32), (32, 5)]):
+        left, first = 0.75, 32 if i == 0 else 6
+        with_biases = (0.75 * n * m + m - 1) / (n * m + m)
+        real += m * n * (left * 36 + 12 + math.log2(n))
+        coded += m * n * (with_biases * first * 6 + first + 6 + math.log2(n))
+    assert (found.bops_qap, found.bops_qap_reference) == (pytest.approx(real), pytest.approx(coded))
+    assert found.density == 0.75 and found.bops == 36 * 4256
 
 
 def resnet(depth):

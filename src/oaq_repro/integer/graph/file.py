@@ -1,6 +1,7 @@
 """Graph files: an uncompressed .npz of the constants, with the rest as JSON under the key `header`. No pickles.
 
-Files may come from anywhere: whatever is wrong with one ends in an InputError.
+Weights of at most 4 bits lie two a byte (`nibbles`); the header then says under `packed` which, and their shapes. Files
+may come from anywhere: whatever is wrong with one ends in an InputError.
 """
 
 import json
@@ -15,10 +16,12 @@ import numpy as np
 from oaq_repro.accumulator import Accumulator
 from oaq_repro.errors import InputError
 from oaq_repro.files import open_regular, write_atomic
+from oaq_repro.integer.graph import nibbles
 from oaq_repro.integer.graph.nodes import OPERATORS, Node, QParams
 from oaq_repro.integer.graph.npy import read_array
 
-FORMAT = "oaq_repro integer graph 1"
+FORMAT, PACKED = "oaq_repro integer graph 1", "oaq_repro integer graph 2"
+"""Of headers; the second of files with arrays that are packed, so that nothing takes them for what they are not."""
 
 
 def array_fields(operator: type[Node]) -> tuple[str, ...]:
@@ -63,6 +66,10 @@ def from_header(content: Any, arrays: dict[str, np.ndarray]) -> tuple[str, tuple
 def save(path: Path | str, input_name: str, nodes: tuple[Node, ...], outputs: tuple[str, ...]) -> Path:
     """Write a graph's parts atomically."""
     header, arrays = to_header(input_name, nodes, outputs)
+    packed = {name: list(values.shape) for name, values in arrays.items() if nibbles.fits(values)}
+    if packed:
+        header |= {"format": PACKED, "packed": packed}
+        arrays |= {name: nibbles.pack(arrays[name]) for name in packed}
     arrays["header"] = np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)
 
     def write(temporary: Path) -> None:
@@ -81,7 +88,7 @@ def load(path: Path | str) -> tuple[str, tuple[Node, ...], tuple[str, ...]]:
         header = arrays.pop("header")
         if header.dtype != np.uint8 or header.ndim != 1:
             raise InputError("header: expected JSON as bytes")
-        result = from_header(json.loads(header.tobytes()), arrays)
+        result = from_header(_unpacked(json.loads(header.tobytes()), arrays), arrays)
         if arrays:
             raise InputError(f"found the array {min(arrays)!r} that belongs to no node")
         return result
@@ -89,6 +96,23 @@ def load(path: Path | str) -> tuple[str, tuple[Node, ...], tuple[str, ...]]:
         raise InputError(f"{path}: {error}") from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: header: found text that is not JSON ({error})") from error
+
+
+def _unpacked(content: Any, arrays: dict[str, np.ndarray]) -> Any:
+    """The header of a file without packed arrays; those that are are unpacked in `arrays`."""
+    if not isinstance(content, dict) or content.get("format") != PACKED:
+        return content
+    packed = content.pop("packed", None)
+    if not isinstance(packed, dict):
+        raise InputError("header: packed: expected the shapes of arrays by their names")
+    for name, shape in packed.items():
+        if name not in arrays:
+            raise InputError(f"{name}: found no array, expected the one that the header says is packed")
+        try:
+            arrays[name] = nibbles.unpack(arrays[name], shape)
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from error
+    return content | {"format": FORMAT}
 
 
 def _read_arrays(path: Path | str) -> dict[str, np.ndarray]:

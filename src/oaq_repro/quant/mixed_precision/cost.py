@@ -3,7 +3,7 @@
 Two formulas for bit operations (BOPs) are in use. HAWQ-V3 (Yao et al., ICML 2021, arXiv 2011.10680) counts a product of
 b_w and b_a bits as `b_w b_a`. QAP (Hawks et al., 2021, arXiv 2102.11289, after Baskin et al., arXiv 1804.10969) leaves
 products with weights that are zero out and adds `b_w + b_a + log2 n` per product for sums of n. Only the layers that
-accumulate are counted, biases in neither formula; what is left in float counts as 32 bits.
+accumulate are counted, and no additions of biases; what is left in float counts as 32 bits.
 """
 
 import math
@@ -31,8 +31,8 @@ def bit_operations(macs: int, bits_weight: int, bits_input: int) -> int:
 def sparse_bit_operations(macs: int, depth: int, density: float, bits_weight: int, bits_input: int) -> float:
     """BOPs of QAP, `MACs (density b_w b_a + b_w + b_a + log2 depth)`; density: part of the weights that is not zero.
 
-    The authors' code has two conventions that are not taken over: it counts biases in the density, and takes the first
-    layer's input for 32 bits wide.
+    The authors' code has two conventions of its own: biases count in the density, and the first layer's input has 32
+    bits, whatever the network reads.
     """
     return macs * (density * bits_weight * bits_input + bits_weight + bits_input + math.log2(depth))
 
@@ -41,7 +41,8 @@ def sparse_bit_operations(macs: int, depth: int, density: float, bits_weight: in
 class LayerCost:
     """One layer that accumulates. macs: products of one image, those with padding included; of a transposed convolution
     those with outputs that are cropped, too. depth: weights per output channel. weights: how many there are, 0 where an
-    earlier layer has the same ones. density: part of them that is not zero. bits_weight, bits_input: of the grids.
+    earlier layer has the same ones. density: part of them that is not zero; density_with_biases: of them and of the
+    biases. bits_weight, bits_input: of the grids.
     """
 
     name: str
@@ -49,20 +50,21 @@ class LayerCost:
     depth: int
     weights: int
     density: float
+    density_with_biases: float
     bits_weight: int
     bits_input: int
 
 
 @dataclass(frozen=True)
 class NetworkCost:
-    """All layers together, one image. bops: by HAWQ-V3's formula; bops_qap: by QAP's. weight_bytes: packed, no biases.
-
-    density: part of the weights that is not zero.
+    """All layers together, one image. bops: by HAWQ-V3's formula; bops_qap: by QAP's; bops_qap_reference: with the
+    conventions of its code. weight_bytes: packed, no biases. density: part of the weights that is not zero.
     """
 
     macs: int
     bops: int
     bops_qap: float
+    bops_qap_reference: float
     weight_bytes: float
     density: float
 
@@ -75,6 +77,12 @@ def network_cost(layers: Sequence[LayerCost]) -> NetworkCost:
         bops=sum(bit_operations(x.macs, x.bits_weight, x.bits_input) for x in layers),
         bops_qap=math.fsum(
             sparse_bit_operations(x.macs, x.depth, x.density, x.bits_weight, x.bits_input) for x in layers
+        ),
+        bops_qap_reference=math.fsum(
+            sparse_bit_operations(
+                x.macs, x.depth, x.density_with_biases, x.bits_weight, x.bits_input if i else FLOAT_BITS
+            )
+            for i, x in enumerate(layers)
         ),
         weight_bytes=sum(x.weights * x.bits_weight for x in layers) / 8,
         density=math.fsum(x.density * x.weights for x in layers) / weights if weights else 1.0,
@@ -101,6 +109,7 @@ def layer_costs(model: nn.Module, input_shape: Sequence[int]) -> list[LayerCost]
             codes, _ = module.quantized_weight(inputs[0].qparams)
             bits_weight, bits_input = module.weight_quantizer.bits, input_quantizer(model, name).bits
         weight = module.weight
+        biases = [] if module.bias is None else [module.bias]
         own = id(weight) not in seen
         seen[id(weight)] = weight
         costs[name] = LayerCost(
@@ -108,7 +117,8 @@ def layer_costs(model: nn.Module, input_shape: Sequence[int]) -> list[LayerCost]
             macs=macs,
             depth=codes.numel() // _output_channels(module),
             weights=codes.numel() if own else 0,
-            density=int(codes.count_nonzero()) / codes.numel(),
+            density=_density(codes),
+            density_with_biases=_density(codes, *biases),
             bits_weight=bits_weight,
             bits_input=bits_input,
         )
@@ -124,6 +134,10 @@ def layer_costs(model: nn.Module, input_shape: Sequence[int]) -> list[LayerCost]
         for hook in hooks:
             hook.remove()
     return list(costs.values())
+
+
+def _density(*tensors: Tensor) -> float:
+    return sum(int(x.count_nonzero()) for x in tensors) / sum(x.numel() for x in tensors)
 
 
 def _output_channels(module: Any) -> int:
