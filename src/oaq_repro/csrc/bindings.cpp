@@ -89,6 +89,18 @@ nb::tuple bound_sums(const Input<std::int8_t>& weights, const std::vector<std::i
 
 using Reach = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
+using Conflicts = nb::ndarray<const std::uint64_t, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
+
+nb::object exchange(const Conflicts& conflicts, const std::vector<double>& costs, const std::vector<std::int64_t>& order) {
+    std::vector<std::int64_t> sorted = order;
+    std::sort(sorted.begin(), sorted.end());
+    for (std::size_t i = 0; i < sorted.size(); ++i)
+        if (sorted[i] != static_cast<std::int64_t>(i)) throw nb::value_error("order: expected every channel once");
+    if (conflicts.shape(0) != order.size() || conflicts.shape(1) != order.size() || conflicts.shape(2) != costs.size())
+        throw nb::value_error("conflicts: expected [channels, channels, words], with a cost for every word");
+    return to_numpy(oaq::exchange(conflicts.data(), costs, order));
+}
+
 nb::object deal(const Reach& reach, const std::vector<std::int64_t>& ranks, std::int64_t block) {
     if (ranks.size() != reach.shape(0) || ranks.empty() || reach.shape(1) == 0)
         throw nb::value_error("ranks: expected one per channel, and a sum at least");
@@ -141,6 +153,8 @@ NB_MODULE(_kernels, module) {
                "What sums of packed weights int8 [P, S, PANEL, STEP] can reach (csrc/search.hpp), flat: longest folds int64\n"
                "[P * PANEL], steps with a half sum that leaves 16 bits uint8 [P * S * PANEL], sums of the positive and of\n"
                "the negative weights int64 [P * PANEL].");
+    module.def("exchange", &exchange, "conflicts"_a.noconvert(), "costs"_a, "order"_a,
+               "Channels exchanged so that fewer pairs have conflicts, bits uint64 [I, I, words] (csrc/search.hpp).");
     module.def("deal", &deal, "reach"_a.noconvert(), "ranks"_a, "block"_a,
                "Channels int64 [I] dealt so that their sums, float32 [I, sums] each, are even (csrc/search.hpp).");
     module.def("clock_hz", &clock_hz, "The core's clock in Hz, measured in about 20 ms.");

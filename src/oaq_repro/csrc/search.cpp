@@ -1,6 +1,7 @@
 #include "search.hpp"
 
 #include <algorithm>
+#include <bitset>
 #include <limits>
 #include <numeric>
 
@@ -147,6 +148,40 @@ std::vector<std::int64_t> deal(const float* reach, std::int64_t channels, std::i
         for (std::int64_t i = 0; i < sums; ++i) dealt[chosen * sums + i] += added[i];
         order[static_cast<std::size_t>(places[first + chosen].back())] = static_cast<std::int64_t>(channel);
         places[first + chosen].pop_back();
+    }
+    return order;
+}
+
+std::vector<std::int64_t> exchange(const std::uint64_t* conflicts, const std::vector<double>& costs,
+                                   std::vector<std::int64_t> order) {
+    const auto channels = static_cast<std::int64_t>(order.size()), words = static_cast<std::int64_t>(costs.size());
+    const auto word = [&](std::int64_t position, std::int64_t w) {  // of the pair that begins there
+        if (position + 1 >= channels) return std::uint64_t{0};
+        return conflicts[(order[static_cast<std::size_t>(position)] * channels + order[static_cast<std::size_t>(position + 1)]) * words + w];
+    };
+    const auto cost = [&](std::int64_t position) {  // of its step
+        const std::int64_t first = position / kStep * kStep;
+        double sum = 0;
+        for (std::int64_t w = 0; w < words; ++w)
+            sum += costs[static_cast<std::size_t>(w)] *
+                   static_cast<double>(std::bitset<64>(word(first, w) | word(first + kPair, w)).count());
+        return sum;
+    };
+    const auto both = [&](std::int64_t i, std::int64_t j) { return cost(i) + (i / kStep == j / kStep ? 0.0 : cost(j)); };
+    for (bool better = true; better;) {  // each exchange makes it cheaper, so that this ends
+        better = false;
+        for (std::int64_t i = 0; i < channels; ++i) {
+            if (cost(i) == 0.0) continue;
+            for (std::int64_t j = 0; j < channels; ++j) {
+                if (i / kPair == j / kPair) continue;
+                const double before = both(i, j);
+                std::swap(order[static_cast<std::size_t>(i)], order[static_cast<std::size_t>(j)]);
+                if (both(i, j) < before)
+                    better = true;
+                else
+                    std::swap(order[static_cast<std::size_t>(i)], order[static_cast<std::size_t>(j)]);
+            }
+        }
     }
     return order;
 }

@@ -24,4 +24,9 @@ SumBounds bound_sums(const std::int8_t* weights, std::int64_t panels, const std:
 std::vector<std::int64_t> deal(const float* reach, std::int64_t channels, std::int64_t sums,
                                const std::vector<std::int64_t>& ranks, std::int64_t block);
 
+// The order with channels exchanged, two at a time, as long as that makes cheaper what pairs cost. conflicts: bits
+// [channels][channels][words], where two channels must not be a pair. costs: [words], of every bit, once per step of two pairs.
+std::vector<std::int64_t> exchange(const std::uint64_t* conflicts, const std::vector<double>& costs,
+                                   std::vector<std::int64_t> order);
+
 }  // namespace oaq

@@ -1,5 +1,7 @@
 """Reordered graphs: equal results, longer certified sums where channels can be dealt better."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from oracles.random_graphs import random_graph, random_images
@@ -8,7 +10,7 @@ from oracles.reference import around, conv
 from oaq_repro.accumulator import NAMED
 from oaq_repro.integer.certificate import certify
 from oaq_repro.integer.engine import Engine
-from oaq_repro.integer.engine.reorder import reorder
+from oaq_repro.integer.engine.reorder import _Search, reorder
 from oaq_repro.integer.engine.routes import InstructionSet
 from oaq_repro.integer.engine.sums import MODES, Permits
 from oaq_repro.integer.graph import Conv, Dequantize, Flatten, GlobalAvgPool, Graph, Linear, QParams, Quantize
@@ -121,6 +123,19 @@ def test_pairs_that_could_saturate_are_parted_but_sums_that_depend_on_the_order_
         assert changed == (mode != "exact" and (mode, name) != ("fast", "int16_lanes8"))
         if mode == "fast":
             check_equal(graph, again, shape)
+
+
+def test_channels_are_exchanged_until_fewer_pairs_have_to_be_taken_apart(monkeypatch):
+    rng = np.random.default_rng(0)
+    weights = np.where(rng.random((64, 24)) < 0.04, 110, rng.integers(-40, 41, (64, 24)))
+    graph = chain(rng.integers(-20, 21, (24, 3)), weights, accumulator=NAMED["int16"], q_max=255)
+    shape, kernels, permits = (3, 6, 6), replace(KERNELS, saturates=True), Permits.of("fast")
+    exchanged = reorder(graph, graph.shapes(shape), permits, kernels)
+    check_equal(graph, exchanged.graph, shape)
+    monkeypatch.setattr(_Search, "_exchanged", lambda self, order: None)
+    dealt = reorder(graph, graph.shapes(shape), permits, kernels)
+    costs = [found.folds["conv1"].costs().mean() for found in (dealt, exchanged)]
+    assert costs[0] > 1.2 and costs[1] < 1.15
 
 
 def test_the_image_and_outputs_keep_their_order():

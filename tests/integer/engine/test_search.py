@@ -73,6 +73,40 @@ def test_every_channel_goes_where_the_worst_sum_stays_smallest(data):
     np.testing.assert_array_equal(_kernels.deal(reach, ranks.tolist(), block), expected)
 
 
+def cost_of(order, conflicts, costs):
+    """Steps of two pairs, each of which costs what its words say, once per bit that one of the pairs has."""
+    total = 0.0
+    for step in range(0, len(order), STEP):
+        pairs = [order[at : at + 2] for at in range(step, min(step + STEP, len(order)), 2)]
+        bits = np.zeros(len(costs), np.uint64)
+        for pair in pairs:
+            if len(pair) == 2:
+                bits |= conflicts[pair[0], pair[1]]
+        total += sum(cost * int(word).bit_count() for cost, word in zip(costs, bits, strict=True))
+    return total
+
+
+@settings(deadline=None, max_examples=60)
+@given(data=st.data())
+def test_no_exchange_of_two_channels_is_left_that_would_be_cheaper(data):
+    rng = np.random.default_rng(data.draw(st.integers(0, 10**6)))
+    channels, words = data.draw(st.integers(1, 14)), data.draw(st.integers(1, 3))
+    found = rng.random((channels, channels, words, 64)) < data.draw(st.sampled_from([0.01, 0.1]))
+    bits = np.packbits(found | found.transpose(1, 0, 2, 3), axis=3)
+    conflicts = np.ascontiguousarray(bits).view(np.uint64).reshape(channels, channels, words)
+    costs = rng.integers(1, 4, words).astype(float).tolist()
+    given_order = rng.permutation(channels).tolist()
+    order = _kernels.exchange(conflicts, costs, given_order).tolist()
+    assert sorted(order) == list(range(channels))
+    least = cost_of(order, conflicts, costs)
+    assert least <= cost_of(given_order, conflicts, costs)
+    for i in range(channels):
+        for j in range(i):
+            other = list(order)
+            other[i], other[j] = other[j], other[i]
+            assert cost_of(other, conflicts, costs) >= least
+
+
 def test_parts_that_do_not_fit_are_errors():
     weights, reach = np.zeros((1, 2, PANEL, STEP), np.int8), np.zeros((3, 2), np.float32)
     for runs in ([1], [3], [-1, 3], []):
@@ -86,3 +120,9 @@ def test_parts_that_do_not_fit_are_errors():
     for ranks, block in (([0, 0], 1), ([0, 0, -1], 1), ([0, 0, 0], 0)):
         with pytest.raises(ValueError, match="rank"):
             _kernels.deal(reach, ranks, block)
+    conflicts = np.zeros((2, 2, 1), np.uint64)
+    for costs, order in (([1.0, 1.0], [0, 1]), ([1.0], [0, 1, 2])):
+        with pytest.raises(ValueError, match="conflicts"):
+            _kernels.exchange(conflicts, costs, order)
+    with pytest.raises(ValueError, match="order"):
+        _kernels.exchange(conflicts, [1.0], [0, 0])

@@ -8,7 +8,8 @@ are moved once, offline, and nothing at run time; what layers read whose result 
 Method (our choice): for the heaviest reader of an order, channels are dealt to the halves of blocks of S steps, the
 largest first, each to the half whose worst sum stays smallest. S is what the layer has now and twice as much. Then they
 are dealt once more so that channels whose sums are short in the heaviest writer stand together, in few of its panels.
-The order is kept for which all its readers and writers together are cheapest.
+The order is kept for which all its readers and writers together are cheapest. Where sums stay in 16 bits throughout,
+what is left are pairs of products that could saturate: channels are exchanged as long as fewer have to be taken apart.
 """
 
 from dataclasses import dataclass, replace
@@ -20,12 +21,14 @@ from oaq_repro.integer.engine.channel_orders import ChannelOrders, is_dense
 from oaq_repro.integer.engine.packing import Dense, pack_dense
 from oaq_repro.integer.engine.routes import STEP_COST, ChannelFolds, Demand, InstructionSet, channel_folds, demand
 from oaq_repro.integer.engine.sums import WHOLE, Permits, folded
+from oaq_repro.integer.engine.taps import MAXIMUM, MINIMUM
 from oaq_repro.integer.graph import Graph
 from oaq_repro.integer.graph.arithmetic import Array, product_range
 from oaq_repro.integer.graph.nodes import Layer, Shape
 
 WORTH = 0.01  # what sorting a writer's channels has to gain, as a part of the time of all layers concerned
 LARGEST_SUMS = 256  # the sums that are looked at while channels are dealt
+LARGEST_EXCHANGED = 128  # channels, beyond which hardly a pair saturates in any order, and looking takes long
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,16 +110,31 @@ class _Search:
         sort = self._writing(now) - self._writing(np.argsort(ranks, kind="stable")) > WORTH * sum(self.work.values())
         fold = max(int(np.median([route.fold for route in self.folds(self.reader, now).panels()])), 1)
         blocks = [b for b in (fold, 2 * fold) if 4 * b <= len(now)] if fold < self.kernels.folds[-1] else []
-        if not blocks and not sort:
-            return None
         best = None
         for block in blocks:
             order = self._deal(block, np.zeros_like(ranks))
             if (found := self._cost(order)) < least:
                 best, least, fold = order, found, block
-        if sort and self._cost(order := self._deal(fold, ranks)) < least:
-            best = order
+        if sort and (found := self._cost(order := self._deal(fold, ranks))) < least:
+            best, least = order, found
+        exchanged = self._exchanged(now if best is None else best)
+        if exchanged is not None and self._cost(exchanged) < least:
+            best = exchanged
         return best
+
+    def _exchanged(self, order: Array) -> Array | None:
+        """Channels exchanged so that fewer pairs are taken apart; None where no reader of single pixels has any."""
+        readers = [layer for layer in self.readers if layer.kernel_weight[0, ..., 0].size == 1]
+        readers = [layer for layer in readers if self.folds(layer, order).apart.any()]
+        if not readers or len(order) > LARGEST_EXCHANGED:
+            return None
+        conflicts, costs = [], []
+        for layer in readers:
+            q, offset = self.q[layer.name], self.kernels.code_offset(self.q[layer.name])
+            bits = _conflicts(layer.kernel_weight.reshape(-1, len(order)), -offset, q.q_max - offset)
+            conflicts.append(bits)
+            costs += [self.work[layer.name] / len(layer.weight)] * bits.shape[2]
+        return _kernels.exchange(np.concatenate(conflicts, axis=2), costs, order.tolist())
 
     def _cost(self, order: Array) -> float:
         """Time of all layers, in that of a product in 16 bits throughout."""
@@ -159,11 +177,14 @@ class _Search:
         return self.known[layer.name].costs(width=1)
 
     def _ranks(self, channels: int) -> Array:
-        """Of every channel by its cost in the heaviest writer, cheapest 0: int64."""
+        """Of every channel by its cost in the heaviest writer, cheapest 0, then by the steps it takes apart: int64."""
         if not self.written:
             return np.zeros(channels, np.int64)
         heaviest = max(self.written, key=lambda name: self.work[name])
-        return np.unique(self.written[heaviest], return_inverse=True)[1]
+        keys = [self.written[heaviest][:, None]]
+        if heaviest in self.known:
+            keys.append(self.known[heaviest].apart)
+        return np.unique(np.concatenate(keys, axis=1), axis=0, return_inverse=True)[1].reshape(-1)
 
     def _deal(self, block: int, ranks: Array) -> Array:
         """Channels dealt to halves of blocks of `block` steps, so that the reader's worst sums are even.
@@ -176,6 +197,15 @@ class _Search:
         reach = np.concatenate([high, -low], axis=1).astype(np.float32)  # [I, both signs of every output and tap]
         reach = reach[:, np.argsort(-reach.sum(0), kind="stable")[:LARGEST_SUMS]]
         return _kernels.deal(np.ascontiguousarray(reach), ranks.tolist(), block)
+
+
+def _conflicts(weight: Array, lowest: int, highest: int) -> Array:
+    """Where the products of two inputs can saturate, weights int8 [O, I]: bits uint64 [I, I, words] by panel."""
+    low, high = (sums.T.astype(np.int32) for sums in product_range(weight, lowest, highest))
+    saturates = (high[:, None] + high > MAXIMUM) | (low[:, None] + low < MINIMUM)
+    panels = np.logical_or.reduceat(saturates, np.arange(0, len(weight), _kernels.PANEL), axis=2)
+    padded = np.pad(panels, ((0, 0), (0, 0), (0, -panels.shape[2] % 64)))
+    return np.ascontiguousarray(np.packbits(padded, axis=2)).view(np.uint64)
 
 
 def _is_plain(layer: Layer) -> bool:
