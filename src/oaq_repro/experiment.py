@@ -26,6 +26,7 @@ from oaq_repro.methods.base import Method
 from oaq_repro.models.checkpoint import content_hash
 from oaq_repro.models.network import Network
 from oaq_repro.quant.convert import quantize_network
+from oaq_repro.quant.network import without_integer_form
 from oaq_repro.results.figures import write_figures
 from oaq_repro.results.finished import remember
 from oaq_repro.results.provenance import provenance, utc_now
@@ -37,6 +38,7 @@ from oaq_repro.signals import arrived, interruption
 from oaq_repro.tasks.base import Task
 from oaq_repro.training.checkpoints import torch_bytes
 from oaq_repro.training.fine_tune import fine_tune
+from oaq_repro.training.images import with_made_images
 from oaq_repro.training.loggers import log_record
 from oaq_repro.training.parent import float_parent
 from oaq_repro.training.post_training import PostTraining, post_training
@@ -144,6 +146,7 @@ def stages(run: Run, outcome: Outcome) -> None:
         source = make_task(run, untrained, "prepare")
         folder, stages_before = prepare(run, source, method)
         outcome.metrics |= stages_before
+    run = with_made_images(run, source.dense, folder)
     config = run.settings.quantization
     if method.search is not None:
         outcome.sections["assignment"] = found = assigned(run, source, method, folder)
@@ -167,7 +170,8 @@ def stages(run: Run, outcome: Outcome) -> None:
     outcome.sections["cost"] = cost_section(quantized, run.data.input_shape)
     task.dense = simulation = Simulation(quantized)
     outcome.metrics["simulated"] = evaluate(run, task, "simulated on held-out data", on_cpu=True)
-    if not quantized.left_float:
+    outcome.sections["simulated_only"] = without_integer_form(quantized)
+    if not outcome.sections["simulated_only"]:
         deploy(run, simulation, task, done, outcome)
 
 

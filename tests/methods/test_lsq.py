@@ -11,7 +11,8 @@ from oaq_repro.accumulator import NAMED
 from oaq_repro.methods.lsq import LSQ, LSQActivation, scale_gradient
 from oaq_repro.quant.network import layers
 from oaq_repro.quant.numerics import QParams
-from oaq_repro.quant.quantizers import ActivationQuantizer, ObserverConfig
+from oaq_repro.quant.observers import ObserverConfig
+from oaq_repro.quant.quantizers import ActivationQuantizer
 from oaq_repro.quant.settle import SettleConfig, settle
 
 ONE = torch.ones(())

@@ -9,7 +9,7 @@ from oaq_repro.methods.int8 import Int8
 from oaq_repro.quant.bounds import worst_case
 from oaq_repro.quant.layers import QuantConv2d, QuantConvTranspose2d, QuantLinear
 from oaq_repro.quant.numerics import QParams
-from oaq_repro.quant.quantizers import ObserverConfig
+from oaq_repro.quant.observers import ObserverConfig
 from oaq_repro.quant.search import cannot_overflow
 
 METHOD = Int8()

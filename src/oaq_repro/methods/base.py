@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from oaq_repro.errors import SettingsError
 from oaq_repro.quant.calibrate import ImageBatches
 from oaq_repro.quant.network import QuantizedNetwork
-from oaq_repro.quant.quantizers import Activation, ActivationQuantizer, ObserverConfig, WeightQuantizer
+from oaq_repro.quant.observers import ObserverConfig
+from oaq_repro.quant.quantizers import Activation, ActivationQuantizer, WeightQuantizer
 from oaq_repro.quant.search import SearchConfig
 from oaq_repro.quant.settle import SettleConfig
 

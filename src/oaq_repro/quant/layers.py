@@ -258,6 +258,7 @@ class QuantSkip(QuantModule):
     """A module left in float on request (override `skip`): dequantize, compute in float, quantize."""
 
     output: ActivationQuantizer
+    no_integer_form = "left in float by an override 'skip'"
 
     def __init__(self, float_layer: nn.Module, output: ActivationQuantizer) -> None:
         super().__init__()

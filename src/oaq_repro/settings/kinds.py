@@ -72,6 +72,8 @@ KINDS: dict[str, dict[str, Kind]] = {
         "a2q": Kind("oaq_repro.methods.a2q:A2Q"),
         "a2q_plus": Kind("oaq_repro.methods.a2q_plus:A2QPlus"),
         "pmf": Kind("oaq_repro.methods.pmf:PMF"),
+        "codebook": Kind("oaq_repro.methods.codebook:CodebookMethod"),
+        "group_scale": Kind("oaq_repro.methods.group_scale:GroupScale"),
     },
 }
 
