@@ -70,7 +70,7 @@ def without_integer_form(model: nn.Module) -> list[str]:
     for name, module in model.named_modules():
         reason = getattr(module, "no_integer_form", None)
         if reason is not None:
-            names.setdefault(reason, []).append(name.removesuffix(".output"))
+            names.setdefault(reason, []).append(name.removesuffix(".output").removesuffix(".weight_quantizer"))
     return [f"{', '.join(found)}: {reason}" for reason, found in names.items()]
 
 

@@ -207,6 +207,10 @@ class WeightQuantizer(nn.Module):
             scale = snapped(scale, unit_of(x, output))
         return self.codes(weight, scale, x, accumulator), scale
 
+    def of_sums(self, sums: Tensor, accumulator: Accumulator) -> Tensor:
+        """What a layer adds its bias to, from its exact sums [N, O, ...]; here they themselves."""
+        return sums
+
     def largest_codes(self) -> Tensor:
         """Largest code under the range mapping factors, `round(largest / alpha)`: float32, broadcasts to [O]."""
         return torch.round(self.largest / self.alpha)

@@ -13,6 +13,7 @@ from oaq_repro.files import write_atomic
 from oaq_repro.results.by_assignment import assignment_files
 from oaq_repro.results.by_hardness import hardness_files
 from oaq_repro.results.by_requantization import requantization_files
+from oaq_repro.results.by_survey import survey_figures, survey_files
 from oaq_repro.results.by_width import width_files
 from oaq_repro.results.curves import METRICS_GLOB, read_curves, training_curves
 from oaq_repro.results.figures import alpha_figure
@@ -54,7 +55,7 @@ def make(results: Path, costs: CostsOf, tracked_only: bool = False) -> Output:
         records = [r for r in records if run_folder(results, r.hash, r.seed) / RECORD_NAME in tracked]
         problems = [problem for problem in problems if any(problem.startswith(f"{path}:") for path in tracked)]
     texts = comparison_files(records)
-    for files in (width_files, assignment_files, requantization_files, hardness_files):
+    for files in (width_files, assignment_files, requantization_files, hardness_files, survey_files):
         texts |= files(records)
     tables = load_tables(results)
     counted = [table for table in tables if table.kind == "cost"]
@@ -80,6 +81,7 @@ def plots(results: Path, records: Sequence[Record], tracked: set[Path] | None = 
             whole = [by_hash[point.hash] for point in points if point.accumulator.name == "int16"]
             if whole and label(whole[0].config, "method") == "oaq":
                 made += [alpha_plot(whole[0]), _curves(whole[0], beside(whole[0], METRICS_GLOB))]
+    made += survey_figures(records)
     made.append(_operands([(record, beside(record, FILE_NAME)) for record in records]))
     return [plot for plot in made if plot is not None]
 
