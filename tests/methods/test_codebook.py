@@ -16,11 +16,11 @@ from oaq_repro.deploy.lower import lower
 from oaq_repro.errors import InputError
 from oaq_repro.integer.reference import Reference
 from oaq_repro.methods.codebook import BITS, CodebookMethod, CodebookWeight, centres, power_magnitudes
-from oaq_repro.quant.calibrate import freeze
-from oaq_repro.quant.cost import layer_costs, network_cost
+from oaq_repro.quant.calibration.calibrate import freeze
+from oaq_repro.quant.calibration.settle import SettleConfig, settle
+from oaq_repro.quant.mixed_precision.cost import layer_costs, network_cost
 from oaq_repro.quant.network import layers
 from oaq_repro.quant.numerics import QParams
-from oaq_repro.quant.settle import SettleConfig, settle
 from oaq_repro.settings.schema import check
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -9,7 +9,7 @@ from quant.networks import Classifier, quantized, trained
 
 from oaq_repro.accumulator import NAMED
 from oaq_repro.methods.group_scale import GroupedWeight, GroupScale
-from oaq_repro.quant.cost import layer_costs, network_cost
+from oaq_repro.quant.mixed_precision.cost import layer_costs, network_cost
 from oaq_repro.quant.network import layers
 from oaq_repro.quant.numerics import QParams
 from oaq_repro.quant.quantizers import WeightQuantizer

@@ -13,7 +13,7 @@ from oaq_repro.deploy.checked_engine import Simulation
 from oaq_repro.deploy.lower import lower
 from oaq_repro.errors import InputError
 from oaq_repro.integer.reference import Reference
-from oaq_repro.quant.calibrate import freeze
+from oaq_repro.quant.calibration.calibrate import freeze
 from oaq_repro.quant.network import without_integer_form
 from oaq_repro.quant.observers import RANGES, ObserverConfig, symmetric_range
 from oaq_repro.quant.quantizers import ActivationQuantizer

@@ -35,9 +35,9 @@ from torch import Tensor
 from oaq_repro.accumulator import Accumulator
 from oaq_repro.errors import InputError
 from oaq_repro.methods.base import Method
+from oaq_repro.quant.mixed_precision.search import SearchConfig
 from oaq_repro.quant.numerics import QParams, rowwise
 from oaq_repro.quant.quantizers import WeightQuantizer
-from oaq_repro.quant.search import SearchConfig
 
 Codebook = Literal["pot", "apot", "kmeans", "pairs"]
 BITS = {"pot": (2, 4), "apot": (3, 6), "kmeans": (2, 8), "pairs": (2, 4)}

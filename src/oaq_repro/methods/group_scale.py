@@ -22,9 +22,9 @@ from torch import Tensor
 from oaq_repro.accumulator import Accumulator
 from oaq_repro.fields import Count
 from oaq_repro.methods.base import Method
+from oaq_repro.quant.mixed_precision.search import SearchConfig
 from oaq_repro.quant.numerics import QParams, rowwise
 from oaq_repro.quant.quantizers import WeightQuantizer
-from oaq_repro.quant.search import SearchConfig
 
 INT8 = 8
 

@@ -27,7 +27,7 @@ class Override:
     have no layer before them), or `@last` (layers whose result leaves the dense part, or that have no layer behind
     them). The fields that are None keep the common setting;
     `skip` leaves the layer in float. `reason` goes into the record. input_bits: of what a layer reads, where that has
-    more (`quant.input_bits`); activation_bits are those of what it makes.
+    more (`quant.mixed_precision.input_bits`); activation_bits are those of what it makes.
     """
 
     match: Text
@@ -43,8 +43,9 @@ class Override:
 class CalibrationConfig:
     """Which images ranges, settling, guarantees and bias correction look at.
 
-    source: `real`, those of training; without any data `distilled` from the statistics of batch norm (`quant.distill`)
-    and as its controls `gaussian` noise, of the mean and deviation of normalized images, and `uniform` noise of pixels.
+    source: `real`, those of training; without any data `distilled` from the statistics of batch norm
+    (`quant.calibration.distill`), and as its controls `gaussian` noise, of the mean and deviation of normalized images,
+    and `uniform` noise of pixels.
     images: how many are made; steps, lr: of distilling.
     """
 

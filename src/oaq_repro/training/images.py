@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from oaq_repro.errors import InputError
 from oaq_repro.files import write_atomic
-from oaq_repro.quant.distill import distilled
+from oaq_repro.quant.calibration.distill import distilled
 from oaq_repro.results.store import LONG_S, lock_run
 from oaq_repro.run import Run
 
