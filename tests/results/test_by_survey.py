@@ -79,6 +79,13 @@ def test_the_figure_shows_all_rows(records):
     assert plot.files()
 
 
+def test_a_table_of_one_row_at_the_usual_bits_has_a_figure(make_record):
+    config = config_of("method=ptq_int8 quantization.observer.symmetric=true")
+    record = make_record(3, config=config, metrics={"float": {"top1": 0.9}, "simulated": {"top1": 0.9}})
+    (plot,) = survey_figures([record])
+    assert [row[1] for row in plot.rows] == ["8/8"] and plot.files()
+
+
 def test_runs_without_an_axis_of_the_survey_make_no_table(make_record, configs):
     plain = make_record(3, config=configs["method=int8 quantization.weight_bits=4"])
     assert survey_files([make_record(3), plain]) == {} and survey_figures([plain]) == []

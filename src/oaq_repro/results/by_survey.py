@@ -88,7 +88,7 @@ def survey_files(records: Sequence[Record]) -> dict[str, str]:
 
 
 def survey_figures(records: Sequence[Record]) -> list[Plot]:
-    """The tables as figures: a panel for fewer bits of weights and one for fewer bits of activations."""
+    """The tables as figures, with a panel for fewer bits of weights, of activations, and for as many of both."""
     return [_figure(stem, rows) for stem, rows in _tables(records).items()]
 
 
@@ -178,16 +178,18 @@ def _csv(rows: Sequence[_Row]) -> str:
 
 
 def _figure(stem: str, rows: Sequence[_Row]) -> Plot:
-    sides = {"weights": 1, "activations": 0}
-    panels = {side: [row for row in rows if _bits(row)[place] < _bits(row)[1 - place]] for side, place in sides.items()}
-    panels = {side: found for side, found in panels.items() if found}
+    panels: dict[str, list[_Row]] = defaultdict(list)
+    for row in rows:
+        activations, weights = _bits(row)
+        side = "fewer bits of weights" if weights < activations else "fewer bits of activations"
+        panels["as many bits of both" if weights == activations else side].append(row)
     heights = [len({row.label for row in found}) for found in panels.values()]
     figure = new_figure(1.6 + 0.26 * sum(heights) + 0.5 * len(panels))
     axes = figure.subplots(len(panels), 1, squeeze=False, sharex=True, height_ratios=heights)[:, 0]
     widths = sorted({min(_bits(row)) for found in panels.values() for row in found}, reverse=True)
     for place, (side, found) in zip(axes, panels.items(), strict=True):
         _panel(place, found, widths)
-        place.set_title(f"fewer bits of {side}", fontsize=10, loc="left")
+        place.set_title(side, fontsize=10, loc="left")
     style(axes[-1], f"{rows[0].metric}, simulated (%)", "")
     handles = [
         Line2D([], [], label=f"{width} bits", color="black", linestyle=LINES[n % len(LINES)], **mark(n, False))
