@@ -36,13 +36,14 @@ def test_defaults_are_those_of_the_configuration(text) -> None:
 
 @pytest.mark.parametrize("method", sorted(path.stem for path in (config_folder() / "method").glob("*.yaml")))
 def test_every_field_of_every_method_is_listed(method) -> None:
+    """In a section about that configuration, or about another one of its kind."""
     content = yaml.safe_load((config_folder() / "method" / f"{method}.yaml").read_text())
     fields = content.get("method", content)
     own = set(fields) - BASE_FIELDS
     points = [
         ".".join(str(point.field).split(".")[:2])  # a section's fields are points of their own
         for section in load_sections(WORDS)
-        if {f"method={method}", f"method={fields['kind']}"} & set(section.config)
+        if composed(*section.config).method.kind == fields["kind"]
         for point in section.points
     ]
     assert {f"method.{name}" for name in own} <= set(points)

@@ -29,6 +29,7 @@ from oaq_repro.methods.videoiq import VideoIQ
 from oaq_repro.models.checkpoint import content_hash
 from oaq_repro.models.network import Network
 from oaq_repro.quant.conversion.convert import quantize_network
+from oaq_repro.quant.network import without_integer_form
 from oaq_repro.results.figures import write_figures
 from oaq_repro.results.finished import remember
 from oaq_repro.results.provenance import provenance, utc_now
@@ -40,6 +41,7 @@ from oaq_repro.signals import arrived, interruption
 from oaq_repro.tasks.base import Task
 from oaq_repro.training.checkpoints import torch_bytes
 from oaq_repro.training.fine_tune import fine_tune
+from oaq_repro.training.images import with_made_images
 from oaq_repro.training.loggers import log_record
 from oaq_repro.training.making import make_task
 from oaq_repro.training.parent import float_parent
@@ -156,6 +158,7 @@ def stages(run: Run, outcome: Outcome) -> None:
     if not method.quantizes:
         outcome.sections["cost"] = cost_section(source.dense.eval(), run.data.input_shape)
         return
+    run = with_made_images(run, source.dense, folder)
     config = run.settings.quantization
     if method.search is not None:
         outcome.sections["assignment"] = found = assigned(run, source, method, folder)
@@ -179,7 +182,8 @@ def stages(run: Run, outcome: Outcome) -> None:
     outcome.sections["cost"] = cost_section(quantized, run.data.input_shape)
     task.dense = simulation = Simulation(quantized)
     outcome.metrics["simulated"] = evaluate(run, task, "simulated on held-out data", on_cpu=True)
-    if not quantized.left_float:
+    outcome.sections["simulated_only"] = without_integer_form(quantized)
+    if not outcome.sections["simulated_only"]:
         deploy(run, simulation, task, done, outcome)
 
 

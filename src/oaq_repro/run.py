@@ -5,6 +5,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from oaq_repro.data.base import DataModule
 from oaq_repro.results.store import run_folder
 from oaq_repro.settings.identity import hash_of, science
@@ -16,12 +18,14 @@ from oaq_repro.settings.sections import RunSettings
 class Run:
     """What was asked for, and the data it was asked of; what names the run and where it writes follow from them.
 
-    settings: all of them, checked, with defaults. data: set up. fingerprint: what the data are, SHA-256.
+    settings: all of them, checked, with defaults. data: set up. fingerprint: what the data are, SHA-256. made_images:
+    float32 [N, C, H, W], those that calibration looks at in the place of training images.
     """
 
     settings: RunSettings
     data: DataModule
     fingerprint: str
+    made_images: Tensor | None = None
 
     @classmethod
     def prepared(cls, settings: RunSettings) -> "Run":

@@ -12,7 +12,8 @@ from oaq_repro.methods.lsq import LSQ, LSQActivation, scale_gradient
 from oaq_repro.quant.calibration.settle import SettleConfig, settle
 from oaq_repro.quant.network import layers
 from oaq_repro.quant.numerics import QParams
-from oaq_repro.quant.quantizers import ActivationQuantizer, ObserverConfig
+from oaq_repro.quant.observers import ObserverConfig
+from oaq_repro.quant.quantizers import ActivationQuantizer
 
 ONE = torch.ones(())
 X = QParams(ONE, 0 * ONE, 255 * ONE)

@@ -9,7 +9,8 @@ from oaq_repro.errors import InputError
 from oaq_repro.methods.pact import PACT, ClippedActivation
 from oaq_repro.quant.network import layers
 from oaq_repro.quant.numerics import QParams
-from oaq_repro.quant.quantizers import ActivationQuantizer, ObserverConfig
+from oaq_repro.quant.observers import ObserverConfig
+from oaq_repro.quant.quantizers import ActivationQuantizer
 from oaq_repro.settings.schema import build
 
 ONE = torch.ones(())

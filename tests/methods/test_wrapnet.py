@@ -1,12 +1,15 @@
+import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from quant.networks import Classifier, images, quantized, trained
 
 from oaq_repro.accumulator import NAMED, Accumulator
 from oaq_repro.errors import InputError
-from oaq_repro.methods.wrapnet import ExcessProbe, WrapNet, excess
+from oaq_repro.methods.wrapnet import ExcessProbe, WrapNet, cyclic, excess
 from oaq_repro.quant.calibration.calibrate import count_overflow
-from oaq_repro.quant.network import layers
+from oaq_repro.quant.network import layers, without_integer_form
 from oaq_repro.quant.overflow import Geometry, partial_convolutions
 from oaq_repro.settings.schema import build
 
@@ -79,3 +82,55 @@ def test_evaluation_is_not_punished():
 def test_bad_penalty():
     with pytest.raises(InputError, match="method.penalty_weight: found -1"):
         build("method", {"kind": "wrapnet", "penalty_weight": -1})
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(3, 16), st.integers(1, 9), st.integers(-(2**20), 2**20))
+def test_the_cyclic_activation_is_that_of_the_wrapped_sum(bits, slope, number):
+    """By its pieces, on the sum that is left when the accumulator has wrapped."""
+    half = 2 ** (bits - 1)
+    wrapped = int(np.mod(number + half, 2 * half)) - half
+    if abs(wrapped) <= slope * half / (slope + 1):
+        expected = wrapped
+    else:
+        expected = slope * (half - wrapped) if wrapped > 0 else -slope * (half + wrapped)
+    assert float(cyclic(torch.tensor(float(number)), bits, slope)) == expected
+    assert abs(expected) <= slope * half / (slope + 1)
+
+
+def test_sums_far_within_a_wide_accumulator_stay_as_they_are():
+    sums = torch.tensor([0.0, 1.0, -12345.0, 2.0**23 - 1])
+    assert torch.equal(cyclic(sums, 32, 2), sums)
+
+
+def test_it_is_continuous_also_where_sums_wrap_and_has_two_slopes():
+    sums = torch.arange(-600.0, 600.0, requires_grad=True)
+    found = cyclic(sums, 8, 3)
+    assert float((found[1:] - found[:-1]).detach().abs().max()) <= 3
+    (gradient,) = torch.autograd.grad(found.sum(), sums)
+    assert set(gradient.tolist()) == {1.0, -3.0}
+
+
+def test_an_accumulator_that_wraps_does_not_change_what_a_layer_makes():
+    """A network of narrow sums equals one whose sums were wrapped by hand, and not the one without the activation."""
+    parent = trained(Classifier())
+    model, plain = quantized(parent, WrapNet(cyclic=2)), quantized(parent, WrapNet())
+    for network in (model, plain):
+        for layer in layers(network).values():
+            layer.accumulator = Accumulator(13)
+    with torch.no_grad():
+        found, without = model(images()), plain(images())
+        for layer in layers(model).values():
+            product = layer.product
+            layer.product = lambda *a, product=product: torch.remainder(product(*a) + 4096, 8192) - 4096
+        assert torch.equal(model(images()), found)
+    assert not torch.equal(found, without)
+
+
+def test_it_is_simulated_only_and_for_sums_that_wrap():
+    model = quantized(trained(Classifier()), WrapNet(cyclic=2))
+    (reason,) = without_integer_form(model)
+    assert reason.startswith("stem.0, expand.0, ") and "cyclic activation" in reason
+    layers(model)["stem.0"].accumulator = NAMED["int16_lanes8"]
+    with pytest.raises(InputError, match="method.cyclic, accumulator: found 2 and"):
+        model(images())

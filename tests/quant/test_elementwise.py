@@ -12,7 +12,8 @@ from oaq_repro.integer import graph as ir
 from oaq_repro.integer.reference import Reference
 from oaq_repro.quant.elementwise import QuantElementwise, constant_beyond, elementwise_function
 from oaq_repro.quant.numerics import QParams
-from oaq_repro.quant.quantizers import ActivationQuantizer, ObserverConfig
+from oaq_repro.quant.observers import ObserverConfig
+from oaq_repro.quant.quantizers import ActivationQuantizer
 
 MODULES = (
     nn.CELU(), nn.ELU(), nn.GELU(), nn.GELU("tanh"), nn.Hardsigmoid(), nn.Hardswish(inplace=True), nn.Hardtanh(-2, 1),

@@ -4,7 +4,8 @@ import torch
 from oaq_repro.accumulator import NAMED
 from oaq_repro.errors import InputError
 from oaq_repro.quant.numerics import QParams
-from oaq_repro.quant.quantizers import ActivationQuantizer, ObserverConfig, WeightQuantizer
+from oaq_repro.quant.observers import ObserverConfig
+from oaq_repro.quant.quantizers import ActivationQuantizer, WeightQuantizer
 from oaq_repro.settings.schema import build_part
 
 

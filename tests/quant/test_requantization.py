@@ -22,8 +22,9 @@ from oaq_repro.quant.calibration.settle import settle
 from oaq_repro.quant.modules import QuantAdd, QuantMultiply
 from oaq_repro.quant.network import input_qparams, layers
 from oaq_repro.quant.numerics import QParams, QTensor
+from oaq_repro.quant.observers import ObserverConfig
 from oaq_repro.quant.pools import QuantAvgPool2d, QuantGlobalAvgPool
-from oaq_repro.quant.quantizers import ActivationQuantizer, ObserverConfig, WeightQuantizer
+from oaq_repro.quant.quantizers import ActivationQuantizer, WeightQuantizer
 from oaq_repro.quant.requantization import Fixed16, snapped
 from oaq_repro.quant.resize import QuantResize
 

@@ -108,8 +108,9 @@ def test_terminal_keeps_large_counts_readable(make_record) -> None:
 def test_terminal_says_what_was_left_in_float(make_record) -> None:
     record = make_record(3)
     assert "Quantized 3 modules; none left in float" in _printed(record, 80)
-    some = record.model_copy(update={"left_float": ["head", "neck"]})
-    assert "left in float on request, so no integer stages: head, neck" in " ".join(_printed(some, 80).split())
+    some = record.model_copy(update={"left_float": ["head", "neck"], "simulated_only": ["head, neck: in float"]})
+    text = " ".join(_printed(some, 80).split())
+    assert "left in float on request: head, neck" in text and "No integer stages: head, neck: in float" in text
 
 
 def test_terminal_shows_a_failed_run(make_record) -> None:

@@ -12,6 +12,7 @@ from oaq_repro.integer.engine.sums import Mode
 from oaq_repro.integer.graph import Graph
 from oaq_repro.quant.calibration.calibrate import counting
 from oaq_repro.quant.network import QuantizedNetwork
+from oaq_repro.quant.quantizers import ActivationQuantizer
 
 Outputs = Tensor | tuple[Tensor, ...]
 
@@ -26,6 +27,7 @@ class Simulation(nn.Module):
     def __init__(self, network: QuantizedNetwork) -> None:
         super().__init__()
         self.network = network
+        self.dynamic = any(isinstance(m, ActivationQuantizer) and m.observer.dynamic for m in network.modules())
         self.events: dict[str, list[int]] = {}
         self.outputs: dict[str, int] = {}
         self.digests: list[bytes] = []
@@ -34,12 +36,17 @@ class Simulation(nn.Module):
     def forward(self, images: Tensor) -> Outputs:
         """images: float32 [N, C, H, W]; the dense part's outputs."""
         with counting(self.network) as meters:
-            outputs = self.network(images)
+            outputs = self._alone(images) if self.dynamic else self.network(images)
         for name, meter in meters.items():
             self.events.setdefault(name, []).extend(meter.per_image().tolist())
             self.outputs[name] = self.outputs.get(name, 0) + meter.outputs
         self.digests += _digests((outputs,) if isinstance(outputs, Tensor) else outputs)
         return outputs
+
+    def _alone(self, images: Tensor) -> Outputs:
+        """Image by image, so that each has ranges of its own."""
+        found = [self.network(image) for image in images.split(1)]
+        return torch.cat(found) if isinstance(found[0], Tensor) else tuple(map(torch.cat, zip(*found, strict=True)))
 
     def totals(self) -> dict[str, int]:
         """Events per layer over all images."""

@@ -12,7 +12,7 @@ from oaq_repro.quant import layers as ql
 from oaq_repro.quant import modules as qm
 from oaq_repro.quant.conversion.trace import tensor_inputs
 from oaq_repro.quant.elementwise import QuantElementwise
-from oaq_repro.quant.network import QuantizedNetwork
+from oaq_repro.quant.network import QuantizedNetwork, without_integer_form
 from oaq_repro.quant.numerics import QParams
 from oaq_repro.quant.pools import QuantAvgPool2d, QuantGlobalAvgPool, QuantMaxPool2d
 from oaq_repro.quant.quantizers import ActivationQuantizer
@@ -24,13 +24,10 @@ def lower(model: QuantizedNetwork) -> ir.Graph:
     """Turn a calibrated network into an integer graph with the same nodes and bit-identical results.
 
     Constants (multipliers, biases, codes) are computed by the very functions that the simulation calls.
-    Raises InputError for layers left in float and for modules in calibration mode.
+    Raises InputError for what has no integer form (`network.without_integer_form`).
     """
-    if model.left_float:
-        raise InputError(
-            f"{', '.join(model.left_float)}: left in float by an override 'skip', which has no integer form; "
-            "expected every layer quantized"
-        )
+    if reasons := without_integer_form(model):
+        raise InputError("\n".join(f"{reason}; expected what has an integer form" for reason in reasons))
     nodes: list[ir.Node] = []
     names: dict[fx.Node, str] = {}
     parameters: dict[str, ir.QParams] = {}

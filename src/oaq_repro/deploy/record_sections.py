@@ -74,6 +74,8 @@ def layer_rows(
         source = graph.qparams(layer.inputs[0])
         certificate = certify(layer, source)
         module = modules[layer.name]
+        quantizer = module.weight_quantizer
+        coded = quantizer.bits
         source_quantizer = input_quantizer(quantized, layer.name)
         asked = layer.accumulator_reason == "asked for"
         taken, reason = module.taken_requantization(input_qparams(quantized, layer.name))
@@ -84,7 +86,8 @@ def layer_rows(
                 "alpha_activation": float(source_quantizer.alpha),
                 "bits_activation": math.log2(source.q_max + 1),
                 "bits_input": source_quantizer.bits,
-                **_weights(module.weight_quantizer, layer),
+                **_weights(quantizer, layer),
+                "bits_code": None if coded == quantizer.grid_bits else coded,
                 "levels_weight": len(np.unique(layer.weight)),
                 "bias_shift": corrected.get(layer.name),
                 "overflow_seen": totals[layer.name],

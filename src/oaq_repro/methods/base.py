@@ -19,8 +19,9 @@ from oaq_repro.quant.calibration.settle import SettleConfig
 from oaq_repro.quant.config import QuantizationConfig
 from oaq_repro.quant.mixed_precision.search import SearchConfig
 from oaq_repro.quant.network import QuantizedNetwork
+from oaq_repro.quant.observers import ObserverConfig
 from oaq_repro.quant.pruning import PruningConfig, held_magnitudes, prune, quantize_live, stop_quantizing
-from oaq_repro.quant.quantizers import Activation, ActivationQuantizer, ObserverConfig, WeightQuantizer
+from oaq_repro.quant.quantizers import Activation, ActivationQuantizer, WeightQuantizer
 
 
 @dataclass

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from oaq_repro.accumulator import Accumulator
 from oaq_repro.methods.base import Method
 from oaq_repro.quant.numerics import QParams, QTensor, rowwise
-from oaq_repro.quant.quantizers import Activation, ActivationQuantizer, ObserverConfig, WeightQuantizer
+from oaq_repro.quant.observers import ObserverConfig
+from oaq_repro.quant.quantizers import Activation, ActivationQuantizer, WeightQuantizer
 
 SOFTEST, HARDEST = 0.499, 0.001
 

@@ -5,16 +5,77 @@ config field), ranges as running means of each batch's extremes, straight-throug
 folded once before fine-tuning rather than in every step. With `settle` it is the row `int8_settle`: the
 same training, then settling alone, which shows how much of OAQ's result training with overflow adds. Without
 `fine_tune` it is the row `ptq_int8`: post-training quantization with ranges from calibration.
+
+`rounding: stochastic` (Gupta et al., ICML 2015, arXiv 1502.02551): while training, a value of x steps becomes
+`floor(x + u)`, u uniform in [0, 1), whose mean is x; evaluation and the integer network round to the nearest. The
+source rounds what training keeps in fixed point; here weights and activations in the forward pass.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
+import torch
+from torch import Tensor
+
+from oaq_repro.accumulator import Accumulator
+from oaq_repro.errors import SettingsError
 from oaq_repro.methods.base import Method
+from oaq_repro.quant.numerics import QParams, QTensor, rowwise
+from oaq_repro.quant.observers import ObserverConfig
+from oaq_repro.quant.quantizers import Activation, ActivationQuantizer, WeightQuantizer
 
 
 @dataclass
 class Int8(Method):
-    """Fake-quantized fine-tuning; alphas stay 1 during training."""
+    """Fake-quantized fine-tuning; alphas stay 1 during training. rounding: module docstring."""
 
+    rounding: Literal["nearest", "stochastic"] = "nearest"
     sees_accumulator: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        """Only training draws (SettingsError)."""
+        super().__post_init__()
+        if self.rounding == "stochastic" and not self.fine_tune:
+            raise SettingsError("rounding, fine_tune: found stochastic and false, expected a training, which draws")
+
+    def activation_quantizer(
+        self, bits: int, activation: Activation, observer: ObserverConfig, scalable: bool
+    ) -> ActivationQuantizer:
+        """As the base, or drawn."""
+        kind = StochasticActivation if self.rounding == "stochastic" else ActivationQuantizer
+        return kind(bits, activation, observer, scalable)
+
+    def weight_quantizer(self, bits: int, per_channel: bool) -> WeightQuantizer:
+        """As the base, or drawn."""
+        kind = StochasticWeight if self.rounding == "stochastic" else WeightQuantizer
+        return kind(bits, per_channel)
+
+
+def round_stochastically(x: Tensor) -> Tensor:
+    """`floor(x + u)`, u uniform in [0, 1): whole numbers with the mean x; the gradient passes straight through."""
+    fixed = x.detach()
+    return (fixed + torch.rand_like(fixed)).floor() + (x - fixed)  # the second term is an exact zero
+
+
+class StochasticActivation(ActivationQuantizer):
+    """The common quantizer with drawn codes while training."""
+
+    @property
+    def draws(self) -> bool:  # type: ignore[override]
+        """While training."""
+        return self.training
+
+    def encode(self, ratio: Tensor, scale: Tensor, zero_point: Tensor, q_max: Tensor) -> QTensor:
+        """As the base, or drawn."""
+        return super().encode(round_stochastically(ratio) if self.training else ratio, scale, zero_point, q_max)
+
+
+class StochasticWeight(WeightQuantizer):
+    """The common quantizer with drawn codes while training."""
+
+    def codes(self, weight: Tensor, scale: Tensor, x: QParams, accumulator: Accumulator) -> Tensor:
+        """As the base, or drawn."""
+        if not self.training:
+            return super().codes(weight, scale, x, accumulator)
+        limit = rowwise(self.largest_codes(), weight)
+        return round_stochastically(weight / rowwise(scale, weight)).clamp(-limit, limit)

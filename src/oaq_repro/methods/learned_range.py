@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from oaq_repro.quant.numerics import SMALLEST_SCALE, QParams, QTensor, affine_parameters
-from oaq_repro.quant.quantizers import Activation, ActivationQuantizer, ObserverConfig
+from oaq_repro.quant.observers import ObserverConfig
+from oaq_repro.quant.quantizers import Activation, ActivationQuantizer
 
 
 class LearnedRange(ActivationQuantizer):

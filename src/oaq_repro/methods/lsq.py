@@ -26,7 +26,8 @@ from oaq_repro.accumulator import Accumulator
 from oaq_repro.methods.base import Method
 from oaq_repro.methods.learned_range import LearnedRange
 from oaq_repro.quant.numerics import SMALLEST_SCALE, QParams, round_ste, rowwise
-from oaq_repro.quant.quantizers import Activation, ActivationQuantizer, ObserverConfig, WeightQuantizer
+from oaq_repro.quant.observers import ObserverConfig
+from oaq_repro.quant.quantizers import Activation, ActivationQuantizer, WeightQuantizer
 
 
 @dataclass

@@ -29,7 +29,8 @@ from oaq_repro.methods.base import Method
 from oaq_repro.methods.learned_range import LearnedRange
 from oaq_repro.quant.network import QuantizedNetwork
 from oaq_repro.quant.numerics import SMALLEST_SCALE, QParams, QTensor, largest_magnitude, rowwise
-from oaq_repro.quant.quantizers import Activation, ActivationQuantizer, ObserverConfig, WeightQuantizer
+from oaq_repro.quant.observers import ObserverConfig
+from oaq_repro.quant.quantizers import Activation, ActivationQuantizer, WeightQuantizer
 
 
 @dataclass

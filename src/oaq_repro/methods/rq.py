@@ -24,7 +24,8 @@ from oaq_repro.accumulator import Accumulator
 from oaq_repro.fields import Positive
 from oaq_repro.methods.base import Method
 from oaq_repro.quant.numerics import QParams, QTensor, rowwise
-from oaq_repro.quant.quantizers import Activation, ActivationQuantizer, ObserverConfig, WeightQuantizer
+from oaq_repro.quant.observers import ObserverConfig
+from oaq_repro.quant.quantizers import Activation, ActivationQuantizer, WeightQuantizer
 
 START = 1 / 3  # sigma in steps: the paper's start
 LEAST = 1e-6  # of a probability, before its logarithm

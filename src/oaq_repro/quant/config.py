@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from oaq_repro.accumulator import Accumulator
-from oaq_repro.fields import IN_ORDER, NO_SCIENCE, Bits, Count, ReadBy, Text
-from oaq_repro.quant.quantizers import Granularity, ObserverConfig
+from oaq_repro.errors import SettingsError
+from oaq_repro.fields import IN_ORDER, NO_SCIENCE, Bits, Count, Positive, ReadBy, Text
+from oaq_repro.quant.observers import ObserverConfig
+from oaq_repro.quant.quantizers import Granularity
 from oaq_repro.requantization import Requantization
 
 ROLES = ("@first", "@last")
@@ -38,6 +40,22 @@ class Override:
 
 
 @dataclass(frozen=True)
+class CalibrationConfig:
+    """Which images ranges, settling, guarantees and bias correction look at.
+
+    source: `real`, those of training; without any data `distilled` from the statistics of batch norm
+    (`quant.calibration.distill`), and as its controls `gaussian` noise, of the mean and deviation of normalized images,
+    and `uniform` noise of pixels.
+    images: how many are made; steps, lr: of distilling.
+    """
+
+    source: Literal["real", "distilled", "gaussian", "uniform"] = "real"
+    images: Count = 64
+    steps: Count = 300
+    lr: Positive = 0.1
+
+
+@dataclass(frozen=True)
 class QuantizationConfig:
     """How a network is quantized, whatever the method.
 
@@ -45,8 +63,8 @@ class QuantizationConfig:
     one per tensor. granularity: of the weights' range mapping factors, `channel` (one per output channel, wherever
     scales are per channel) or `tensor` (one per layer, as in the OAQ paper). requantization: how sums become codes
     (`oaq_repro.requantization`); layers that cannot take fixed16 take dyadic. calibration_batches: batches of images
-    that set the first activation ranges. overrides: layers that differ, under any names; where several match a layer,
-    the last one wins.
+    that set the first activation ranges. calibration: which images these are. overrides: layers that differ, under any
+    names; where several match a layer, the last one wins.
     """
 
     accumulator: Accumulator
@@ -56,5 +74,14 @@ class QuantizationConfig:
     granularity: Granularity = "channel"
     requantization: Requantization = "float32"
     calibration_batches: Count = 8
+    calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
     observer: ObserverConfig = field(default_factory=ObserverConfig)
     overrides: Annotated[Mapping[str, Override], IN_ORDER] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Integers that requantize are made from ranges that are known before (SettingsError)."""
+        if self.observer.dynamic and self.requantization != "float32":
+            raise SettingsError(
+                f"observer.kind, requantization: found dynamic and {self.requantization}, expected float32, as "
+                "constants of integers are made from ranges that are known before"
+            )

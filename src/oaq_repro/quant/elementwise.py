@@ -49,10 +49,13 @@ class QuantElementwise(QuantRequantize):
         return self.output.encode(ratio, scale, zero_point, q_max).codes
 
     def forward(self, x: Value) -> Value:
-        """Codes from the table. In training the formula itself, which has the function's gradient."""
+        """Codes from the table. In training the formula itself, which has the function's gradient.
+
+        Where the range is that of the result, there is no table before it.
+        """
         if not isinstance(x, QTensor):
             return self._finish(self.function(x.clone()))  # it may work in place
-        if self.training:
+        if self.training or self.output.observer.dynamic:
             return self.output.quantize_real(self._real(x))
         with torch.no_grad():
             codes = self.table(x.qparams)[x.codes.long()]

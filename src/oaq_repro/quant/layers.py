@@ -152,7 +152,8 @@ class QuantLayer(QuantModule):
         dtype = self._exact_dtype(x, weight)
         acc = self.product(x.centred().to(dtype), weight.to(dtype), None)
         # adding before the conversion rounds once, as converting the int32 sum does
-        total = (acc + channelwise(bias, acc)).to(torch.float32)
+        sums = self.weight_quantizer.of_sums(acc, self.accumulator)
+        total = (sums + channelwise(bias, sums)).to(torch.float32)
         fixed16 = None
         if self._wants_fixed16:
             output = self.output.parameters_of_range()  # before this batch is seen: scales are snapped to it
@@ -168,8 +169,8 @@ class QuantLayer(QuantModule):
         smooth = self.output(total, scale)
         if self.requantization == "float32" or self.output.draws:
             return smooth
-        exact = acc.detach().long() + channelwise(bias, acc).detach().long()
-        return exactly(smooth, dyadic_values(exact, _by_channel(ratio_of(scale, smooth.qparams), acc)))
+        exact = sums.detach().long() + channelwise(bias, sums).detach().long()
+        return exactly(smooth, dyadic_values(exact, _by_channel(ratio_of(scale, smooth.qparams), sums)))
 
     def count(self, acc: Tensor, x: QTensor, weight: Tensor, fixed16: Fixed16 | None) -> None:
         """Let the meter see this batch."""
@@ -258,6 +259,7 @@ class QuantSkip(QuantModule):
     """A module left in float on request (override `skip`): dequantize, compute in float, quantize."""
 
     output: ActivationQuantizer
+    no_integer_form = "left in float by an override 'skip'"
 
     def __init__(self, float_layer: nn.Module, output: ActivationQuantizer) -> None:
         super().__init__()

@@ -61,6 +61,19 @@ def input_qparams(model: QuantizedNetwork, layer: str) -> QParams:
     return input_quantizer(model, layer).parameters_of_range()
 
 
+def without_integer_form(model: nn.Module) -> list[str]:
+    """What of a network no graph of integers can do, and why: one line per reason; empty where it can do all.
+
+    The modules say it themselves (`no_integer_form`).
+    """
+    names: dict[str, list[str]] = {}
+    for name, module in model.named_modules():
+        reason = getattr(module, "no_integer_form", None)
+        if reason is not None:
+            names.setdefault(reason, []).append(name.removesuffix(".output").removesuffix(".weight_quantizer"))
+    return [f"{', '.join(found)}: {reason}" for reason, found in names.items()]
+
+
 def layer_sources(model: fx.GraphModule) -> dict[str, str]:
     """For every layer the module whose quantizer made its input; scale-keeping modules are looked through."""
     origin: dict[fx.Node, str] = {}

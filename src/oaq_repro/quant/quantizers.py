@@ -1,25 +1,22 @@
-"""Observers and quantizers: how a tensor's range is found and how it becomes codes.
+"""Quantizers: how a tensor becomes codes.
 
 A method (room `methods/`) supplies its own quantizers by subclassing these two.
 """
 
 import math
-from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
 from oaq_repro.accumulator import Accumulator
 from oaq_repro.errors import InputError
-from oaq_repro.fields import Percentile, PositiveFraction
 from oaq_repro.quant.bounds import Meeting
 from oaq_repro.quant.numerics import (
     BIAS_LIMIT,
     FIXED16_BIAS_LIMIT,
     QParams,
     QTensor,
-    affine_parameters,
     channelwise,
     largest_magnitude,
     round_ste,
@@ -28,52 +25,20 @@ from oaq_repro.quant.numerics import (
     symmetric_scale,
     to_codes,
 )
+from oaq_repro.quant.observers import ObserverConfig, over_ranks
 from oaq_repro.quant.requantization import snapped, unit_of
 
 Activation = Literal["none", "relu", "relu6"]
 Granularity = Literal["channel", "tensor"]
-
-
-@dataclass(frozen=True)
-class ObserverConfig:
-    """How activation ranges are observed.
-
-    kind: `minmax` takes a batch's extremes, `percentile` the values below which `percentile` percent (and
-    above which `100 - percentile` percent) of it lie. momentum: weight of the newest batch in the running
-    mean (TensorFlow's fake quantization uses 0.001 to 0.01 on long schedules).
-    """
-
-    kind: Literal["minmax", "percentile"] = "minmax"
-    percentile: Percentile = 99.99
-    momentum: PositiveFraction = 0.05
-
-    def batch_range(self, values: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-        """Lowest and highest real value of one batch; `real = values * scale` (scale: scalar or [C])."""
-        if self.kind == "minmax":
-            if scale.dim() == 0:
-                low, high = values.aminmax()
-                return low * scale, high * scale
-            dims = [d for d in range(values.dim()) if d != 1]
-            return (values.amin(dims) * scale).min(), (values.amax(dims) * scale).max()
-        real = values * (channelwise(scale, values) if scale.dim() else scale)
-        real = real.flatten()
-        index = max(1, round(real.numel() * self.percentile / 100.0))
-        high = real.kthvalue(index).values
-        low = real.kthvalue(real.numel() - index + 1).values
-        return low, high
-
-
-def _over_ranks(observer: ObserverConfig, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-    """The range of the global batch: its extremes, or the mean of the ranks' percentiles."""
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return low, high
-    ends = torch.stack([-low, high])
-    if observer.kind == "minmax":
-        distributed.all_reduce(ends, distributed.ReduceOp.MAX)
-    else:
-        distributed.all_reduce(ends, distributed.ReduceOp.SUM)
-        ends /= distributed.get_world_size()
-    return -ends[0], ends[1]
+FUSED: dict[Activation, tuple[float, float]] = {
+    "none": (-math.inf, math.inf),
+    "relu": (0.0, math.inf),
+    "relu6": (0.0, 6.0),
+}
+"""Where the activations cut real numbers off."""
+DYNAMIC = (
+    "ranges are found anew for every image (quantization.observer.kind=dynamic), the constants of a graph are fixed"
+)
 
 
 class ActivationQuantizer(nn.Module):
@@ -106,29 +71,40 @@ class ActivationQuantizer(nn.Module):
         self.register_buffer("alpha", torch.ones(()))
         self.register_buffer("observed", torch.zeros((), dtype=torch.int64))
 
+    @property
+    def no_integer_form(self) -> str | None:
+        """Why a graph of integers cannot do this; None where it can."""
+        return DYNAMIC if self.observer.dynamic else None
+
+    def limits(self) -> tuple[float, float]:
+        """Where the activation, and what reads the value, cut real numbers off."""
+        (low, high), (below, above) = FUSED[self.activation], self.bounds
+        return max(low, below), min(high, above)
+
     @torch.no_grad()
     def observe(self, values: Tensor, scale: Tensor) -> None:
         """Update the running range with one batch of `values * scale`."""
-        low, high = _over_ranks(self.observer, *self.observer.batch_range(values.detach(), scale))
-        if self.activation != "none":
-            low, high = torch.zeros_like(low), high.clamp(min=0.0)
-        if self.activation == "relu6":
-            high = high.clamp(max=6.0)
-        low, high = low.clamp(min=self.bounds[0]), high.clamp(max=self.bounds[1])
+        limits = self.limits()
+        low, high = over_ranks(self.observer, *self.observer.batch_range(values.detach(), scale, self.bits, limits))
+        low, high = low.clamp(*limits), high.clamp(*limits)
         # the running mean starts as a plain mean, so that the first batches weigh alike
-        weight = torch.clamp(1.0 / (self.observed + 1), min=self.observer.momentum)
+        slowest = 1.0 if self.observer.dynamic else self.observer.momentum
+        weight = torch.clamp(1.0 / (self.observed + 1), min=slowest)
         self.low.lerp_(low.to(self.low.dtype), weight)
         self.high.lerp_(high.to(self.high.dtype), weight)
         self.observed += 1
 
     def track(self, values: Tensor, scale: Tensor) -> None:
-        """Called with every quantized batch: in training the running range follows; a learned range need not."""
-        if self.observing and self.training:
+        """Called with every quantized batch: in training the running range follows; a learned range need not.
+
+        A dynamic range is that of the batch, in evaluation as well.
+        """
+        if self.observer.dynamic or (self.observing and self.training):
             self.observe(values, scale)
 
     def parameters_of_range(self) -> QParams:
         """Scale, zero point and largest code, float32 scalars."""
-        return affine_parameters(self.low, self.high, self.bits, self.alpha)
+        return self.observer.parameters(self.low, self.high, self.bits, self.alpha)
 
     def forward(self, values: Tensor, scale: Tensor) -> QTensor:
         """Quantize `values * scale`: integer-valued sums with a scalar or per-channel [C] scale, float32."""
@@ -180,8 +156,17 @@ class WeightQuantizer(nn.Module):
 
     @property
     def largest(self) -> int:
-        """Largest code; the range is symmetric."""
+        """Largest integer that is multiplied; the range is symmetric."""
         return 2 ** (self.bits - 1) - 1
+
+    @property
+    def grid_bits(self) -> int:
+        """Of the integers that are multiplied, which codes of `bits` bits stand for; here codes are these integers."""
+        return self.bits
+
+    def table_bytes(self, weight: Tensor) -> float:
+        """Of what has to be kept besides codes and scales to decode the weights [O, ...]; here nothing."""
+        return 0.0
 
     def attach(self, weight: Tensor) -> None:
         """Called once with the float weights [O, ...] of the layer that owns this quantizer.
@@ -221,6 +206,10 @@ class WeightQuantizer(nn.Module):
         if output is not None:
             scale = snapped(scale, unit_of(x, output))
         return self.codes(weight, scale, x, accumulator), scale
+
+    def of_sums(self, sums: Tensor, accumulator: Accumulator) -> Tensor:
+        """What a layer adds its bias to, from its exact sums [N, O, ...]; here they themselves."""
+        return sums
 
     def largest_codes(self) -> Tensor:
         """Largest code under the range mapping factors, `round(largest / alpha)`: float32, broadcasts to [O]."""

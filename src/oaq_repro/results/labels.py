@@ -6,6 +6,8 @@ from typing import Any
 from oaq_repro.accumulator import Accumulator
 from oaq_repro.errors import InputError
 
+USUAL_BATCHES = 8
+"""Of calibration: what `quantization.calibration_batches` is where nobody says."""
 SECTIONS = ("task", "data", "model", "method", "accumulator")
 
 
@@ -17,7 +19,8 @@ def label(config: Mapping[str, Any], section: str) -> str:
     mapping factors are not those of output channels, an excess is not split by the output's error, the margin of
     settling is not the usual one, factors are settled before training as well or fall for another part of it, a
     teacher takes the place of labels, biases are corrected, sums are requantized by integers, how its bits per layer
-    were searched for, how PMF trains weights where that is not the usual, and how many weights pruning left.
+    were searched for, how PMF trains weights where that is not the usual, how many weights pruning left, and what it
+    has of the survey's axes.
     """
     value = config.get(section)
     if value is None or value == {}:
@@ -63,6 +66,7 @@ def _marks(config: Mapping[str, Any]) -> str:
     if isinstance(weights, Mapping):
         own += weights_marks(weights)
     own += pruning_marks(config)
+    own += survey_marks(config)
     return f" ({', '.join(own)})" if own else ""
 
 
@@ -86,6 +90,22 @@ def pruning_marks(config: Mapping[str, Any]) -> list[str]:
     if pruning["step"]:
         own += ["random"] * (pruning["ranking"] == "random") + ["rewound"] * (pruning["rewind"] == "start")
     return own + [f"L1 {pruning['l1']:g}"] * (pruning["l1"] != 1e-4)
+
+
+def survey_marks(config: Mapping[str, Any]) -> list[str]:
+    """What is not the usual in codebook, groups, rounding, ranges and calibration: "apot", "mse ranges"."""
+    quantization, method = config.get("quantization"), config.get("method")
+    kind, percentile = (at(quantization, "observer", field) for field in ("kind", "percentile"))
+    own = [str(at(method, "codebook"))] * (at(method, "codebook") is not None)
+    own += [f"groups of {at(method, 'group')}"] * (at(method, "group") is not None)
+    own += ["stochastic rounding"] * (at(method, "rounding") == "stochastic")
+    if kind not in (None, "minmax"):
+        own.append(f"percentile {percentile:g}" if kind == "percentile" else f"{kind} ranges")
+    own += ["symmetric"] * bool(at(quantization, "observer", "symmetric"))
+    source, batches = at(quantization, "calibration", "source"), at(quantization, "calibration_batches")
+    if source not in (None, "real"):
+        own.append({"distilled": "distilled images"}.get(source, f"{source} noise"))
+    return own + [f"calibration batches: {batches}"] * (batches is not None and batches < USUAL_BATCHES)
 
 
 def search_label(search: Mapping[str, Any]) -> str:

@@ -15,6 +15,7 @@ from oaq_repro.results.by_density import density_files
 from oaq_repro.results.by_hardness import hardness_files
 from oaq_repro.results.by_precision import precision_files
 from oaq_repro.results.by_requantization import requantization_files
+from oaq_repro.results.by_survey import survey_figures, survey_files
 from oaq_repro.results.by_width import width_files
 from oaq_repro.results.curves import METRICS_GLOB, read_curves, training_curves
 from oaq_repro.results.density_figures import density_plots
@@ -35,6 +36,16 @@ from oaq_repro.results.tables import comparison_files
 CostsOf = Callable[[Sequence[PaperTable]], Mapping[str, Costs]]
 FOLDERS = ("tables", "figures")
 SUFFIXES = {".md", ".csv", ".tex", ".svg", ".png"}
+FILES = (
+    width_files,
+    assignment_files,
+    requantization_files,
+    hardness_files,
+    density_files,
+    precision_files,
+    survey_files,
+)
+"""Tables of groups of records: texts by file name."""
 
 
 @dataclass
@@ -59,8 +70,7 @@ def make(results: Path, costs: CostsOf, tracked_only: bool = False) -> Output:
         records = [r for r in records if run_folder(results, r.hash, r.seed) / RECORD_NAME in tracked]
         problems = [problem for problem in problems if any(problem.startswith(f"{path}:") for path in tracked)]
     texts = comparison_files(records)
-    made_from = (width_files, assignment_files, requantization_files, hardness_files, density_files, precision_files)
-    for files in made_from:
+    for files in FILES:
         texts |= files(records)
     tables = load_tables(results)
     counted = [table for table in tables if table.kind == "cost"]
@@ -90,6 +100,7 @@ def plots(results: Path, records: Sequence[Record], tracked: set[Path] | None = 
         made.append(accuracy_cost(group))
         made += [frames_picture(group[0], path) for path in beside(group[0], EXAMPLES_NAME)]
     made += density_plots(records)
+    made += survey_figures(records)
     made.append(_operands([(record, beside(record, FILE_NAME)) for record in records]))
     return [plot for plot in made if plot is not None]
 

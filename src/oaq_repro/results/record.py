@@ -118,6 +118,9 @@ class Layer(_Section):
         default=None,
         description="distinct weight codes of the layer; null in records of earlier versions, as bits_input",
     )
+    bits_code: Count | None = Field(
+        default=None, description="bits of a stored weight, where it stands for an integer of more; null elsewhere"
+    )
     bits_input: Count | None = Field(default=None, description="bits of the input's grid, before any alpha")
     bias_shift: NonNegative | None = Field(
         default=None, description="largest shift of a bias by bias correction, in output codes; null without it"
@@ -182,7 +185,9 @@ class Cost(_Section):
         description="as the authors' code counts them: biases count in the density, and the first layer's input has 32 "
         "bits; null in records of earlier versions",
     )
-    weight_bytes: NonNegative = Field(description="of the weights at their bits, packed; without biases")
+    weight_bytes: NonNegative = Field(
+        description="of the weights at their bits, packed, and of codebooks; without biases"
+    )
     weight_bytes_file: Count | None = Field(
         default=None,
         description="of the weights in the integer graph's file: one each, or a half where 4 bits hold all of a layer; "
@@ -333,6 +338,10 @@ class Record(_Section):
     )
     swapped: list[str] = Field(default_factory=list, description="float modules that became quantized modules")
     left_float: list[str] = Field(default_factory=list, description="modules of the dense part that stayed in float")
+    simulated_only: list[str] = Field(
+        default_factory=list,
+        description="what of the network has no integer form, and why: the run ended with the stage simulated",
+    )
     provenance: Provenance
     checksum: str | None = Field(
         default=None, description="sha256 of the other fields, in files only; null in those of early versions"

@@ -36,8 +36,9 @@ def render_record(record: Record) -> RenderableType:
         parts.append(Text(f"This run is {record.status}: {record.provenance.error or 'no error was recorded'}", "bold"))
     if record.swapped:
         left = ", ".join(record.left_float)
-        ending = f"left in float on request, so no integer stages: {left}" if left else "none left in float"
+        ending = f"left in float on request: {left}" if left else "none left in float"
         parts.append(Text(f"Quantized {len(record.swapped)} modules; {ending}"))
+    parts.extend(Text(f"No integer stages: {reason}") for reason in record.simulated_only)
     if record.metrics:
         parts.append(_accuracy(record))
     if record.frame_precision is not None:

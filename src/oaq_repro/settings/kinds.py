@@ -83,6 +83,8 @@ KINDS: dict[str, dict[str, Kind]] = {
         "a2q_plus": Kind("oaq_repro.methods.a2q_plus:A2QPlus"),
         "pmf": Kind("oaq_repro.methods.pmf:PMF"),
         "videoiq": Kind("oaq_repro.methods.videoiq:VideoIQ", VIDEO),
+        "codebook": Kind("oaq_repro.methods.codebook:CodebookMethod"),
+        "group_scale": Kind("oaq_repro.methods.group_scale:GroupScale"),
     },
 }
 

@@ -200,8 +200,11 @@ def evaluate(run: Run, task: Task, description: str, on_cpu: bool = False) -> di
 def calibration_images(run: Run, device: torch.device, batches: int | None, description: str) -> Iterator[Tensor]:
     """Batches of training images (at most `batches` of them; None: all), on `device`, behind a progress bar.
 
-    Of clips the frames.
+    Of clips the frames. Or of the images that were made in their place.
     """
+    if run.made_images is not None:
+        yield from (images.to(device) for images in run.made_images.split(run.data.batch_size)[:batches])
+        return
     loader, shown = run.data.calibration_dataloader(), run.settings.trainer.enable_progress_bar
     total = len(loader) if batches is None else min(batches, len(loader))
     for images, _ in tqdm(islice(loader, batches), description, total, leave=False, disable=not shown):

@@ -10,7 +10,7 @@ from oaq_repro.quant.bounds import worst_case
 from oaq_repro.quant.layers import QuantConv2d, QuantConvTranspose2d, QuantLinear
 from oaq_repro.quant.mixed_precision.search import cannot_overflow
 from oaq_repro.quant.numerics import QParams
-from oaq_repro.quant.quantizers import ObserverConfig
+from oaq_repro.quant.observers import ObserverConfig
 
 METHOD = Int8()
 MAKERS = {

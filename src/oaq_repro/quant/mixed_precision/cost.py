@@ -42,7 +42,8 @@ class LayerCost:
     """One layer that accumulates. macs: products of one image, those with padding included; of a transposed convolution
     those with outputs that are cropped, too. depth: weights per output channel. weights: how many there are, 0 where an
     earlier layer has the same ones. density: part of them that is not zero; density_with_biases: of them and of the
-    biases. bits_weight, bits_input: of the grids.
+    biases. bits_weight, bits_input: of the integers that are multiplied. weight_bytes: of what is kept of the weights,
+    None: `bits_weight` for each.
     """
 
     name: str
@@ -53,12 +54,14 @@ class LayerCost:
     density_with_biases: float
     bits_weight: int
     bits_input: int
+    weight_bytes: float | None = None
 
 
 @dataclass(frozen=True)
 class NetworkCost:
     """All layers together, one image. bops: by HAWQ-V3's formula; bops_qap: by QAP's; bops_qap_reference: with the
-    conventions of its code. weight_bytes: packed, no biases. density: part of the weights that is not zero.
+    conventions of its code. weight_bytes: packed, with codebooks, no biases. density: part of the weights that is not
+    zero.
     """
 
     macs: int
@@ -84,7 +87,7 @@ def network_cost(layers: Sequence[LayerCost]) -> NetworkCost:
             )
             for i, x in enumerate(layers)
         ),
-        weight_bytes=sum(x.weights * x.bits_weight for x in layers) / 8,
+        weight_bytes=sum(x.weights * x.bits_weight / 8 if x.weight_bytes is None else x.weight_bytes for x in layers),
         density=math.fsum(x.density * x.weights for x in layers) / weights if weights else 1.0,
     )
 
@@ -104,10 +107,12 @@ def layer_costs(model: nn.Module, input_shape: Sequence[int]) -> list[LayerCost]
         if name in costs:
             costs[name] = replace(costs[name], macs=costs[name].macs + macs)
             return
-        codes, bits_weight, bits_input = module.weight, FLOAT_BITS, FLOAT_BITS
+        codes, bits_weight, bits_input, kept = module.weight, FLOAT_BITS, FLOAT_BITS, None
         if isinstance(module, QuantLayer) and isinstance(model, QuantizedNetwork):
             codes, _ = module.quantized_weight(inputs[0].qparams)
-            bits_weight, bits_input = module.weight_quantizer.bits, input_quantizer(model, name).bits
+            quantizer = module.weight_quantizer
+            bits_weight, bits_input = quantizer.grid_bits, input_quantizer(model, name).bits
+            kept = codes.numel() * quantizer.bits / 8 + quantizer.table_bytes(module.weight)
         weight = module.weight
         biases = [] if module.bias is None else [module.bias]
         own = id(weight) not in seen
@@ -121,6 +126,7 @@ def layer_costs(model: nn.Module, input_shape: Sequence[int]) -> list[LayerCost]
             density_with_biases=_density(codes, *biases),
             bits_weight=bits_weight,
             bits_input=bits_input,
+            weight_bytes=kept if own else 0.0,
         )
 
     hooks = [
