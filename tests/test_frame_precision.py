@@ -5,6 +5,7 @@ import pytest
 from composing import settings_of
 
 from oaq_repro import frame_precision
+from oaq_repro.errors import InputError
 from oaq_repro.experiment import run
 from oaq_repro.integer.graph import Graph
 from oaq_repro.results.precision_figure import EXAMPLES_NAME, read_examples
@@ -126,6 +127,13 @@ def test_other_methods_run_on_clips(tmp_path, method):
         assert record.overflow.images == 120 and record.overflow.settle_images == 64 * 6
         assert record.metrics["integer_int32"] == record.metrics["simulated"]
     assert set(record.metrics["float"]) == {"clip_top1", "clip_map"}
+
+
+def test_a_policy_without_a_schedule_is_named(made):
+    results, _ = made
+    without = [override for override in QUICK if "schedule.finetune" not in override]
+    with pytest.raises(InputError, match="schedule.finetune: found null, expected fields of Schedule: method videoiq"):
+        run(settings_of(*without, f"results={results}", "schedule.finetune=null"))
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from oaq_repro.errors import InputError
 from oaq_repro.frame_graphs import Deployment, Width
 from oaq_repro.methods.any_precision import AtWidth, set_width
 from oaq_repro.methods.videoiq import VideoIQ
@@ -34,7 +35,15 @@ CPU = torch.device("cpu")
 
 
 def trained_precisions(run: Run, method: VideoIQ, parent: Task) -> Deployment:
-    """From the float parent, which `parent` has, through both stages; what is left is to deploy."""
+    """From the float parent, which `parent` has, through both stages; what is left is to deploy.
+
+    InputError where there is no schedule for the policy.
+    """
+    if run.settings.schedule.finetune is None:
+        raise InputError(
+            f"schedule.finetune: found null, expected fields of Schedule: method {run.settings.method.kind} trains its "
+            "policy there"
+        )
     network = method.make_any_precision(copy.deepcopy(parent.dense))
     stage1 = train_widths(run, method, network, parent)
     widths = {bits: quantized(run, method, network, bits) for bits in method.precision.widths}
@@ -114,8 +123,7 @@ def train_policy(run: Run, method: VideoIQ, task: PolicyTask) -> Trained:
     folder = fine_tuning_folder(run, method)
 
     def train() -> dict[str, float]:
-        if task.schedule is not None:
-            fit(run, task, folder, "finetune", "policy")
+        fit(run, task, folder, "finetune", "policy")
         return {}
 
     return train_or_load(folder, task.dense, train)

@@ -198,14 +198,15 @@ def test_the_graph_of_a_width_has_its_codes_and_its_clips(make, bits):
         assert (quantizer.low, quantizer.high, quantizer.bits) == (0.0, pytest.approx(end), bits)
     graph = lower(model)
     rows = {layer.name: layer.weight for layer in graph.layers()}
-    assert set(at.codes) == set(list(rows)[1:-1])
-    for name, codes in at.codes.items():
+    assert list(at.codes) == list(rows)
+    assert [b for b, _ in at.codes.values()] == [8, *[bits] * (len(rows) - 2), 8]
+    for name, (own, codes) in at.codes.items():
         found = torch.from_numpy(rows[name].astype(np.int64))
         same = (found == codes).flatten(1).all(1) | (found == -codes).flatten(1).all(1)
         assert same.all()
-        if bits < 8:
+        if own < 8:
             assert (found % 2 == 1).all()
-        assert layers(model)[name].weight_quantizer.bits == bits
+        assert layers(model)[name].weight_quantizer.bits == own
     x = images(3, 32, seed=9)
     run = Reference(graph).run(x.numpy())
     with torch.no_grad():

@@ -84,7 +84,8 @@ def test_other_runs_make_no_such_table(make_record):
 def test_the_figure_has_every_row(records):
     plot = precision_figure.accuracy_cost(records)
     assert [row[0] for row in plot.rows] == [
-        "policy", "all at 8 bits", "all at 4 bits", "shuffled", "skips, else 8 bits", "skips, else 4 bits", "line", "oracle",
+        "policy", "all at 8 bits", "all at 4 bits", "shuffled", "skips, else 8 bits", "skips, else 4 bits", "line",
+        "oracle",
     ]  # fmt: skip
     policy = interval([0.9, 0.92, 0.94])
     assert plot.rows[0][1:] == [0.5, pytest.approx(policy.mean), pytest.approx(policy.half)]

@@ -8,7 +8,7 @@ to 2^l - 1, so that the integer graph has them as they are. The formula of Video
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -62,12 +62,12 @@ def reference_weights(weight: Tensor, bits: int) -> Tensor:
 class Truncated(nn.Module):
     """Parametrization: weights of `bits` bits from one tensor, with a gradient that passes straight through.
 
-    With the reference formula it passes through its tanh.
+    With the reference formula it passes through its tanh. fixed: whether these bits are those of all widths.
     """
 
-    def __init__(self, bits: int, formula: Formula) -> None:
+    def __init__(self, bits: int, formula: Formula, fixed: bool = False) -> None:
         super().__init__()
-        self.bits, self.formula = bits, formula
+        self.bits, self.formula, self.fixed = bits, formula, fixed
 
     def forward(self, weight: Tensor) -> Tensor:
         """The weights, in the shape of the tensor."""
@@ -116,10 +116,15 @@ class Clip(nn.Module):
 
 
 def any_precision(dense: nn.Module, widths: Sequence[int], formula: Formula) -> nn.Module:
-    """Make a float network one of several widths, in place: all layers but the first and the last, norms, ReLUs.
+    """Make a float network one of several widths, in place: layers, norms, ReLUs.
 
-    The first layer that a network names and the last keep float weights, as in the source.
+    The first layer that a network names and the last have 8 bits at all widths. In the source they are float; here they
+    train with the codes that they are deployed with, since what follows has few levels: a small error of the first
+    layer's weights moves whole areas that are alike over a threshold. InputError for fewer than three layers.
     """
+    found = [module for module in dense.modules() if isinstance(module, LAYERS)]
+    if len(found) < 3:
+        raise InputError(f"model: found {len(found)} layers, expected one at least between the first and the last")
     for module in list(dense.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, _BatchNorm):
@@ -128,15 +133,17 @@ def any_precision(dense: nn.Module, widths: Sequence[int], formula: Formula) -> 
         for name, child in list(module.named_children()):
             if isinstance(child, ACTIVATIONS):
                 setattr(module, name, Clip(widths))
-    for module in [m for m in dense.modules() if isinstance(m, LAYERS)][1:-1]:
+    for module in found[1:-1]:
         parametrize.register_parametrization(module, "weight", Truncated(max(widths), formula))
+    for module in (found[0], found[-1]):
+        parametrize.register_parametrization(module, "weight", Truncated(HIGH, "integer", fixed=True))
     return dense
 
 
 def set_width(network: nn.Module, bits: int) -> None:
     """From now on it computes at this width."""
     for module in network.modules():
-        if isinstance(module, Truncated | SwitchedNorm | Clip):
+        if isinstance(module, SwitchedNorm | Clip) or (isinstance(module, Truncated) and not module.fixed):
             module.bits = bits
 
 
@@ -144,7 +151,8 @@ class AtWidth:
     """The plain float network that such a network is at one width.
 
     dense: with batch norms, ReLUs and weights as parameters. clips: by the qualified name of a ReLU the end of its
-    range. codes: by the qualified name of a layer whose weights are truncated, their integers, [O, ...].
+    range. codes: by the qualified name of a layer whose weights are truncated by integers, their bits and codes,
+    int64 [O, ...].
     """
 
     def __init__(self, network: nn.Module, bits: int) -> None:
@@ -152,7 +160,7 @@ class AtWidth:
         set_width(network, bits)
         self.bits = bits
         self.clips: dict[str, float] = {}
-        self.codes: dict[str, Tensor] = {}
+        self.codes: dict[str, tuple[int, Tensor]] = {}
         for name, module in list(network.named_modules()):
             if isinstance(module, SwitchedNorm):
                 network.set_submodule(name, module.norms[str(bits)])
@@ -161,8 +169,9 @@ class AtWidth:
                 self.clips[name] = module.end(bits).item()
                 network.set_submodule(name, nn.ReLU())
             elif parametrize.is_parametrized(module):
-                weight = module.parametrizations.weight.original.detach()
-                self.codes[name] = integer_weights(weight, bits)[0]
+                kept, (how,) = module.parametrizations.weight.original.detach(), module.parametrizations.weight
+                if how.formula == "integer":
+                    self.codes[name] = how.bits, integer_weights(kept, how.bits)[0]
                 keep_computed_weights(module)
         self.dense = network.eval()
 
@@ -243,10 +252,15 @@ class TruncatedWeights(WeightQuantizer):
         return ratio + (odd.clamp(-self.largest, self.largest) - ratio).detach()
 
 
-def take_over(quantized: QuantizedNetwork, codes: dict[str, Tensor]) -> None:
-    """Tell the weight quantizers of layers the grid on which their folded weights lie: factors of integers `codes`."""
+def take_over(quantized: QuantizedNetwork, codes: Mapping[str, tuple[int, Tensor]]) -> None:
+    """Tell the weight quantizers of layers the grid on which their folded weights lie, factors of integers.
+
+    codes: as `AtWidth` has them. Layers to which the settings give other bits are left alone.
+    """
     modules = layers(quantized)
-    for name, integers in codes.items():
+    for name, (bits, integers) in codes.items():
+        if modules[name].weight_quantizer.bits != bits:
+            continue
         quantizer, weight = modules[name].weight_quantizer, modules[name].weight.detach()
         largest = integers.abs().flatten(1).amax(1).clamp(min=1)
         assert isinstance(quantizer, TruncatedWeights)

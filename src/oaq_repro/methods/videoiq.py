@@ -120,12 +120,11 @@ class VideoIQ(Method):
         if not config.per_channel:
             raise InputError("quantization.per_channel: found false, expected true with method videoiq")
         ends = network.rectified(quantize_network(network.dense, self, config, shape), shape)
-        truncated = network.codes if self.precision.formula == "integer" else {}
-        weights = {f"weights of {name}": Override(name, weight_bits=network.bits) for name in truncated}
+        weights = {f"weights of {name}": Override(name, weight_bits=bits) for name, (bits, _) in network.codes.items()}
         outputs = {f"output of {name}": Override(name, activation_bits=network.bits) for name in ends}
         own = {**weights, **outputs}
         made = quantize_network(network.dense, self, replace(config, overrides={**own, **config.overrides}), shape)
-        take_over(made, truncated)
+        take_over(made, network.codes)
         for name, end in ends.items():
             set_range(made.get_submodule(name).output, end)  # type: ignore[arg-type]
         return made

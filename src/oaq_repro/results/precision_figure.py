@@ -47,7 +47,7 @@ def accuracy_cost(group: Sequence[Record]) -> Plot:
         axes.errorbar(cost, 100 * value.mean, yerr=half, elinewidth=0.7, capsize=2, **drawn)  # type: ignore[arg-type]
         if rows[0].bits is not None:
             axes.annotate(
-                str(rows[0].bits), (cost, 100 * value.mean), xytext=(7, -3), textcoords="offset points", fontsize=9
+                str(rows[0].bits), (cost, 100 * value.mean), xytext=(4, -12), textcoords="offset points", fontsize=9
             )
         if kind == "skip_only":
             skips.append((cost, 100 * value.mean))

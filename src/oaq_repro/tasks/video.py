@@ -130,6 +130,19 @@ class PolicyTask(VideoTask):
         self.frames, self.weights, self.tau = dict(frames), dict(weights), tau
         self.costs = torch.tensor([*(source_cost(bits) for bits in self.frames), 0.0])
 
+    def on_fit_start(self) -> None:
+        """The frozen networks follow the policy to its device."""
+        self._move(self.device)
+
+    def on_fit_end(self) -> None:
+        """And come back."""
+        self._move(torch.device("cpu"))
+
+    def _move(self, device: torch.device) -> None:
+        for network in self.frames.values():
+            if isinstance(network, nn.Module):
+                network.to(device)
+
     def objective(self, images: Tensor, target: Tensor) -> Tensor:
         """As `objective_at`, in the present epoch."""
         return self.objective_at(images, target, self.current_epoch)
