@@ -6,7 +6,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import NullFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from oaq_repro.results.by_density import Pruned, alpha_mean, block_mean, pruned_experiments, stem
 from oaq_repro.results.labels import name
@@ -32,10 +32,12 @@ def density_plots(records: Sequence[Record]) -> list[Plot]:
 def accuracy_bops(found: Sequence[Pruned], file: str) -> Plot:
     """Means over seeds with 95 % intervals against QAP's bit operations, in the convention of its code, by densities.
 
-    Filled where all layers of all seeds are certified. Random pruning starts at the dense network, too.
+    Filled where all layers of all seeds are certified. Random pruning starts at the dense network, too. Series in which
+    a sum overflows are left out: their accuracy is that of the accumulator.
     """
     series: dict[str, list[Pruned]] = defaultdict(list)
-    for own in found:
+    broken = {own.series for own in found if any(r.overflow and r.overflow.evaluation_events for r in own.group)}
+    for own in [own for own in found if own.series not in broken]:
         rankings = {own.ranking} if own.step else {other.ranking for other in found if other.series == own.series}
         for ranking in sorted(rankings):
             series[f"{own.bits} bits, {own.after}{', random' * (ranking == 'random')}"].append(own)
@@ -56,6 +58,9 @@ def accuracy_bops(found: Sequence[Pruned], file: str) -> Plot:
             rows.append([label, p.density, 1000 * place, value.mean, value.half, value.n, int(filled), p.first.hash])
         handles.append(Line2D([], [], label=label, **look, **mark(number, False)))
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     style(axes, "thousand bit operations of an image (QAP, as its code counts)", METRIC_LABELS[found[0].metric])
     legend(figure, handles, f"{_title(found)}\nfilled: no input can overflow a layer")
     heads = ["series", "density", "bops_qap_reference", "accuracy", "half_95", "n", "certified", "run"]
