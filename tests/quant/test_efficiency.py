@@ -45,7 +45,7 @@ def test_a_pattern_that_never_changes_says_nothing():
     assert found([[1.0, -1.0, 2.0]] * 5) == {"bn": 0.0, "output": 0.0}
 
 
-def test_more_units_than_a_byte_has():
+def test_many_units():
     rows = [[float(bit) for bit in f"{number:010b}"] for number in range(64)]
     assert found(rows)["bn"] == pytest.approx(math.log2(64) / 10)
 

@@ -13,8 +13,9 @@ from torch import nn
 from oaq_repro.accumulator import NAMED
 from oaq_repro.errors import SettingsError
 from oaq_repro.methods.base import Method
-from oaq_repro.quant.calibrate import freeze
+from oaq_repro.quant.calibration.calibrate import freeze
 from oaq_repro.quant.config import Override, QuantizationConfig
+from oaq_repro.quant.conversion.trace import keep_computed_weights
 from oaq_repro.quant.network import input_qparams, layers
 from oaq_repro.quant.numerics import exchanged
 from oaq_repro.quant.pruning import (
@@ -27,7 +28,6 @@ from oaq_repro.quant.pruning import (
     stop_quantizing,
     zeros_held,
 )
-from oaq_repro.quant.trace import keep_computed_weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CONFIG = QuantizationConfig(accumulator=NAMED["int16"], weight_bits=4, activation_bits=6)

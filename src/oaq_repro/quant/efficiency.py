@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -60,5 +59,5 @@ def efficiencies(network: nn.Module) -> Iterator[dict[str, float]]:
 
 @torch.no_grad()
 def _patterns(values: Tensor) -> Iterator[bytes]:
-    """What is on, per image: values [N, C] -> 8 units a byte."""
-    return map(bytes, np.packbits((values > 0).cpu().numpy(), axis=1))
+    """What is on, per image: values [N, C] -> a byte per unit."""
+    return map(bytes, (values > 0).to(torch.uint8).tolist())

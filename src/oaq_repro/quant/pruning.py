@@ -9,22 +9,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
 import torch
-from annotated_types import MinLen
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from oaq_repro.errors import SettingsError
 from oaq_repro.fields import InnerFraction, NonNegative, Whole
 from oaq_repro.quant.config import QuantizationConfig
-from oaq_repro.quant.convert import quantize_network
+from oaq_repro.quant.conversion.convert import quantize_network
+from oaq_repro.quant.conversion.trace import LAYERS, keep_computed_weights
 from oaq_repro.quant.layers import QuantLayer
 from oaq_repro.quant.network import input_quantizer, layers
 from oaq_repro.quant.numerics import exchanged, rowwise
 from oaq_repro.quant.quantizers import ActivationQuantizer, QuantizerFactory
-from oaq_repro.quant.trace import LAYERS, keep_computed_weights
 
 
 @dataclass(frozen=True)
@@ -39,9 +38,7 @@ class PruningConfig:
     """
 
     step: Whole = 0
-    densities: Annotated[tuple[InnerFraction, ...], MinLen(1)] = (
-        0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.033, 0.011
-    )  # fmt: skip
+    densities: tuple[InnerFraction, ...] = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.033, 0.011)
     ranking: Literal["magnitude", "random"] = "magnitude"
     rewind: Literal["none", "start"] = "none"
     l1: NonNegative = 1e-4

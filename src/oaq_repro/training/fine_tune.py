@@ -9,7 +9,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from oaq_repro.methods.base import Method
-from oaq_repro.quant.calibrate import calibrate, freeze
+from oaq_repro.quant.calibration.calibrate import calibrate, freeze
 from oaq_repro.quant.network import QuantizedNetwork, set_quantizing
 from oaq_repro.quant.pruning import zeros_held
 from oaq_repro.results.store import training_folder
