@@ -16,6 +16,7 @@ BASE_FIELDS = {
     "settle",
     "bias_correction",
     "search",
+    "pruning",
 }  # of every method; their meaning is the method's own
 
 

@@ -44,7 +44,8 @@ def records(make_record):
                 layer.model_copy(update={"depth": 64, "longest_block": 16 * (1 + i), "worst_case": 0.5 + i})
                 for i, layer in enumerate(record.layers[:layers])
             ]
-            made.append(record.model_copy(update={"pruning": pruning, "cost": cost, "layers": rows}))
+            own = {"pruning": pruning, "cost": cost, "layers": rows, "overflow": None}
+            made.append(record.model_copy(update=own))
     return made
 
 
@@ -103,6 +104,14 @@ def test_figures_have_all_series_and_their_numbers(records):
     assert by_density[0.2][2:4] == [0.375, 1.5]  # blocks, and the worst layer
     for plot in (accuracy, blocks):
         assert {name.rpartition(".")[2] for name in plot.files()} == {"csv", "svg", "png"}
+
+
+def test_series_with_overflow_are_left_out_of_the_figure_of_accuracy(make_record, records):
+    seen = make_record(22).overflow
+    assert seen.evaluation_events
+    broken = [r.model_copy(update={"overflow": seen}) if i == 3 else r for i, r in enumerate(records)]
+    accuracy, blocks = density_plots(broken)
+    assert {row[0] for row in accuracy.rows} == {"32/32 bits, float32"} and blocks.rows
 
 
 def test_what_was_not_pruned_makes_no_table_and_pruned_networks_no_table_of_hardening(make_record, records):

@@ -21,7 +21,7 @@ class TableSamples(Samples):
         super().__init__(classes, len(targets))
         self.features, self.targets, self.mean, self.std = features, targets, mean, std
 
-    def load(self, index: int) -> tuple[torch.Tensor, int]:  # type: ignore[override]
+    def load(self, index: int) -> tuple[torch.Tensor, int]:
         """Return a row float32 [M, 1, 1] and its class."""
         values = ((self.features[index] - self.mean) / self.std).astype(np.float32)
         return torch.from_numpy(values)[:, None, None], int(self.targets[index])

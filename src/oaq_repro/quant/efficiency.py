@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -31,8 +30,8 @@ def entropy(counts: Mapping[Any, int]) -> float:
 def efficiencies(network: nn.Module) -> Iterator[dict[str, float]]:
     """By name of a batch norm, and OUTPUT, the efficiency on all images that pass the network meanwhile.
 
-    It is there when the block ends. Of maps every place counts as an image of its own. Where the network has several
-    outputs they are OUTPUT, `OUTPUT.1` ...
+    It is there when the block ends. Values [N, C] count; maps are left out, as their patterns are too many to be
+    counted. Where the network has several outputs they are OUTPUT, `OUTPUT.1` ...
     """
     seen: dict[str, Counter[bytes]] = {}
     units: dict[str, int] = {}
@@ -40,9 +39,10 @@ def efficiencies(network: nn.Module) -> Iterator[dict[str, float]]:
     def note(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
         outputs = (output,) if isinstance(output, Tensor) else tuple(output)
         for number, values in enumerate(outputs):
-            own = f"{name}.{number}" if number else name
-            units[own] = values.shape[1]
-            seen.setdefault(own, Counter()).update(_patterns(values))
+            if values.dim() == 2:
+                own = f"{name}.{number}" if number else name
+                units[own] = values.shape[1]
+                seen.setdefault(own, Counter()).update(_patterns(values))
 
     found = {name: module for name, module in network.named_modules() if isinstance(module, _BatchNorm)} | {
         OUTPUT: network
@@ -59,6 +59,5 @@ def efficiencies(network: nn.Module) -> Iterator[dict[str, float]]:
 
 @torch.no_grad()
 def _patterns(values: Tensor) -> Iterator[bytes]:
-    """What is on, per image and place: values [N, C, ...] -> 8 units a byte."""
-    rows = (values > 0).movedim(1, -1).reshape(-1, values.shape[1])
-    return map(bytes, np.packbits(rows.cpu().numpy(), axis=1))
+    """What is on, per image: values [N, C] -> a byte per unit."""
+    return map(bytes, (values > 0).to(torch.uint8).tolist())

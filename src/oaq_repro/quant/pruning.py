@@ -9,10 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
 import torch
-from annotated_types import MinLen
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -39,9 +38,7 @@ class PruningConfig:
     """
 
     step: Whole = 0
-    densities: Annotated[tuple[InnerFraction, ...], MinLen(1)] = (
-        0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.033, 0.011
-    )  # fmt: skip
+    densities: tuple[InnerFraction, ...] = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.033, 0.011)
     ranking: Literal["magnitude", "random"] = "magnitude"
     rewind: Literal["none", "start"] = "none"
     l1: NonNegative = 1e-4

@@ -97,14 +97,18 @@ class Pruned:
         found = [x for record in self.group if (x := value(record)) is not None]
         return math.fsum(found) / len(found) if found else None
 
+    def cost(self, field: str) -> float | None:
+        """A field of the record's cost, the mean over the seeds."""
+        return self.mean(lambda record: getattr(record.cost, field, None))
+
     def efficiency(self, record: Record) -> float | None:
         """Eta of the network."""
         return record.pruning.eta if record.pruning is not None else None
 
     def aiq(self, record: Record) -> float | None:
         """(AUC^2 eta)^(1/3), Hawks et al. 2021, equation 4, with the AUC of the stage."""
-        auc = record.metrics[self.stage].get("auc")
-        return None if auc is None or record.pruning is None else (auc**2 * record.pruning.eta) ** (1 / 3)
+        auc, eta = record.metrics[self.stage].get("auc"), self.efficiency(record)
+        return None if auc is None or eta is None else (auc**2 * eta) ** (1 / 3)
 
 
 def pruned_experiments(records: Sequence[Record]) -> dict[str, list[Pruned]]:
@@ -184,18 +188,14 @@ def _layers_mean(record: Record, value: Callable[[Layer], float | None]) -> floa
 
 def _numbers(own: Pruned) -> dict[str, float | None]:
     """Means over the seeds."""
-
-    def cost(field: str) -> Callable[[Record], float | None]:
-        return lambda record: getattr(record.cost, field)
-
     return {
         "auc": own.mean(lambda record: record.metrics[own.stage].get("auc")),
         "eta": own.mean(own.efficiency),
         "aiq": own.mean(own.aiq),
-        "bops_qap_reference": own.mean(cost("bops_qap_reference")),
-        "bops_qap": own.mean(cost("bops_qap")),
-        "weight_bytes": own.mean(cost("weight_bytes")),
-        "not_zero": own.mean(cost("density")),
+        "bops_qap_reference": own.cost("bops_qap_reference"),
+        "bops_qap": own.cost("bops_qap"),
+        "weight_bytes": own.cost("weight_bytes"),
+        "not_zero": own.cost("density"),
         "blocks": own.mean(block_mean),
         "alpha": own.mean(alpha_mean),
     }

@@ -6,7 +6,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import NullFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from oaq_repro.results.by_density import Pruned, alpha_mean, block_mean, pruned_experiments, stem
 from oaq_repro.results.labels import name
@@ -29,21 +29,23 @@ def density_plots(records: Sequence[Record]) -> list[Plot]:
     return made
 
 
-def accuracy_bops(found: Sequence[Pruned], own: str) -> Plot:
+def accuracy_bops(found: Sequence[Pruned], file: str) -> Plot:
     """Means over seeds with 95 % intervals against QAP's bit operations, in the convention of its code, by densities.
 
-    Filled where all layers of all seeds are certified. Random pruning starts at the dense network, too.
+    Filled where all layers of all seeds are certified. Random pruning starts at the dense network, too. Series in which
+    a sum overflows are left out: their accuracy is that of the accumulator.
     """
     series: dict[str, list[Pruned]] = defaultdict(list)
-    for x in found:
-        rankings = {x.ranking} if x.step else {y.ranking for y in found if y.series == x.series}
-        for ranking in rankings:
-            series[f"{x.bits} bits, {x.after}{', random' * (ranking == 'random')}"].append(x)
+    broken = {own.series for own in found if any(r.overflow and r.overflow.evaluation_events for r in own.group)}
+    for own in [own for own in found if own.series not in broken]:
+        rankings = {own.ranking} if own.step else {other.ranking for other in found if other.series == own.series}
+        for ranking in sorted(rankings):
+            series[f"{own.bits} bits, {own.after}{', random' * (ranking == 'random')}"].append(own)
     figure = new_figure(3.4 + 0.2 * ((len(series) + 2) // 2))
     axes = figure.subplots()
     handles, rows = [], []
     for number, (label, points) in enumerate(series.items()):
-        x = [(p.mean(lambda record: record.cost and record.cost.bops_qap_reference) or 0.0) / 1000 for p in points]
+        x = [(p.cost("bops_qap_reference") or 0.0) / 1000 for p in points]
         values = [interval(stage_values(p.group, p.stage, p.metric)) for p in points]
         look = {"color": "black", "linewidth": 0.9, "linestyle": LINES[number % len(LINES)]}
         axes.plot(x, [100 * v.mean for v in values], **look)
@@ -56,13 +58,16 @@ def accuracy_bops(found: Sequence[Pruned], own: str) -> Plot:
             rows.append([label, p.density, 1000 * place, value.mean, value.half, value.n, int(filled), p.first.hash])
         handles.append(Line2D([], [], label=label, **look, **mark(number, False)))
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     style(axes, "thousand bit operations of an image (QAP, as its code counts)", METRIC_LABELS[found[0].metric])
     legend(figure, handles, f"{_title(found)}\nfilled: no input can overflow a layer")
     heads = ["series", "density", "bops_qap_reference", "accuracy", "half_95", "n", "certified", "run"]
-    return Plot(f"pruning_accuracy-{own}", figure, heads, rows)
+    return Plot(f"pruning_accuracy-{file}", figure, heads, rows)
 
 
-def blocks_density(found: Sequence[Pruned], own: str) -> Plot:
+def blocks_density(found: Sequence[Pruned], file: str) -> Plot:
     """Certified blocks, largest reachable sums and range mapping factors against density, means over seeds."""
 
     def worst(record: Record) -> float | None:
@@ -96,7 +101,7 @@ def blocks_density(found: Sequence[Pruned], own: str) -> Plot:
         for n, label in enumerate(series)
     ]
     legend(figure, handles, f"{_title(found)}; means over layers and seeds")
-    return Plot(f"pruning_blocks-{own}", figure, ["series", "density", *panels, "run"], rows)
+    return Plot(f"pruning_blocks-{file}", figure, ["series", "density", *panels, "run"], rows)
 
 
 def _densities(axes: Axes, densities: Sequence[float]) -> None:

@@ -265,10 +265,10 @@ class Pruning(_Section):
     )
 
     @property
-    def eta(self) -> float:
-        """Efficiency of the network: the geometric mean of its layers'."""
+    def eta(self) -> float | None:
+        """Efficiency of the network: the geometric mean of its layers'; None where none was measured."""
         values = list(self.efficiency.values())
-        return math.prod(values) ** (1 / len(values)) if values else 0.0
+        return math.prod(values) ** (1 / len(values)) if values else None
 
 
 class Hardware(_Section):

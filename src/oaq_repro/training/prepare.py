@@ -6,6 +6,7 @@ another preparation (`Method.prepared_before`), that one is made first, in the s
 """
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -58,13 +59,12 @@ def _prepare(run: Run, task: Task, method: Method, start: Mapping[str, Tensor]) 
         task.penalty = method.preparation_penalty
         fit(run, task, folder, "prepare", f"preparing {settings.method.kind}", callbacks)
         found: dict[str, dict[str, float]] = {}
-        with efficiencies(task.dense) as efficiency:
+        none: AbstractContextManager[dict[str, float]] = nullcontext({})
+        with none if method.pruning is None else efficiencies(task.dense) as found[EFFICIENCY]:
             found[SOFT] = evaluate(run, task, "soft, on held-out data")
         method.harden(task.dense)
         bake(task.dense)
         found[HARD] = evaluate(run, task, "hard, on held-out data")
-        if method.pruning is not None:
-            found[EFFICIENCY] = efficiency
         return {f"{stage} {name}": value for stage, values in found.items() for name, value in values.items()}
 
     trained = train_or_load(folder, task.dense, train)
