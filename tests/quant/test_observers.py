@@ -51,6 +51,17 @@ def test_mse_gives_outliers_up_where_bits_are_few():
     assert few.high < 5 and many.high > 7
 
 
+def test_mse_of_a_large_tensor_is_not_that_of_some_of_its_columns():
+    """Images whose columns at even distances are blank, as borders are."""
+    values = torch.randn(64, 64, 8, 8, generator=torch.Generator().manual_seed(0))
+    values[..., ::2] = 0.0
+    quantizer = ActivationQuantizer(4, "relu", ObserverConfig(kind="mse"))
+    quantizer.observe(values, ONE)
+    real = values.relu().double().numpy().ravel()
+    tried = [error(real, 0.0, f * real.max(), 4) for f in np.arange(1, RANGES + 1) / RANGES]
+    assert error(real, float(quantizer.low), float(quantizer.high), 4) <= min(tried) * 1.02
+
+
 def test_mse_of_sums_by_channel_is_that_of_real_values():
     sums, scale = torch.tensor([[[[10.0]], [[-4.0]]]]), torch.tensor([0.1, 2.0])
     quantizer = ActivationQuantizer(8, "none", ObserverConfig(kind="mse"))

@@ -36,7 +36,7 @@ from oaq_repro.accumulator import Accumulator
 from oaq_repro.errors import InputError
 from oaq_repro.methods.base import Method
 from oaq_repro.quant.mixed_precision.search import SearchConfig
-from oaq_repro.quant.numerics import QParams, rowwise
+from oaq_repro.quant.numerics import QParams, rowwise, spread
 from oaq_repro.quant.quantizers import WeightQuantizer
 
 Codebook = Literal["pot", "apot", "kmeans", "pairs"]
@@ -52,7 +52,7 @@ APOT_EXPONENTS = {
 FINEST = 127
 """Steps that a channel's largest magnitude spans where entries are fitted."""
 FITTED = 1 << 16
-"""Largest number of a layer's weights, or pairs, at even distances, that centres are fitted to."""
+"""Largest number of a layer's weights, or pairs, that centres are fitted to."""
 AT_ONCE = 1 << 24
 """Distances between pairs and entries that are held in memory."""
 
@@ -130,7 +130,7 @@ class CodebookWeight(WeightQuantizer):
             steps = weight.detach().cpu() / rowwise(self.scale(weight.detach()).cpu(), weight)
             values = steps.flatten(1)
             points = in_pairs(values).reshape(-1, 2) if self.codebook == "pairs" else values.reshape(-1, 1)
-            found = centres(points.double().numpy(), len(self.entries))
+            found = centres(spread(points, FITTED).double().numpy(), len(self.entries))
             self.entries.copy_(torch.from_numpy(found).round().reshape(self.entries.shape))
 
     def codes(self, weight: Tensor, scale: Tensor, x: QParams, accumulator: Accumulator) -> Tensor:
@@ -148,7 +148,6 @@ def centres(points: np.ndarray, count: int) -> np.ndarray:
     Numbers start at even distances from the least to the largest (Han et al., 2016, section 3.2), pairs by k-means++.
     Where there are no more than `count` different points these are the centres, the last one as often as needed.
     """
-    points = points[:: max(1, -(-len(points) // FITTED))]
     found = np.unique(points, axis=0)
     if len(found) > count:
         start = np.linspace(found[0], found[-1], count) if points.shape[1] == 1 else "k-means++"

@@ -24,6 +24,9 @@ BIAS_LIMIT = 2**23
 FIXED16_BIAS_LIMIT = 2**14
 """The same for a bias that joins a sum of 16 bits (requantization fixed16): half of what the sum may have."""
 
+PRIME = 1_000_003
+"""Distance of the values that `spread` takes."""
+
 SMALLEST_SCALE = 1e-12
 """Floor of every scale: a constant-zero tensor must not divide by zero."""
 
@@ -150,6 +153,16 @@ def exchanged(weight: Tensor, groups: int) -> Tensor:
     rows, columns, *kernel = weight.shape
     split = weight.reshape(groups, rows // groups, columns, *kernel)
     return split.transpose(1, 2).reshape(groups * columns, rows // groups, *kernel)
+
+
+def spread(values: Tensor, count: int) -> Tensor:
+    """`count` of the values [N, ...] from all over, where there are more; the same ones each time.
+
+    They lie a large prime apart: at even distances they would all be of the same columns or channels.
+    """
+    if len(values) <= count:
+        return values
+    return values[torch.arange(count, device=values.device) * PRIME % len(values)]
 
 
 def rowwise(values: Tensor, like: Tensor) -> Tensor:

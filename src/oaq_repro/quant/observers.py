@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, distributed
 
 from oaq_repro.fields import Percentile, PositiveFraction
-from oaq_repro.quant.numerics import QParams, affine_parameters, channelwise
+from oaq_repro.quant.numerics import QParams, affine_parameters, channelwise, spread
 
 RANGES = 64
 """How many shrunken ranges `mse` tries, at even steps down to nothing."""
 SAMPLES = 1 << 14
-"""Of a larger tensor `mse` looks at so many values at even distances, and at its extremes."""
+"""Of a larger tensor `mse` looks at so many values, and at its extremes."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class ObserverConfig:
         """That of the shrunken ranges of real values [N]; of equal ones the widest."""
         factors = torch.linspace(1.0, 1.0 / RANGES, RANGES, device=real.device)
         low, high = (end * factors for end in real.aminmax())
-        sample = real[:: -(-len(real) // SAMPLES)]
+        sample = spread(real, SAMPLES)
         parameters = self.parameters(low, high, bits, torch.ones_like(low))
         scale, zero_point, q_max = (x[:, None] for x in parameters)
         codes = torch.minimum(((sample / scale).round() + zero_point).clamp(min=0.0), q_max)

@@ -190,7 +190,7 @@ def _figure(stem: str, rows: Sequence[_Row]) -> Plot:
     for place, (side, found) in zip(axes, panels.items(), strict=True):
         _panel(place, found, widths)
         place.set_title(side, fontsize=10, loc="left")
-    style(axes[-1], f"{rows[0].metric}, simulated (%)", "")
+    axes[-1].set_xlabel(f"{rows[0].metric}, simulated (%)", fontsize=11)
     handles = [
         Line2D([], [], label=f"{width} bits", color="black", linestyle=LINES[n % len(LINES)], **mark(n, False))
         for n, width in enumerate(widths)
