@@ -114,10 +114,11 @@ def test_settings_of_version_1() -> None:
     assert settings["method"] | {"settle": None} == {
         "kind": "oaq", "settle": None, "fine_tune": True, "rule": "paper", "interval": 2, "lr": 0.02, "lr_max": 0.2,
         "warmup_steps": 0, "decrease_until": 0.8, "split": "even", "bias_correction": False, "search": None,
+        "pruning": None,
     }  # fmt: skip
     assert settings["method"]["settle"]["split"] == "even" and settings["quantization"]["granularity"] == "tensor"
     assert settings["task"] == {
-            "kind": "classification", "label_smoothing": 0.0, "teacher": None, "temperature": 1.0,
+            "kind": "classification", "label_smoothing": 0.0, "teacher": None, "temperature": 1.0, "metrics": [],
         }  # fmt: skip
     assert settings["quantization"]["overrides"]["first"]["accumulator"]["bits"] == 32
     assert settings["schedule"]["float"]["epochs"] == 12 and settings["choices"] == OLD["choices"]

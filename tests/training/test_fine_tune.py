@@ -30,6 +30,7 @@ BLIND = [
     "pmf",
     "ptq_int8",
     "ptq_oaq",
+    "qap",
     "reduce_range",
     "rq",
 ]
@@ -49,7 +50,7 @@ def test_widths_share_a_training_that_does_not_look_at_them(name):
     assert (narrow == other) == (name in BLIND)
     per_tensor = training(method, "accumulator.bits=12", "quantization.granularity=tensor")
     assert (narrow == per_tensor) == (name in BLIND)
-    assert narrow != training(method, "accumulator.bits=12", "quantization.weight_bits=6")
+    assert narrow != training(method, "accumulator.bits=12", "quantization.weight_bits=5")
     assert narrow != training(method, "accumulator.bits=12", "+quantization.overrides.x={match: fc, weight_bits: 6}")
 
 
