@@ -68,7 +68,7 @@ def test_every_experiment_composes_and_its_first_run_is_built(name):
 def test_methods_are_built_from_configs_that_name_every_field(method):
     made = built("method", f"method={method}")
     assert (made.settle is not None) == (method in ("oaq", "int8_settle", "ptq_oaq"))
-    assert made.fine_tune == (method not in ("ptq_int8", "ptq_oaq", "axe", "pmf"))
+    assert made.fine_tune == (method not in ("ptq_int8", "ptq_oaq", "axe", "pmf", "codebook", "group_scale"))
     options = {f.name for f in dataclasses.fields(made) if f.init}
     assert method == "float32" or options == composed(f"method={method}").method.keys() - {"kind"}
 
