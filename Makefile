@@ -1,8 +1,9 @@
 # make PYTHON=python3.12 ...    interpreter of a new .venv
-# make unit PYTEST="-n 2 -x"    more arguments for pytest; with --hypothesis-profile=default, new random examples
+# make unit PYTEST="-n 0 -x"    more arguments for pytest; with --hypothesis-profile=default, new random examples
 # make test-neon BUILD=/tmp/oaq another folder for what test-kernels, test-neon and sanitize build
 PYTHON ?= python3
 PYTEST ?=
+PARALLEL := -n auto --maxprocesses 4
 BUILD ?= build
 
 .DEFAULT_GOAL := help
@@ -22,16 +23,19 @@ install: $(STAMP) ## create .venv when needed and install the package into it, e
 demo: $(STAMP) ## one detection run on embedded data, to a record, tables and figures
 	$(BIN)/python -m oaq_repro task=detection
 
+# Threads that wait for each other must not take the cores from the other processes.
+unit slow test-avx2: export OMP_WAIT_POLICY ?= PASSIVE
+
 test: lint check-tables unit slow ## everything that must pass before a merge
 
 unit: $(STAMP) ## fast tests
-	$(BIN)/python -m pytest --hypothesis-profile=ci -m "not slow" $(PYTEST)
+	$(BIN)/python -m pytest --hypothesis-profile=ci -m "not slow" $(PARALLEL) $(PYTEST)
 
 slow: $(STAMP) ## slow tests
-	$(BIN)/python -m pytest --hypothesis-profile=ci -m slow $(PYTEST)
+	$(BIN)/python -m pytest --hypothesis-profile=ci -m slow $(PARALLEL) $(PYTEST)
 
 test-avx2: $(STAMP) ## all tests with ONNX Runtime and torch restricted to AVX2, as on a CPU without VNNI
-	OAQ_TEST_ISA=avx2 $(BIN)/python -m pytest --hypothesis-profile=ci $(PYTEST)
+	OAQ_TEST_ISA=avx2 $(BIN)/python -m pytest --hypothesis-profile=ci $(PARALLEL) $(PYTEST)
 
 faults: $(STAMP) ## kills, signals, full disks and damaged files, beside `make test`: 15 minutes
 	$(BIN)/python -m pytest -o python_files="fault_*.py test_engine_sharing.py" tests/faults tests/integer $(PYTEST)

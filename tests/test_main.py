@@ -127,17 +127,22 @@ def test_data_of_another_task(tmp_path):
     assert "error: data: found voc_detection, which is for detection, with task=classification; expected" in done.stderr
 
 
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """The record of a run that nothing stops."""
+    whole = tmp_path_factory.mktemp("whole")
+    assert call(*LONG, f"results={whole}").returncode == 0
+    (path,) = whole.glob("runs/*/0/record.json")
+    return load_record(path)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_goes_on_and_ends_the_same(tmp_path, how):
+def test_an_interrupted_run_goes_on_and_ends_the_same(tmp_path, uninterrupted, how):
     between, resumed, status = interrupted_then_resumed(tmp_path, how)
     assert status == {signal.SIGKILL: -9, signal.SIGINT: 130, signal.SIGTERM: 143}[how]
     assert [record.status for record in between] == ["interrupted"] * (how != signal.SIGKILL)
     assert all(record.provenance.error == f"stopped by {how.name}" for record in between)
-    whole = tmp_path / "whole"
-    assert call(*LONG, f"results={whole}").returncode == 0
-    (path,) = whole.glob("runs/*/0/record.json")
-    uninterrupted = load_record(path)
     assert resumed.hash == uninterrupted.hash
     assert resumed.metrics == uninterrupted.metrics
     assert resumed.layers == uninterrupted.layers

@@ -8,12 +8,12 @@ import pytest
 
 from oaq_repro.errors import InputError
 from oaq_repro.paper_costs import paper_costs
-from oaq_repro.quant.cost import bit_operations
+from oaq_repro.quant.mixed_precision.cost import bit_operations
 from oaq_repro.results.paper import load_tables
 
 ROOT = Path(__file__).parents[1]
 TABLES = {table.network: table for table in load_tables(ROOT / "results") if table.kind == "cost"}
-AUTHORS = json.loads((ROOT / "tests" / "quant" / "hawq_v3.json").read_text())
+AUTHORS = json.loads((ROOT / "tests" / "quant" / "mixed_precision" / "hawq_v3.json").read_text())
 # bit operations of the first and the last layer at 8 bits: a 7x7 convolution of 3 to 64 channels, and the classifier
 ENDS = {
     "resnet18": 64 * (112 * 112 * 64 * 147 + 512 * 1000),

@@ -105,6 +105,22 @@ class Program:
         places: Places,
         table: Array,
     ) -> None: ...
+    def dense_depthwise(
+        self,
+        x: Value,
+        buffers: Value,
+        height: int,
+        out: Value,
+        dense_window: Window,
+        groups: list[DenseGroup],
+        dense_table: Array,
+        window: Window,
+        taps: list[Array],
+        weights: list[Array],
+        routes: Sequence[tuple[str, int]],
+        constants: LayerConstants,
+        table: Array,
+    ) -> None: ...
     def emulate(
         self,
         x: Value,

@@ -24,15 +24,15 @@ from oaq_repro.errors import InputError
 from oaq_repro.files import file_hash, write_atomic
 from oaq_repro.layer_times import layer_times, read_times, write_text
 from oaq_repro.methods.base import Method
-from oaq_repro.quant.assignment import Assignment, Problem, assign, random_assignments
-from oaq_repro.quant.calibrate import calibrate
+from oaq_repro.quant.calibration.calibrate import calibrate
 from oaq_repro.quant.config import Override, QuantizationConfig
-from oaq_repro.quant.convert import quantize_network
-from oaq_repro.quant.cost import LayerCost, bit_operations, layer_costs
+from oaq_repro.quant.conversion.convert import quantize_network
+from oaq_repro.quant.conversion.trace import fold
+from oaq_repro.quant.mixed_precision.assignment import Assignment, Problem, assign, random_assignments
+from oaq_repro.quant.mixed_precision.cost import LayerCost, bit_operations, layer_costs
+from oaq_repro.quant.mixed_precision.search import Constraint, SearchConfig, cannot_overflow
+from oaq_repro.quant.mixed_precision.sensitivity import Batch, Trace, hessian_traces, sensitivities
 from oaq_repro.quant.network import QuantizedNetwork, input_quantizer, layers
-from oaq_repro.quant.search import Constraint, SearchConfig, cannot_overflow
-from oaq_repro.quant.sensitivity import Batch, Trace, hessian_traces, sensitivities
-from oaq_repro.quant.trace import fold
 from oaq_repro.results.record import AssignedLayer, BitAssignment
 from oaq_repro.results.store import LONG_S, is_worker, lock_run, short_hash
 from oaq_repro.run import Run
@@ -86,7 +86,7 @@ class Search:
         """The assignment that is asked for. Layers that read the same codes are tied.
 
         Raises InputError where no layer is free, where none of a layer's widths can be certified, and as
-        `quant.assignment` and `quant.sensitivity` do.
+        `quant.mixed_precision.assignment` and `quant.mixed_precision.sensitivity` do.
         """
         run, wanted, shape = self.run, self.wanted, self.run.data.input_shape
         model = fold(self.task.cpu().eval().dense, shape)

@@ -28,7 +28,7 @@ from oaq_repro.methods.base import Method
 from oaq_repro.methods.videoiq import VideoIQ
 from oaq_repro.models.checkpoint import content_hash
 from oaq_repro.models.network import Network
-from oaq_repro.quant.convert import quantize_network
+from oaq_repro.quant.conversion.convert import quantize_network
 from oaq_repro.results.figures import write_figures
 from oaq_repro.results.finished import remember
 from oaq_repro.results.provenance import provenance, utc_now

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from oaq_repro.deploy.lower import lower
 from oaq_repro.errors import InputError
 from oaq_repro.integer.engine import Engine
-from oaq_repro.quant.input_bits import SUFFIX
+from oaq_repro.quant.mixed_precision.input_bits import SUFFIX
 from oaq_repro.quant.network import QuantizedNetwork, layers
 
 ROUNDS, SECONDS = 200, 20.0  # at most, so many in any case:

@@ -8,7 +8,7 @@ from torch import nn
 
 from oaq_repro.errors import InputError
 from oaq_repro.models.backbones import create
-from oaq_repro.quant.cost import LayerCost, layer_costs, network_cost
+from oaq_repro.quant.mixed_precision.cost import LayerCost, layer_costs, network_cost
 from oaq_repro.results.paper import PaperTable
 from oaq_repro.results.paper_tables import Costs
 

@@ -19,7 +19,7 @@ from oaq_repro.errors import InputError
 from oaq_repro.integer.onnx.session import run_onnx
 from oaq_repro.integer.reference import Reference
 
-MODES = ["fast", "certified", "acc32", "exact"]
+MODES = ["fast", "fast fixed16", "certified", "certified fixed16", "acc32", "exact"]
 QUICK = tuple(peer for peer in PEERS if peer.name.startswith(("onnxruntime", "ncnn")))
 ALWAYS = ("onnxruntime int8", "onnxruntime fp32")
 
@@ -43,7 +43,7 @@ def test_end_to_end(tiny, tmp_path, monkeypatch, peers):
             assert row["note"] == "equal to the expected"
     assert "| tiny | 2 |" in (tmp_path / "models.md").read_text()
     kept = {path.name for path in (tmp_path / "networks").iterdir()}
-    assert kept == {"tiny_int8.npz", "tiny_oaq.npz", "tiny_fp32.onnx"}
+    assert kept == {"tiny_int8.npz", "tiny_oaq.npz", "tiny_fixed16.npz", "tiny_fp32.onnx"}
 
 
 def test_kernels_end_to_end(tiny, tmp_path):
@@ -83,7 +83,8 @@ def test_an_engine_that_is_wrong_is_not_timed(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(models.Engine, "run", wrong)
     (group,) = models.measure_models([tiny], [1], 1, tmp_path, "native", 3e9, ())
     assert group[0].median_ms is None and "differs from the expected" in group[0].note
-    assert group[1].median_ms is not None and group[1].ratio_to_fast is None  # nothing to compare with
+    certified = next(row for row in group if row.variant == "certified")
+    assert certified.median_ms is not None and certified.ratio_to_fast is None  # nothing to compare with
 
 
 def test_the_plain_model_computes_the_same_network():

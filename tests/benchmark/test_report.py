@@ -14,6 +14,7 @@ def row(variant: str, ms: float, ratio: float, name: str = "net", threads: int =
 
 MODELS = [
     row("fast", 2.0, 1.0),
+    row("fast fixed16", 1.5, 0.7),
     row("certified", 2.5, 1.25),
     row("acc32", 3.0, 1.5),
     row("exact", 5.0, 2.5),
@@ -42,9 +43,10 @@ def test_models(machine):
     assert "a processor, 2 cores, 3.00 GHz" in text and "restricted to AVX2" in text and "numpy 2" in text
     summary = line(text, "net | 1")
     assert summary == [
-        "net", "1", "2.00", "openvino int8", "1.25", "1.50", "2.50", "1.75", "1.40", "onnxruntime fp32", "4.00",
+        "net", "1", "2.00", "0.70", "1.25", "-", "1.50", "2.50",
+        "openvino int8", "1.75", "2.50", "1.40", "-", "onnxruntime fp32", "4.00",
     ]  # fmt: skip
-    assert line(text, "net | 2") == ["net", "2", "1.20", "-", "-", "-", "-", "-", "-", "-", "-"]
+    assert line(text, "net | 2") == ["net", "2", "1.20", *["-"] * 12]
     assert line(text, "ncnn int8") == ["ncnn int8", "-", "-", "-", "-", "not timed: no such package"]
     assert "a \\| b" in text
     assert line(text, "openvino int8")[3] == "1.75 (1.75-1.75)"
@@ -70,7 +72,7 @@ def test_json(tmp_path, machine):
     content = json.loads(report.write_json(tmp_path / "models.json", machine, MODELS).read_text())
     assert content["machine"] == machine
     assert [found["variant"] for found in content["rows"]] == [one.variant for one in MODELS]
-    assert content["rows"][5]["ratio_quartiles"] == [1.75, 1.75]
+    assert content["rows"][6]["ratio_quartiles"] == [1.75, 1.75]
 
 
 def test_no_peer_was_timed():

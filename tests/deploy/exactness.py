@@ -14,9 +14,9 @@ from oaq_repro.integer.onnx.exporter import build_model
 from oaq_repro.integer.onnx.session import run_onnx
 from oaq_repro.integer.reference import Reference
 from oaq_repro.methods.int8 import Int8
-from oaq_repro.quant.calibrate import calibrate
+from oaq_repro.quant.calibration.calibrate import calibrate
 from oaq_repro.quant.config import QuantizationConfig
-from oaq_repro.quant.convert import quantize_network
+from oaq_repro.quant.conversion.convert import quantize_network
 from oaq_repro.quant.layers import QuantLayer
 from oaq_repro.quant.modules import QuantModule
 from oaq_repro.quant.network import QuantizedNetwork

@@ -13,7 +13,7 @@ from oaq_repro.integer.engine import Engine
 from oaq_repro.integer.engine.sums import MODES
 from oaq_repro.integer.onnx.exporter import build_model
 from oaq_repro.integer.onnx.session import run_onnx
-from oaq_repro.quant.settle import SettleConfig, settle
+from oaq_repro.quant.calibration.settle import SettleConfig, settle
 
 SIZES = {
     "mobilenetv3_small_100": 64, "efficientnet_b0": 64, "ghostnet_100": 64, "densenet121": 64, "repvgg_a0": 64,

@@ -12,10 +12,10 @@ from oaq_repro.deploy.lower import lower
 from oaq_repro.errors import InputError
 from oaq_repro.integer.graph import Graph, RoundingNode
 from oaq_repro.integer.reference import Reference
-from oaq_repro.quant.calibrate import count_overflow
+from oaq_repro.quant.calibration.calibrate import count_overflow
+from oaq_repro.quant.calibration.settle import SettleConfig, settle
 from oaq_repro.quant.config import Override
 from oaq_repro.quant.network import layers
-from oaq_repro.quant.settle import SettleConfig, settle
 from oaq_repro.requantization import REQUANTIZATIONS
 
 

@@ -1,5 +1,7 @@
 """Pretrained networks on real photographs: floats are timm's own, integers those of ONNX Runtime."""
 
+from itertools import islice
+
 import pytest
 import timm
 import torch
@@ -10,10 +12,10 @@ from oaq_repro.accumulator import NAMED
 from oaq_repro.data.imagenet import ImageNet
 from oaq_repro.methods.int8 import Int8
 from oaq_repro.models.timm_classifier import build
-from oaq_repro.quant.calibrate import calibrate
+from oaq_repro.quant.calibration.calibrate import calibrate
 from oaq_repro.quant.config import QuantizationConfig
-from oaq_repro.quant.convert import quantize_network
-from oaq_repro.quant.trace import fold
+from oaq_repro.quant.conversion.convert import quantize_network
+from oaq_repro.quant.conversion.trace import fold
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::oaq_repro.data.notes.DataWarning")]
 NETWORKS = {
@@ -44,13 +46,13 @@ def test_float_predictions_are_timms_own(shared_data, photographs, name):
     folded = fold(ours, photographs.input_shape)
     right = seen = 0
     with torch.no_grad():
-        for images, labels in photographs.val_dataloader():
+        for images, labels in islice(photographs.val_dataloader(), 0, None, 4):  # they are in the order of classes
             expected = theirs(images)
             for found in (ours(images), folded(images)):  # in another layout, and so in another order of sums
                 torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
                 assert torch.equal(found.argmax(1), expected.argmax(1))
             right, seen = right + int((expected.argmax(1) == labels).sum()), seen + len(labels)
-    assert seen == 836 and right / seen > least
+    assert seen == 236 and right / seen > least
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -15,9 +15,9 @@ from oaq_repro.deploy.lower import lower
 from oaq_repro.errors import InputError
 from oaq_repro.integer.reference import Reference
 from oaq_repro.methods.int8 import Int8
-from oaq_repro.quant.calibrate import calibrate
+from oaq_repro.quant.calibration.calibrate import calibrate
 from oaq_repro.quant.config import Override, QuantizationConfig
-from oaq_repro.quant.convert import quantize_network
+from oaq_repro.quant.conversion.convert import quantize_network
 from oaq_repro.quant.network import set_quantizing
 from oaq_repro.quant.overflow import OverflowMeter
 

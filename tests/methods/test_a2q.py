@@ -11,7 +11,7 @@ from oaq_repro.integer.certificate import certify
 from oaq_repro.integer.reference import Reference
 from oaq_repro.methods.a2q import A2Q
 from oaq_repro.methods.a2q_plus import A2QPlus, project
-from oaq_repro.quant.calibrate import freeze
+from oaq_repro.quant.calibration.calibrate import freeze
 from oaq_repro.quant.network import input_qparams, layers
 from oaq_repro.quant.numerics import QParams
 from oaq_repro.settings.schema import build

@@ -21,10 +21,10 @@ from oaq_repro.integer.reference import Reference
 from oaq_repro.methods.controller import BatchOverflow, OverflowController
 from oaq_repro.models.checkpoint import load_weights
 from oaq_repro.models.network import Network
-from oaq_repro.quant.calibrate import calibrate, freeze
-from oaq_repro.quant.convert import quantize_network
+from oaq_repro.quant.calibration.calibrate import calibrate, freeze
+from oaq_repro.quant.calibration.settle import SettleConfig, settle
+from oaq_repro.quant.conversion.convert import quantize_network
 from oaq_repro.quant.network import layers
-from oaq_repro.quant.settle import SettleConfig, settle
 from oaq_repro.run import Run
 from oaq_repro.settings.composing import config_folder
 from oaq_repro.settings.kinds import KINDS

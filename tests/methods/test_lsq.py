@@ -9,10 +9,10 @@ from torch import nn
 
 from oaq_repro.accumulator import NAMED
 from oaq_repro.methods.lsq import LSQ, LSQActivation, scale_gradient
+from oaq_repro.quant.calibration.settle import SettleConfig, settle
 from oaq_repro.quant.network import layers
 from oaq_repro.quant.numerics import QParams
 from oaq_repro.quant.quantizers import ActivationQuantizer, ObserverConfig
-from oaq_repro.quant.settle import SettleConfig, settle
 
 ONE = torch.ones(())
 X = QParams(ONE, 0 * ONE, 255 * ONE)

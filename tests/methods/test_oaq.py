@@ -9,8 +9,8 @@ from quant.networks import Classifier, images, quantized, trained
 from oaq_repro.accumulator import NAMED
 from oaq_repro.errors import InputError
 from oaq_repro.methods.controller import BatchOverflow
+from oaq_repro.quant.calibration.split import CANDIDATES
 from oaq_repro.quant.network import QuantizedNetwork, input_quantizer, layers
-from oaq_repro.quant.split import CANDIDATES
 from oaq_repro.settings.schema import build
 
 EVEN = {"split": "even"}

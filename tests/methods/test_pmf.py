@@ -17,9 +17,9 @@ from oaq_repro.experiment import run
 from oaq_repro.integer.certificate import certify
 from oaq_repro.integer.reference import Reference
 from oaq_repro.methods.pmf import LEVELS, PMF, Simplex, WeightsConfig, simplices, sparsemax
-from oaq_repro.quant.calibrate import freeze
+from oaq_repro.quant.calibration.calibrate import freeze
+from oaq_repro.quant.conversion.trace import LAYERS, fold
 from oaq_repro.quant.network import input_qparams, layers
-from oaq_repro.quant.trace import LAYERS, fold
 from oaq_repro.results.store import list_records
 from oaq_repro.training import prepare, shared
 from oaq_repro.training.prepare import bake

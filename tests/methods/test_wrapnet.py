@@ -5,7 +5,7 @@ from quant.networks import Classifier, images, quantized, trained
 from oaq_repro.accumulator import NAMED, Accumulator
 from oaq_repro.errors import InputError
 from oaq_repro.methods.wrapnet import ExcessProbe, WrapNet, excess
-from oaq_repro.quant.calibrate import count_overflow
+from oaq_repro.quant.calibration.calibrate import count_overflow
 from oaq_repro.quant.network import layers
 from oaq_repro.quant.overflow import Geometry, partial_convolutions
 from oaq_repro.settings.schema import build

@@ -5,7 +5,7 @@ import torch
 from composing import built, choice, composed, settings_of
 from omegaconf import OmegaConf
 
-from oaq_repro.quant.trace import fold
+from oaq_repro.quant.conversion.trace import fold
 from oaq_repro.settings.composing import config_folder
 from oaq_repro.settings.schema import build, build_part, check
 from oaq_repro.tasks.base import Task

@@ -7,7 +7,7 @@ import torch
 
 from oaq_repro.errors import InputError
 from oaq_repro.models.mmseg_deeplab import build
-from oaq_repro.quant.trace import fold
+from oaq_repro.quant.conversion.trace import fold
 from oaq_repro.settings import schema
 
 pytest.importorskip("mmengine", reason="the extra 'segmentation' is not installed")

@@ -6,7 +6,7 @@ from composing import built
 from torch import nn
 
 from oaq_repro.errors import InputError
-from oaq_repro.quant.trace import LAYERS, fold
+from oaq_repro.quant.conversion.trace import LAYERS, fold
 
 
 def dense_of(name, shape, *overrides, classes=10):

@@ -7,7 +7,7 @@ from torchvision.models.detection.ssd import SSD, SSDHead
 
 from oaq_repro.errors import InputError
 from oaq_repro.models.ssd import build
-from oaq_repro.quant.trace import fold
+from oaq_repro.quant.conversion.trace import fold
 from oaq_repro.settings import schema
 
 SHAPE = (3, 96, 96)

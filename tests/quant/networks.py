@@ -6,9 +6,9 @@ from torch import nn
 
 from oaq_repro.accumulator import NAMED
 from oaq_repro.methods.int8 import Int8
-from oaq_repro.quant.calibrate import calibrate
+from oaq_repro.quant.calibration.calibrate import calibrate
 from oaq_repro.quant.config import QuantizationConfig
-from oaq_repro.quant.convert import quantize_network
+from oaq_repro.quant.conversion.convert import quantize_network
 
 
 def unit(inputs, outputs, kernel=1, stride=1, groups=1, act=nn.ReLU6):

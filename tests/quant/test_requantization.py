@@ -17,7 +17,8 @@ from oaq_repro.methods.int8 import Int8
 from oaq_repro.methods.lsq import LSQ
 from oaq_repro.methods.pact import PACT
 from oaq_repro.methods.rq import RQ
-from oaq_repro.quant.calibrate import count_overflow
+from oaq_repro.quant.calibration.calibrate import count_overflow
+from oaq_repro.quant.calibration.settle import settle
 from oaq_repro.quant.modules import QuantAdd, QuantMultiply
 from oaq_repro.quant.network import input_qparams, layers
 from oaq_repro.quant.numerics import QParams, QTensor
@@ -25,7 +26,6 @@ from oaq_repro.quant.pools import QuantAvgPool2d, QuantGlobalAvgPool
 from oaq_repro.quant.quantizers import ActivationQuantizer, ObserverConfig, WeightQuantizer
 from oaq_repro.quant.requantization import Fixed16, snapped
 from oaq_repro.quant.resize import QuantResize
-from oaq_repro.quant.settle import settle
 
 INTEGERS = ("dyadic", "fixed16")
 

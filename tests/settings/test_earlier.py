@@ -31,7 +31,12 @@ OLD_SCHEDULE = {
 OLD_ACCUMULATOR = {
     "_target_": "oaq_repro.quant.accumulator.Accumulator", "bits": 14, "overflow": "wrap", "lanes": 1, "block": None,
 }  # fmt: skip
-OLD_SETTLE = {"_target_": "oaq_repro.quant.calibrate.SettleConfig", "margin": 1.15, "max_passes": 20, "batches": None}
+OLD_SETTLE = {
+    "_target_": "oaq_repro.quant.calibration.calibrate.SettleConfig",
+    "margin": 1.15,
+    "max_passes": 20,
+    "batches": None,
+}
 OLD = {
     "model": {
         "_target_": "oaq_repro.models.classification.build", "arch": "resnet18", "width": 0.125, "stem": "small",

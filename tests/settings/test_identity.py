@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from oaq_repro.errors import InputError
 from oaq_repro.methods.oaq import OAQ
-from oaq_repro.quant.settle import SettleConfig
+from oaq_repro.quant.calibration.settle import SettleConfig
 from oaq_repro.settings import forms, identity
 from oaq_repro.settings.kinds import KINDS, Kind
 from oaq_repro.settings.schema import check, read

@@ -18,7 +18,8 @@ from oaq_repro.integer.graph.arithmetic import Array
 from oaq_repro.integer.reference import Reference
 
 ONNX_OPSET = 17
-Sums = Literal["oaq", "int8", "pairs"]  # the ranges, on 32-bit sums; `int8` on sums of saturated pairs
+Sums = Literal["oaq", "fixed16", "int8", "pairs"]
+"""The ranges, on 32-bit sums; fixed16, which has none, on its own; `int8` on sums of saturated pairs (`pairs`)."""
 
 
 class Case:
@@ -46,6 +47,11 @@ class Case:
         return integer_graph(self.name, "int8", self.folder)
 
     @cached_property
+    def fixed16(self) -> Graph:
+        """With the ranges that settling gives where requantization is fixed16."""
+        return integer_graph(self.name, "fixed16", self.folder)
+
+    @cached_property
     def network(self) -> nn.Module:
         """In float32."""
         return float_network(self.name)
@@ -53,10 +59,14 @@ class Case:
     def expected(self, sums: Sums) -> tuple[Array, ...]:
         """Outputs of the reference."""
         if sums not in self._expected:
-            graph = (self.oaq if sums == "oaq" else self.int8).with_accumulator(NAMED["int32"])
-            graph = with_saturating_pairs(graph) if sums == "pairs" else graph
-            self._expected[sums] = Reference(graph).run(self.image).outputs
+            self._expected[sums] = Reference(self._graph(sums)).run(self.image).outputs
         return self._expected[sums]
+
+    def _graph(self, sums: Sums) -> Graph:
+        if sums == "fixed16":
+            return self.fixed16
+        graph = (self.oaq if sums == "oaq" else self.int8).with_accumulator(NAMED["int32"])
+        return with_saturating_pairs(graph) if sums == "pairs" else graph
 
     @cached_property
     def _expected(self) -> dict[str, tuple[Array, ...]]:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from oaq_repro.benchmark.agreement import compare
 from oaq_repro.benchmark.case import Case
@@ -13,7 +13,15 @@ from oaq_repro.benchmark.timing import Row, Variant, alternate, rows, wall
 from oaq_repro.integer.engine import Engine
 from oaq_repro.integer.engine.sums import Mode
 
-MODE_ORDER: tuple[Mode, ...] = ("fast", "certified", "acc32", "exact")
+ENGINE_VARIANTS: dict[str, tuple[Mode, Literal["oaq", "fixed16"]]] = {
+    "fast": ("fast", "oaq"),
+    "fast fixed16": ("fast", "fixed16"),
+    "certified": ("certified", "oaq"),
+    "certified fixed16": ("certified", "fixed16"),
+    "acc32": ("acc32", "oaq"),
+    "exact": ("exact", "oaq"),
+}
+"""The engine's mode, and the ranges of the graph that it runs."""
 
 
 def measure_models(
@@ -44,14 +52,14 @@ def _measure(
 ) -> list[Row]:
     variants: list[Variant] = []
     notes: dict[str, str] = {}
-    for mode in MODE_ORDER:
-        engine = Engine(case.oaq, case.input_shape, threads, mode)
-        found = compare(engine.run(case.image), case.expected("oaq"))
+    for name, (mode, ranges) in ENGINE_VARIANTS.items():
+        engine = Engine(case.oaq if ranges == "oaq" else case.fixed16, case.input_shape, threads, mode)
+        found = compare(engine.run(case.image), case.expected(ranges))
         if found.equal:
-            notes[mode] = "equal to the expected"
-            variants.append(Variant(mode, wall(partial(engine.run, case.image))))
+            notes[name] = "equal to the expected"
+            variants.append(Variant(name, wall(partial(engine.run, case.image))))
         else:
-            notes[mode] = f"not timed: differs from the expected by up to {found.difference:.1%}"
+            notes[name] = f"not timed: differs from the expected by up to {found.difference:.1%}"
     for peer in peers:
         runner, notes[peer.name] = attempt(peer, case, threads, isa)
         if runner is not None:

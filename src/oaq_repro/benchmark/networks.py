@@ -2,7 +2,8 @@
 
 Latency does not depend on what a network has learned, but the longest certified block depends on its ranges. Weights
 are the architectures' own random initialization, images smooth noise; ranges are those that calibration and settling
-give (`oaq`: no 16-bit sum overflows on the images it saw), or plain 8-bit ones (`int8`), which every runtime gets.
+give (`oaq`: no 16-bit sum overflows on the images it saw; `fixed16`: that with fixed16 requantization, nothing but 16
+bits), or plain 8-bit ones (`int8`), which every runtime gets.
 """
 
 from collections.abc import Callable
@@ -20,13 +21,14 @@ from oaq_repro.methods.int8 import Int8
 from oaq_repro.models import classification, mmseg_deeplab, ssd, timm_classifier
 from oaq_repro.models.backbones import Arch
 from oaq_repro.models.network import Network
-from oaq_repro.quant.calibrate import calibrate, freeze
+from oaq_repro.quant.calibration.calibrate import calibrate, freeze
+from oaq_repro.quant.calibration.settle import SettleConfig, settle
 from oaq_repro.quant.config import Override, QuantizationConfig
-from oaq_repro.quant.convert import quantize_network
+from oaq_repro.quant.conversion.convert import quantize_network
 from oaq_repro.quant.network import QuantizedNetwork
-from oaq_repro.quant.settle import SettleConfig, settle
+from oaq_repro.requantization import Requantization
 
-Ranges = Literal["int8", "oaq"]
+Ranges = Literal["int8", "oaq", "fixed16"]
 BATCHES, BATCH_SIZE, SEED = 4, 4, 0
 PASSES = 60  # of settling; deep networks with random weights take more than trained ones
 
@@ -96,16 +98,18 @@ def smooth_noise(count: int, shape: tuple[int, int, int], seed: int) -> Tensor:
 
 
 def quantized_network(name: str, ranges: Ranges) -> QuantizedNetwork:
-    """Calibrated on the images, and settled for 16-bit accumulators where `ranges` is `oaq`."""
-    narrow = NAMED["int16"] if ranges == "oaq" else NAMED["int32"]
+    """Calibrated on the images, and settled for 16-bit accumulators unless `ranges` is `int8`."""
+    narrow = NAMED["int32"] if ranges == "int8" else NAMED["int16"]
     ends = {
         role: Override(match=f"@{role}", accumulator=NAMED["int32"], reason="as in training")
         for role in ("first", "last")
     }
-    quantized = quantize_network(float_network(name), Int8(), QuantizationConfig(narrow, overrides=ends))
+    requantization: Requantization = "fixed16" if ranges == "fixed16" else "float32"
+    config = QuantizationConfig(narrow, requantization=requantization, overrides=ends)
+    quantized = quantize_network(float_network(name), Int8(), config)
     batches = [images(name, seed=seed) for seed in range(BATCHES)]
     calibrate(quantized, batches)
-    if ranges == "oaq":
+    if ranges != "int8":
         settle(quantized, lambda: batches, SettleConfig(max_passes=PASSES))
     freeze(quantized)
     return quantized.eval()

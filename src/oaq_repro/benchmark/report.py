@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 
 from oaq_repro.benchmark.kernels import ROUTES, kind_of
-from oaq_repro.benchmark.models import MODE_ORDER
+from oaq_repro.benchmark.models import ENGINE_VARIANTS
 from oaq_repro.benchmark.peers import PEERS
 from oaq_repro.benchmark.timing import BASE, Row
 from oaq_repro.files import write_atomic
 
 KINDS = {peer.name: peer.kind for peer in PEERS}
 ISA_WORDS = {"avx2": "every runtime restricted to AVX2", "native": "every runtime as it likes"}
+_AGAINST_FAST = [name for name in ENGINE_VARIANTS if name != BASE]
+_AGAINST_PEERS = [name for name, (mode, _) in ENGINE_VARIANTS.items() if mode in ("fast", "certified")]
 HEADS = ["variant", "median ms", "10 % ms", "time / fast (quartiles)", "MAC/cycle", "note"]
 
 
@@ -29,13 +31,14 @@ def models_markdown(machine: dict[str, Any], rows: Sequence[Row]) -> str:
     lines = ["# Networks, batch 1", "", *head(machine), ""]
     lines += [
         "Time / fast: median over rounds of the ratio within a round; above 1 is slower than mode `fast`. The engine",
-        "runs the network with the ranges of overflow aware quantization, int8 peers with plain 8-bit ranges.",
-        "MAC/cycle is per core, at the median.",
+        "runs the network with the ranges of overflow aware quantization, int8 peers with plain 8-bit ranges. fixed16:",
+        "sums become codes in 16 bits (requantization=fixed16), else by float32 multipliers. MAC/cycle is per core, at",
+        "the median.",
         "",
     ]
     groups = _groups(rows)
-    heads = ["network", "threads", "fast ms", "best int8 peer", *(f"{name} / fast" for name in MODE_ORDER[1:])]
-    heads += ["peer / fast", "peer / certified", "best fp32 peer", "fp32 / fast"]
+    heads = ["network", "threads", "fast ms", *(f"{name} / fast" for name in _AGAINST_FAST), "best int8 peer"]
+    heads += [*(f"peer / {name}" for name in _AGAINST_PEERS), "best fp32 peer", "fp32 / fast"]
     lines += [_line(heads), _line(["---"] * len(heads))]
     lines += [_line(_summary(group)) for group in groups]
     for group in groups:
@@ -77,22 +80,22 @@ def best_peer(group: Sequence[Row], kind: str) -> Row | None:
 
 def _summary(group: Sequence[Row]) -> list[str]:
     by_name = {row.variant: row for row in group}
-    fast, certified = by_name.get(BASE), by_name.get("certified")
-    int8, fp32 = best_peer(group, "int8"), best_peer(group, "fp32")
-    over_certified = None
-    if int8 and certified and int8.ratio_to_fast and certified.ratio_to_fast:
-        over_certified = int8.ratio_to_fast / certified.ratio_to_fast
+    fast, int8, fp32 = by_name.get(BASE), best_peer(group, "int8"), best_peer(group, "fp32")
+    ratios = {name: row.ratio_to_fast for name, row in by_name.items()}
     return [
         group[0].name,
         str(group[0].threads),
         _number(fast.median_ms if fast else None, 2),
+        *(_number(ratios.get(name), 2) for name in _AGAINST_FAST),
         int8.variant if int8 else "-",
-        *(_number(by_name[mode].ratio_to_fast if mode in by_name else None, 2) for mode in MODE_ORDER[1:]),
-        _number(int8.ratio_to_fast if int8 else None, 2),
-        _number(over_certified, 2),
+        *(_number(_quotient(int8.ratio_to_fast if int8 else None, ratios.get(name)), 2) for name in _AGAINST_PEERS),
         fp32.variant if fp32 else "-",
         _number(fp32.ratio_to_fast if fp32 else None, 2),
     ]
+
+
+def _quotient(over: float | None, under: float | None) -> float | None:
+    return over / under if over and under else None
 
 
 def head(machine: dict[str, Any]) -> list[str]:

@@ -25,9 +25,9 @@ from oaq_repro.methods.controller import BatchOverflow
 from oaq_repro.methods.int8 import Int8
 from oaq_repro.methods.oaq import OAQ, OAQController
 from oaq_repro.models import classification
-from oaq_repro.quant.calibrate import calibrate, counting
+from oaq_repro.quant.calibration.calibrate import calibrate, counting
 from oaq_repro.quant.config import QuantizationConfig
-from oaq_repro.quant.convert import quantize_network
+from oaq_repro.quant.conversion.convert import quantize_network
 from oaq_repro.quant.network import QuantizedNetwork
 
 SHAPE, CLASSES, BATCH, WIDTH = (3, 32, 32), 10, 32, 0.5

@@ -225,6 +225,17 @@ void bind_program(nb::module_& module) {
             layer.table = copy(table);
             self.depthwise(in, out, std::move(layer));
         })
+        .def("dense_depthwise", [](Program& self, const Value& in, const Value& buffers, std::int64_t height, const Value& out,
+                                   const Window& dense_window, std::vector<oaq::DenseGroup> groups,
+                                   const Flat<std::uint8_t>& dense_table, const Window& window,
+                                   const std::vector<Taps>& taps, const std::vector<Panel>& weights,
+                                   const std::vector<NamedRoute>& routes, const oaq::LayerConstants& constants,
+                                   const Flat<std::uint8_t>& table) {
+            oaq::DepthwiseLayer layer = depthwise_layer(window, taps, weights, routes, constants);
+            layer.table = copy(table);
+            self.dense_depthwise(in, buffers, height, out, {dense_window, std::move(groups), {}, copy(dense_table)},
+                                 std::move(layer));
+        })
         .def("emulate", [](Program& self, const Value& in, const Value& out, const std::vector<std::int64_t>& shape,
                              const Window& w, std::int64_t groups, int bits, bool saturate, std::int64_t lanes,
                              std::int64_t block, int source_zero_point, const Flat<std::int8_t>& weight,

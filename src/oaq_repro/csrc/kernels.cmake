@@ -3,7 +3,7 @@ option(OAQ_SANITIZE "find bad addresses and undefined behaviour (slow)" OFF)
 
 # Only the files of an instruction set get its flags: dispatch runs first.
 set(OAQ_SOURCES emulate.cpp emulate_checks.cpp dense_plan.cpp dispatch.cpp elementwise.cpp pool.cpp portable.cpp
-  program.cpp program_dense.cpp program_layers.cpp program_operators.cpp search.cpp)
+  program.cpp program_dense.cpp program_layers.cpp program_operators.cpp program_rows.cpp search.cpp)
 # OAQ_FEATURES: what sets of kernels ask the processor for; OAQ_KERNEL_SETS: the sets, best first (dispatch.cpp).
 set(OAQ_FEATURES)
 set(OAQ_KERNEL_SETS "OAQ_SET(kPortable)")

@@ -74,6 +74,7 @@ struct Window {
 struct Places {
     std::int64_t first_h = 0, first_w = 0, step_h = 1, step_w = 1;
 
+    bool whole() const { return first_h == 0 && first_w == 0 && step_h == 1 && step_w == 1; }
     std::int64_t rows(const Value& value) const { return (value.height - first_h + step_h - 1) / step_h; }
     std::int64_t columns(const Value& value) const { return (value.width - first_w + step_w - 1) / step_w; }
 };
@@ -132,6 +133,9 @@ struct LookupPart {
     Table table;
 };
 
+struct DenseWork;  // layer_work.hpp
+struct DepthwiseWork;
+
 // Every operator is one step. One caller at a time: threads that share a program need a lock (engine.py).
 class Program {
 public:
@@ -142,6 +146,10 @@ public:
     void quantize(const Value& out, Quantization q);
     void dense(const Value& in, const Value& out, DenseLayer layer);
     void depthwise(const Value& in, const Value& out, DepthwiseLayer layer);
+    // Both, some rows at a time (program_rows.cpp). buffers: where rows of what lies between, of that height in all, are kept:
+    // as many for each thread, one below the other, with a border of columns.
+    void dense_depthwise(const Value& in, const Value& buffers, std::int64_t height, const Value& out, DenseLayer dense,
+                         DepthwiseLayer depthwise);
     // For accumulators that no kernel has. skip: rows and columns of the geometry's result that come before the first
     // that is written.
     void emulate(const Value& in, const Value& out, Geometry geometry, Policy policy, int source_zero_point,
@@ -194,6 +202,10 @@ private:
     void check(const Places& places, const Value& value) const;
     void step(const Value* out, std::function<void()> operation);
     void fill_border(const Value& value) const;
+    std::shared_ptr<const DenseWork> dense_work(const Value& in, std::int64_t rows, std::int64_t columns,
+                                                std::int64_t channels, DenseLayer layer);
+    // in_rows: of windows that are read.
+    DepthwiseWork depthwise_work(const Value& in, std::int64_t in_rows, const Value& out, DepthwiseLayer layer) const;
     // Copy a value with its border to wide_.
     void widen(const Value& value);
     // task(first, last) over [0, rows), in pieces that are worth a thread.

@@ -2,8 +2,7 @@
 #include <algorithm>
 #include <utility>
 
-#include "dense_plan.hpp"
-#include "program.hpp"
+#include "layer_work.hpp"
 
 namespace oaq {
 namespace {
@@ -13,58 +12,12 @@ struct Extent {
     std::int64_t steps = 0, pairs = 0, lowest = 0, highest = 0;
 };
 
-struct PanelWork {
-    DenseKernel kernel;
-    DenseBlock block;  // of all pixels
-};
-
 // What a checked layer comes to.
 struct Demands {
     DenseSizes sizes;
     std::int64_t outputs;          // of a group
     std::int64_t lowest, highest;  // what is read, from a window's first code on
     bool wide;                     // whether a route reads codes as int16
-};
-
-// A layer as its step runs it. Panels point into the other members.
-struct DenseWork {
-    DenseLayer layer;
-    std::vector<const std::uint8_t*> sources, wide_sources;  // first codes of every pixel's window
-    std::vector<std::uint8_t*> targets;                      // of every pixel
-    std::vector<PanelWork> panels;                               // of all groups
-
-    // One of plan.tasks().
-    void run(const DensePlan& plan, int task, LookupKernel lookup) const {
-        const std::int64_t first = task / plan.parts * plan.block, part = task % plan.parts;
-        const auto count = static_cast<std::int64_t>(panels.size()), pixels = static_cast<std::int64_t>(targets.size());
-        const std::int64_t begin = count * part / plan.parts, end = count * (part + 1) / plan.parts;
-        const std::int64_t taken = std::min(plan.block, pixels - first);
-        for (std::int64_t p = begin; p < end; ++p) {
-            const PanelWork& panel = panels[static_cast<std::size_t>(p)];
-            DenseBlock block = panel.block;
-            if (p + 1 < end) block.next = panels[static_cast<std::size_t>(p + 1)].block.weights;
-            block.pixels = static_cast<int>(taken);
-            block.in += first;
-            block.out += first;
-            panel.kernel(block);
-        }
-        if (layer.table.empty()) return;
-        const DenseBlock& head = panels[static_cast<std::size_t>(begin)].block;
-        const DenseBlock& tail = panels[static_cast<std::size_t>(end - 1)].block;
-        look_up(first, first + taken, head.out_offset, tail.out_offset + tail.channels - head.out_offset, lookup);
-    }
-
-    // The table's codes for `channels` codes from `offset` on of these pixels, side by side where they are.
-    void look_up(std::int64_t first, std::int64_t last, std::int64_t offset, std::int64_t channels,
-                 LookupKernel lookup) const {
-        const auto target = [&](std::int64_t pixel) { return targets[static_cast<std::size_t>(pixel)]; };
-        while (first < last) {
-            std::int64_t next = first + 1;
-            while (next < last && target(next) == target(next - 1) + channels) ++next;
-            lookup(target(first) + offset, target(first) + offset, (next - first) * channels, layer.table.data());
-            first = next;
-        }
-    }
 };
 
 Extent checked_extent(const std::vector<Run>& runs) {
@@ -129,9 +82,9 @@ void append_panels(const DenseGroup& group, std::int64_t first_channel, std::int
     for (const DensePanel& panel : group.panels) {
         const int width = panel.route.width();
         DenseBlock block;
-        block.pixels = static_cast<int>(work.targets.size());
+        block.pixels = static_cast<int>(work.sources.size());
         block.in = (panel.route.sums == Sums::kExact ? work.wide_sources : work.sources).data();
-        block.out = work.targets.data();
+        block.out = nullptr;
         block.out_offset = first_channel + channel;
         block.runs = panel.runs.data();
         block.run_count = static_cast<int>(panel.runs.size());
@@ -144,27 +97,58 @@ void append_panels(const DenseGroup& group, std::int64_t first_channel, std::int
     }
 }
 
+// The table's codes for `channels` codes from `offset` on of these pixels, side by side where they are.
+void look_up(std::uint8_t* const* targets, std::int64_t count, std::int64_t offset, std::int64_t channels,
+             const Table& table, LookupKernel lookup) {
+    std::int64_t first = 0;
+    while (first < count) {
+        std::int64_t next = first + 1;
+        while (next < count && targets[next] == targets[next - 1] + channels) ++next;
+        lookup(targets[first] + offset, targets[first] + offset, (next - first) * channels, table.data());
+        first = next;
+    }
+}
+
 }  // namespace
 
-void Program::dense(const Value& in, const Value& out, DenseLayer layer) {
-    check(in);
-    check(out);
-    require(layer.table.empty() || layer.table.size() == 256, "table");
-    const Places places = layer.places;
-    check(places, out);
-    const std::int64_t rows = places.rows(out), columns = places.columns(out);
-    const Demands demands = checked(layer, rows * columns, out.channels, kernels_);
-    const DensePlan plan = plan_dense(demands.sizes, pool_.threads());
+void DenseWork::task(int task, std::uint8_t* const* targets, LookupKernel lookup) const {
+    const std::int64_t first = task / plan.parts * plan.block, part = task % plan.parts;
+    const auto count = static_cast<std::int64_t>(panels.size()), total = static_cast<std::int64_t>(sources.size());
+    pixels(first, targets + first, std::min(plan.block, total - first), static_cast<std::size_t>(count * part / plan.parts),
+           static_cast<std::size_t>(count * (part + 1) / plan.parts), lookup);
+}
 
+void DenseWork::pixels(std::int64_t first, std::uint8_t* const* targets, std::int64_t count, std::size_t begin,
+                       std::size_t end, LookupKernel lookup) const {
+    for (std::size_t p = begin; p < end; ++p) {
+        const PanelWork& panel = panels[p];
+        DenseBlock block = panel.block;
+        if (p + 1 < end) block.next = panels[p + 1].block.weights;
+        block.pixels = static_cast<int>(count);
+        block.in += first;
+        block.out = targets;
+        panel.kernel(block);
+    }
+    if (layer.table.empty()) return;
+    const DenseBlock& head = panels[begin].block;
+    const DenseBlock& tail = panels[end - 1].block;
+    look_up(targets, count, head.out_offset, tail.out_offset + tail.channels - head.out_offset, layer.table, lookup);
+}
+
+std::shared_ptr<const DenseWork> Program::dense_work(const Value& in, std::int64_t rows, std::int64_t columns,
+                                                     std::int64_t channels, DenseLayer layer) {
+    require(layer.table.empty() || layer.table.size() == 256, "table");
+    const Demands demands = checked(layer, rows * columns, channels, kernels_);
     const auto work = std::make_shared<DenseWork>();
     work->layer = std::move(layer);
+    work->plan = plan_dense(demands.sizes, pool_.threads());
+    work->wide = demands.wide;
     const Window& w = work->layer.window;
     for (std::int64_t y = 0; y < rows; ++y) {
         for (std::int64_t x = 0; x < columns; ++x) {
             const std::uint8_t* source = at(in, y * w.stride_h - w.padding_h, x * w.stride_w - w.padding_w);
             require(source + demands.lowest >= arena_ && source + demands.highest <= arena_ + arena_bytes_, "operands beyond the arena");
             work->sources.push_back(source);
-            work->targets.push_back(at(out, places.first_h + y * places.step_h, places.first_w + x * places.step_w));
         }
     }
     if (demands.wide) {
@@ -177,10 +161,23 @@ void Program::dense(const Value& in, const Value& out, DenseLayer layer) {
         append_panels(group, channel, demands.outputs, kernels_, *work);
         channel += demands.outputs;
     }
+    return work;
+}
 
-    step(&out, [this, in, wide = demands.wide, plan, work] {
-        if (wide) widen(in);
-        pool_.run(static_cast<int>(plan.tasks()), [&](int task) { work->run(plan, task, kernels_.lookup); });
+void Program::dense(const Value& in, const Value& out, DenseLayer layer) {
+    check(in);
+    check(out);
+    const Places places = layer.places;
+    check(places, out);
+    const std::int64_t rows = places.rows(out), columns = places.columns(out);
+    std::vector<std::uint8_t*> targets;
+    for (std::int64_t y = 0; y < rows; ++y)
+        for (std::int64_t x = 0; x < columns; ++x)
+            targets.push_back(at(out, places.first_h + y * places.step_h, places.first_w + x * places.step_w));
+    step(&out, [this, in, targets = std::move(targets), work = dense_work(in, rows, columns, out.channels, std::move(layer))] {
+        if (work->wide) widen(in);
+        pool_.run(static_cast<int>(work->plan.tasks()),
+                  [&](int task) { work->task(task, targets.data(), kernels_.lookup); });
     });
 }
 

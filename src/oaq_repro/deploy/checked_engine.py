@@ -10,7 +10,7 @@ from oaq_repro.errors import InputError
 from oaq_repro.integer.engine import Engine
 from oaq_repro.integer.engine.sums import Mode
 from oaq_repro.integer.graph import Graph
-from oaq_repro.quant.calibrate import counting
+from oaq_repro.quant.calibration.calibrate import counting
 from oaq_repro.quant.network import QuantizedNetwork
 
 Outputs = Tensor | tuple[Tensor, ...]

@@ -10,6 +10,7 @@ from oaq_repro.errors import InputError
 from oaq_repro.integer import graph as ir
 from oaq_repro.quant import layers as ql
 from oaq_repro.quant import modules as qm
+from oaq_repro.quant.conversion.trace import tensor_inputs
 from oaq_repro.quant.elementwise import QuantElementwise
 from oaq_repro.quant.network import QuantizedNetwork
 from oaq_repro.quant.numerics import QParams
@@ -17,7 +18,6 @@ from oaq_repro.quant.pools import QuantAvgPool2d, QuantGlobalAvgPool, QuantMaxPo
 from oaq_repro.quant.quantizers import ActivationQuantizer
 from oaq_repro.quant.resize import QuantResize, QuantResizeNearest
 from oaq_repro.quant.select import QuantSelect
-from oaq_repro.quant.trace import tensor_inputs
 
 
 def lower(model: QuantizedNetwork) -> ir.Graph:

@@ -11,10 +11,10 @@ from torch import nn
 from oaq_repro.deploy.checked_engine import CheckedEngine, Simulation
 from oaq_repro.integer.certificate import certify
 from oaq_repro.integer.graph import Convolution, ConvTranspose, Layer
-from oaq_repro.quant.cost import layer_costs, network_cost
+from oaq_repro.quant.calibration.settle import SettleReport
+from oaq_repro.quant.mixed_precision.cost import layer_costs, network_cost
 from oaq_repro.quant.network import input_qparams, input_quantizer, layers
 from oaq_repro.quant.quantizers import WeightQuantizer
-from oaq_repro.quant.settle import SettleReport
 
 
 def overflow_section(settled: SettleReport, simulation: Simulation) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def layer_rows(
     """`layers` of the record: alphas, effective bits, certificate, counts and the engine's routes of every layer.
 
     fast, certified: one graph in these modes, evaluated on images of input_shape [C, H, W]. corrected: shifts of biases
-    as `quant.bias_correction` returns them.
+    as `quant.calibration.bias_correction` returns them.
     """
     graph, simulation = fast.graph, fast.simulation
     quantized = simulation.network

@@ -34,7 +34,7 @@ from oaq_repro.methods.a2q import STARTS
 from oaq_repro.methods.a2q_plus import thresholds
 from oaq_repro.methods.base import Method
 from oaq_repro.quant.bounds import input_range, partial_sums, parts
-from oaq_repro.quant.calibrate import ImageBatches, layer_by_layer
+from oaq_repro.quant.calibration.calibrate import ImageBatches, layer_by_layer
 from oaq_repro.quant.layers import QuantLayer
 from oaq_repro.quant.modules import Value
 from oaq_repro.quant.network import QuantizedNetwork

@@ -13,11 +13,11 @@ import pytorch_lightning as pl
 from torch import Tensor, nn
 
 from oaq_repro.errors import SettingsError
-from oaq_repro.quant.calibrate import ImageBatches
+from oaq_repro.quant.calibration.calibrate import ImageBatches
+from oaq_repro.quant.calibration.settle import SettleConfig
+from oaq_repro.quant.mixed_precision.search import SearchConfig
 from oaq_repro.quant.network import QuantizedNetwork
 from oaq_repro.quant.quantizers import Activation, ActivationQuantizer, ObserverConfig, WeightQuantizer
-from oaq_repro.quant.search import SearchConfig
-from oaq_repro.quant.settle import SettleConfig
 
 
 @dataclass
@@ -28,8 +28,9 @@ class Method:
     post-training quantization, which goes from calibration straight to `finish`. sees_accumulator: whether anything
     before `finish` looks at the layers' accumulators; where not, runs that differ in them share one fine-tuning.
     bias_correction: whether biases make up for what quantization adds to the mean of a layer's sums, after training
-    (`quant.bias_correction`); with `fine_tune: false` only, since training corrects biases by itself.
-    search: how bits per layer are found from the float parent (`quant.search`), or None to take those of the settings.
+    (`quant.calibration.bias_correction`); with `fine_tune: false` only, since training corrects biases by itself.
+    search: how bits per layer are found from the float parent (`quant.mixed_precision.search`), or None to take those
+    of the settings.
     prepares: the fields on which the network depends that the stage before folding trains; none: there is no stage.
     """
 

@@ -3,8 +3,9 @@
 After fine-tuning, with ranges frozen, the exact worst case of every output channel's sums (`quant.bounds`) says by
 which factor they have to shrink until they fit the layer's accumulator: the whole sum, every lane, block or pair. Of a
 layer's worst excess e the input's range mapping factor takes e^s, the share s chosen by the error of the outputs of
-the layers that read it (`quant.split`); then the factor of each output channel's weights is raised to the smallest
-that certifies it. A larger scale means smaller codes, so the worst case only falls and bisection finds the factor.
+the layers that read it (`quant.calibration.split`); then the factor of each output channel's weights is raised to the
+smallest that certifies it. A larger scale means smaller codes, so the worst case only falls and bisection finds the
+factor.
 
 Choices: with one scale or one factor per tensor the worst channel decides for all; there is no cap on the weights'
 factors, since a channel whose codes are all zero is certified, so the guarantee never fails; the network is not trained
@@ -18,11 +19,11 @@ import torch
 from torch import Tensor
 
 from oaq_repro.methods.base import Method
-from oaq_repro.quant.calibrate import ImageBatches
+from oaq_repro.quant.calibration.calibrate import ImageBatches
+from oaq_repro.quant.calibration.split import ALPHA_CAP, EVEN, Split, choose_shares
 from oaq_repro.quant.layers import QuantLayer
 from oaq_repro.quant.network import QuantizedNetwork, input_qparams, input_quantizer, layers
 from oaq_repro.quant.numerics import QParams
-from oaq_repro.quant.split import ALPHA_CAP, EVEN, Split, choose_shares
 
 BISECTIONS = 20  # the factor is found to 2^(bits - 20), that is 0.00024 at 8 bits
 
@@ -31,7 +32,7 @@ BISECTIONS = 20  # the factor is found to 2^(bits - 20), that is 0.00024 at 8 bi
 class CertifiedScale(Method):
     """INT8 fine-tuning, then certified factors.
 
-    share: of an excess, what the activation takes (`quant.split`); 0: only weights give way.
+    share: of an excess, what the activation takes (`quant.calibration.split`); 0: only weights give way.
     """
 
     share: Split = "output_error"

@@ -31,10 +31,10 @@ from oaq_repro.errors import SettingsError
 from oaq_repro.fields import Count, Fraction, Positive, Whole
 from oaq_repro.methods.base import Method
 from oaq_repro.methods.controller import BatchOverflow, OverflowController
-from oaq_repro.quant.calibrate import IMAGES
+from oaq_repro.quant.calibration.calibrate import IMAGES
+from oaq_repro.quant.calibration.split import ALPHA_CAP, EVEN, Split, SplitErrors, fixed_share
 from oaq_repro.quant.network import QuantizedNetwork, input_quantizer, layers
 from oaq_repro.quant.numerics import QTensor
-from oaq_repro.quant.split import ALPHA_CAP, EVEN, Split, SplitErrors, fixed_share
 
 SMALLEST_PEAK = 1e-6  # a dead layer's peak is 0, whose logarithm is not finite
 
@@ -46,7 +46,7 @@ class OAQ(Method):
     rule: how alpha moves, `paper` or `scale_free` (module docstring). interval: steps between updates (M).
     lr, lr_max: step size of alpha and its bound. warmup_steps: steps before the first update. decrease_until:
     part of fine-tuning (0 to 1) after which alpha no longer falls. split: how an excess is shared between activation
-    and weights (`quant.split`); `output_error` chooses at the first update, on that batch.
+    and weights (`quant.calibration.split`); `output_error` chooses at the first update, on that batch.
     """
 
     rule: Literal["paper", "scale_free"] = "paper"

@@ -20,7 +20,7 @@ import torch
 from oaq_repro.methods.certified_scale import certify_network
 from oaq_repro.methods.controller import BatchOverflow
 from oaq_repro.methods.oaq import OAQ, OAQController
-from oaq_repro.quant.calibrate import ImageBatches
+from oaq_repro.quant.calibration.calibrate import ImageBatches
 from oaq_repro.quant.network import QuantizedNetwork, input_qparams, layers
 
 

@@ -14,8 +14,8 @@ import torch
 from oaq_repro.fields import Count, Whole
 from oaq_repro.methods.base import Method
 from oaq_repro.methods.controller import BatchOverflow, OverflowController
+from oaq_repro.quant.calibration.split import ALPHA_CAP
 from oaq_repro.quant.network import QuantizedNetwork, input_quantizer, layers
-from oaq_repro.quant.split import ALPHA_CAP
 
 LARGEST_CODE = 127
 

@@ -38,7 +38,7 @@ from torch.nn.utils import parametrize
 from oaq_repro.errors import SettingsError
 from oaq_repro.fields import Count, Positive
 from oaq_repro.methods.base import Method
-from oaq_repro.quant.trace import LAYERS
+from oaq_repro.quant.conversion.trace import LAYERS
 
 Scale = Annotated[float, Gt(1), Le(1000)]
 Projection = Literal["softmax", "sparsemax", "argmax"]

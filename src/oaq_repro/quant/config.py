@@ -25,7 +25,7 @@ class Override:
     have no layer before them), or `@last` (layers whose result leaves the dense part, or that have no layer behind
     them). The fields that are None keep the common setting;
     `skip` leaves the layer in float. `reason` goes into the record. input_bits: of what a layer reads, where that has
-    more (`quant.input_bits`); activation_bits are those of what it makes.
+    more (`quant.mixed_precision.input_bits`); activation_bits are those of what it makes.
     """
 
     match: Text

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from oaq_repro.quant.conversion.trace import tensor_inputs
 from oaq_repro.quant.modules import QuantRequantize, Value
 from oaq_repro.quant.numerics import QParams, QTensor
 from oaq_repro.quant.quantizers import ActivationQuantizer
-from oaq_repro.quant.trace import tensor_inputs
 
 CODES = 256
 SAME = 1e-3  # values of a function that differ less; below half a step where it spans a quarter and more

@@ -2,11 +2,11 @@
 
 from torch import fx, nn
 
+from oaq_repro.quant.conversion.trace import input_node, module_of
 from oaq_repro.quant.layers import QuantLayer
 from oaq_repro.quant.modules import QuantInput, QuantModule
 from oaq_repro.quant.numerics import QParams
 from oaq_repro.quant.quantizers import ActivationQuantizer
-from oaq_repro.quant.trace import input_node, module_of
 
 
 class QuantizedNetwork(fx.GraphModule):

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from oaq_repro.results.grid import Grid, csv_text
-from oaq_repro.results.record import Metric, Record, Stage
-from oaq_repro.results.summary import experiments, images_affected, interval, paired, percent, signed, stage_values
+from oaq_repro.results.record import Record, Stage
+from oaq_repro.results.summary import experiments, images_affected, interval, percent, signed, stage_values
 from oaq_repro.results.sweep import Point, Sweep, sweeps
 
 NOTES = """\
@@ -32,10 +32,8 @@ def _grid(sweep: Sweep, by_hash: dict[str, list[Record]]) -> Grid:
     rows = []
     for name, points in sweep.series.items():
         at = {point.accumulator.name: point for point in points}
-        cells = [
-            _cell(by_hash[at[column].hash], at[column], sweep.metric) if column in at else "" for _, column in columns
-        ]
-        rows.append((name, _exact(by_hash, points, sweep.metric) if name in ("int8", "ptq_int8") else "", *cells))
+        cells = [_cell(by_hash[at[column].hash], at[column]) if column in at else "" for _, column in columns]
+        rows.append((name, _exact(by_hash, points[-1]) if name in ("int8", "ptq_int8") else "", *cells))
     groups = [by_hash[point.hash] for points in sweep.series.values() for point in points]
     seeds = sorted({len(group) for group in groups})
     agrees = any("agreement" in record.metrics["integer"] for group in groups for record in group)
@@ -50,14 +48,13 @@ def _grid(sweep: Sweep, by_hash: dict[str, list[Record]]) -> Grid:
     return Grid(f"What is lost by width: {sweep.title}", notes, heads, "l" + "r" * (len(heads) - 1), tuple(rows))
 
 
-def _cell(group: Sequence[Record], point: Point, metric: Metric) -> str:
+def _cell(group: Sequence[Record], point: Point) -> str:
     seen = "certified" if point.guaranteed else images_affected(group)
-    return f"{signed(paired(group, 'integer', group, 'float', metric))} [{seen}]{_agreement(group, 'integer')}"
+    return f"{signed(point.difference)} [{seen}]{_agreement(group, 'integer')}"
 
 
-def _exact(by_hash: dict[str, list[Record]], points: Sequence[Point], metric: Metric) -> str:
-    group = by_hash[points[-1].hash]
-    return f"{signed(paired(group, 'integer_int32', group, 'float', metric))}{_agreement(group, 'integer_int32')}"
+def _exact(by_hash: dict[str, list[Record]], point: Point) -> str:
+    return f"{signed(point.exact_difference)}{_agreement(by_hash[point.hash], 'integer_int32')}"
 
 
 def _agreement(group: Sequence[Record], stage: Stage) -> str:
@@ -73,8 +70,7 @@ def _csv(sweep: Sweep, by_hash: dict[str, list[Record]]) -> str:
         for point in points:
             group = by_hash[point.hash]
             line: list[object] = [name, point.accumulator.name, point.accumulator.bits, len(group)]
-            for stage in ("integer", "integer_int32"):
-                found = paired(group, stage, group, "float", sweep.metric)
+            for found in (point.difference, point.exact_difference):
                 line += [None, None] if found is None else [found.mean, found.half]
             agreement = stage_values(group, "integer", "agreement")
             overflows = [record.overflow for record in group if record.overflow is not None]

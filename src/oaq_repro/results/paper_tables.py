@@ -42,9 +42,9 @@ DASHES = len(OURS) + 1 + len(RATIO_HEADS)
 
 
 COST = """\
-Ours: what these bits cost by `quant/cost.py`, on 224x224 images; no run is needed. Megabytes are 2^20 bytes of weights,
-packed, without biases; GBOPs are 10^9 bit operations as the source counts them, products times both bits. *match*: at
-most {tolerance:g} % from the paper's number, or equal as it is rounded there."""
+Ours: what these bits cost by `quant/mixed_precision/cost.py`, on 224x224 images; no run is needed. Megabytes are 2^20
+bytes of weights, packed, without biases; GBOPs are 10^9 bit operations as the source counts them, products times both
+bits. *match*: at most {tolerance:g} % from the paper's number, or equal as it is rounded there."""
 Costs = Mapping[tuple[str, str], float]
 """By row and column of a table."""
 

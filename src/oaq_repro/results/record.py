@@ -157,7 +157,7 @@ class AssignedLayer(_Section):
 
 
 class BitAssignment(_Section):
-    """Bits per layer as they were found before quantization (`quant.search`). Sums are over these layers."""
+    """Bits per layer as found before quantization (`quant.mixed_precision.search`). Sums are over these layers."""
 
     unit: Literal["bytes", "bit operations", "milliseconds"] = Field(description="of cost and bound")
     sensitivity: float
@@ -168,7 +168,7 @@ class BitAssignment(_Section):
 
 
 class Cost(_Section):
-    """What one image costs, by formula and not by measurement (`quant.cost`)."""
+    """What one image costs, by formula and not by measurement (`quant.mixed_precision.cost`)."""
 
     macs: Count = Field(description="products")
     bops: Count = Field(description="bit operations as HAWQ-V3 counts them: products times both bits")

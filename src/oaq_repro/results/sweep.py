@@ -11,16 +11,19 @@ from oaq_repro.accumulator import Accumulator
 from oaq_repro.errors import InputError
 from oaq_repro.results.labels import at, label, operand_bits
 from oaq_repro.results.record import Metric, Record
-from oaq_repro.results.summary import Interval, experiments, interval, stage_values
+from oaq_repro.results.summary import Interval, experiments, interval, paired, stage_values
 
 
 @dataclass(frozen=True)
 class Point:
-    """One experiment on an accumulator. guaranteed: in every seed, no layer can overflow on any input."""
+    """One experiment on an accumulator. difference, exact_difference: to the float parents, paired by seed; the latter
+    with sums of 32 bits. guaranteed: in every seed, no layer can overflow on any input."""
 
     accumulator: Accumulator
     accuracy: Interval
     exact: Interval
+    difference: Interval | None
+    exact_difference: Interval | None
     guaranteed: bool
     latency: dict[str, float]
     hash: str
@@ -28,8 +31,8 @@ class Point:
 
 @dataclass(frozen=True)
 class Sweep:
-    """Series of points by method. labels: task, data, model. reference: INT8 on 32 bits. hash: of what
-    the runs share."""
+    """Series of points by method. labels: task, data, model. reference: what INT8 on 32 bits loses to float. hash: of
+    what the runs share."""
 
     labels: tuple[str, str, str]
     operands: str
@@ -106,14 +109,14 @@ def _sweep(science: str, groups: list[list[Record]]) -> Sweep:
     for points in series.values():
         points.sort(key=lambda point: (point.accumulator.bits, point.accumulator.name, point.hash))
     parents = {record.seed: record for group in groups for record in group}
-    reference = [point.accuracy for point in series.get("int8", []) if point.accumulator.bits == 32]
+    plain = series.get("int8") or series.get("ptq_int8")
     return Sweep(
         labels=(label(first.config, "task"), label(first.config, "data"), label(first.config, "model")),
         operands=operand_bits(first.config),
         metric=metric,
         series=dict(sorted(series.items())),
         float_accuracy=interval(stage_values([parents[seed] for seed in sorted(parents)], "float", metric)),
-        reference=reference[0] if reference else None,
+        reference=plain[-1].exact_difference if plain else None,
         cpus=tuple(sorted({record.provenance.hardware.cpu for group in groups for record in group})),
         hash=science,
     )
@@ -128,6 +131,8 @@ def _point(group: Sequence[Record], metric: Metric) -> Point:
         accumulator=accumulator,
         accuracy=interval(stage_values(group, "integer", metric)),
         exact=interval(stage_values(group, "integer_int32", metric) or stage_values(group, "integer", metric)),
+        difference=paired(group, "integer", group, "float", metric),
+        exact_difference=paired(group, "integer_int32", group, "float", metric),
         guaranteed=all(record.layers and record.certified == len(record.layers) for record in group),
         latency={mode: interval(found).mean for mode, found in times.items() if found},
         hash=group[0].hash,

@@ -8,7 +8,7 @@ such a method once. Where factors are settled before training as well, each widt
 from pathlib import Path
 
 from oaq_repro.methods.base import Method
-from oaq_repro.quant.calibrate import calibrate, freeze
+from oaq_repro.quant.calibration.calibrate import calibrate, freeze
 from oaq_repro.quant.network import QuantizedNetwork, set_quantizing
 from oaq_repro.results.store import training_folder
 from oaq_repro.run import Run

@@ -6,10 +6,10 @@ from functools import partial
 import torch
 
 from oaq_repro.methods.base import Method
-from oaq_repro.quant.bias_correction import correct_biases
-from oaq_repro.quant.calibrate import count_overflow
+from oaq_repro.quant.calibration.bias_correction import correct_biases
+from oaq_repro.quant.calibration.calibrate import count_overflow
+from oaq_repro.quant.calibration.settle import SettleConfig, SettleReport, settle
 from oaq_repro.quant.network import QuantizedNetwork
-from oaq_repro.quant.settle import SettleConfig, SettleReport, settle
 from oaq_repro.run import Run
 from oaq_repro.training.stage import calibration_images
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from oaq_repro.methods.base import Method
-from oaq_repro.quant.trace import keep_computed_weights
+from oaq_repro.quant.conversion.trace import keep_computed_weights
 from oaq_repro.results.store import training_folder
 from oaq_repro.run import Run
 from oaq_repro.settings.identity import prepared_hash

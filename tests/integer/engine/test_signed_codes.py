@@ -130,7 +130,7 @@ def test_planned_sums_are_exact(mode, q_max, groups, style, monkeypatch):
     graph = Graph("image", nodes, ("y",))
     shapes = graph.shapes((channels, SIZE, SIZE))
     program, permits = Program(), Permits.of(mode)
-    compile_graph(program, as_given(graph, permits), place(graph, shapes, share=True)[0], permits, NEON)
+    compile_graph(program, as_given(graph, permits), place(graph, shapes, share=True)[0], permits, NEON, {})
 
     def check(codes):
         """codes: [channels, SIZE, SIZE]"""

@@ -29,11 +29,11 @@ from oaq_repro.integer.onnx.exporter import build_model
 from oaq_repro.integer.onnx.session import onnx_session, run_onnx
 from oaq_repro.integer.reference import Reference
 from oaq_repro.methods.int8 import Int8
-from oaq_repro.quant.calibrate import calibrate, freeze
+from oaq_repro.quant.calibration.calibrate import calibrate, freeze
+from oaq_repro.quant.calibration.settle import SettleConfig, settle
 from oaq_repro.quant.config import Override, QuantizationConfig
-from oaq_repro.quant.convert import quantize_network
+from oaq_repro.quant.conversion.convert import quantize_network
 from oaq_repro.quant.network import QuantizedNetwork
-from oaq_repro.quant.settle import SettleConfig, settle
 
 IMAGES = 2  # that calibration and settling see; results are compared on the first
 TIMED: tuple[Mode, ...] = ("certified", "fast", "acc32")

@@ -1,11 +1,13 @@
 """What steps of a compiled program are made from: one value that all of them read."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from oaq_repro import _kernels
+from oaq_repro.integer.engine.by_rows import Strips
 from oaq_repro.integer.engine.explain import LayerRoute
 from oaq_repro.integer.engine.plan import Placement
 from oaq_repro.integer.engine.reorder import Ordered
@@ -20,8 +22,9 @@ from oaq_repro.integer.graph.windows import Window
 class Compilation:
     """program: of the compiled module; steps are appended to it. placed: of every value of codes, by name.
 
-    values, qparams: the same values as the program and as the graph know them. lookups: of layers whose codes have no
-    place (plan.py). routes: of the layers appended so far.
+    values, qparams: the same values as the program and as the graph know them. strips: the values of which some rows
+    are held (by_rows.py). lookups: of layers whose codes have no place (plan.py). routes: of the layers appended so
+    far. waiting: by the value that they make, parts of steps that are appended with its reader.
     """
 
     program: Any
@@ -29,7 +32,9 @@ class Compilation:
     placed: dict[str, Placement]
     permits: Permits
     kernels: InstructionSet
+    strips: Mapping[str, Strips]
     routes: list[LayerRoute] = field(default_factory=list)
+    waiting: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     qparams: dict[str, QParams] = field(init=False)
     values: dict[str, Any] = field(init=False)
     lookups: dict[str, Lookup] = field(init=False)
@@ -50,9 +55,9 @@ class Compilation:
         """QParams of an input of a node."""
         return self.qparams[node.inputs[at]]
 
-    def target(self, layer: Layer) -> Any:
-        """The program's value that a layer writes."""
-        return self.values[self.lookups[layer.name].name if layer.name in self.lookups else layer.name]
+    def made(self, layer: Layer) -> str:
+        """The value that a layer writes: its own, or that of the lookup."""
+        return self.lookups[layer.name].name if layer.name in self.lookups else layer.name
 
     def table(self, layer: Layer) -> Array:
         """What the layer's codes become as they are written: uint8 [256], or empty."""

@@ -19,6 +19,7 @@ import numpy as np
 
 from oaq_repro import _kernels
 from oaq_repro.errors import InputError
+from oaq_repro.integer.engine.by_rows import by_rows
 from oaq_repro.integer.engine.compiling import compile_graph
 from oaq_repro.integer.engine.explain import table
 from oaq_repro.integer.engine.plan import place
@@ -37,7 +38,8 @@ class Engine:
 
     input_shape: [C, H, W]. threads: shared by the work of every operator. mode: see `sums`. trace: keep every value
     for `value`, at the price of memory. isa: a name of the table of kernels; by default the environment variable
-    OAQ_ISA, else the best that this machine has. Raises InputError for what does not fit.
+    OAQ_ISA, else the best that this machine has. Raises InputError for what does not fit. `arena_bytes`: of the memory
+    in which all values of codes lie.
     """
 
     def __init__(
@@ -61,16 +63,17 @@ class Engine:
         kernels = InstructionSet.selected(isa)
         self.isa = kernels.isa
         ordered = as_given(graph, permits) if trace else reorder(graph, self._shapes, permits, kernels)
-        placed, arena = place(ordered.graph, self._shapes, share=not trace)
-        if arena > LARGEST_ARENA:
+        strips = {} if trace else by_rows(ordered, self._shapes)
+        placed, self.arena_bytes = place(ordered.graph, self._shapes, not trace, strips, threads)
+        if self.arena_bytes > LARGEST_ARENA:
             raise InputError(
-                f"input_shape: found {list(input_shape)}, which takes {arena} bytes; expected at most 2^33"
+                f"input_shape: found {list(input_shape)}, which takes {self.arena_bytes} bytes; expected at most 2^33"
             )
         try:
-            self._program = _kernels.Program(arena, threads, self.isa)
+            self._program = _kernels.Program(self.arena_bytes, threads, self.isa)
         except RuntimeError as error:  # the limit of a user or a container
             raise InputError(f"threads: found {threads}, expected as many as the system starts ({error})") from error
-        self._values, self.routes = compile_graph(self._program, ordered, placed, permits, kernels)
+        self._values, self.routes = compile_graph(self._program, ordered, placed, permits, kernels, strips)
         self._traced = trace
         self._finished = False  # whether the arena holds the values of one image
         self._lock = threading.RLock()  # a signal's handler may run the engine that it interrupts between two images
@@ -123,8 +126,8 @@ class Engine:
         return np.ascontiguousarray(codes.transpose(2, 0, 1)).reshape(self._shapes[name])
 
     def explain(self) -> str:
-        """What runs every layer, and why, as a table."""
-        return table(self.routes, self.isa, self.mode)
+        """What runs every layer, and why, as a table; and the memory of the values."""
+        return table(self.routes, self.isa, self.mode, self.arena_bytes)
 
     def _checked(self, name: str, images: Any, expected: tuple[str | int, ...]) -> Array:
         """Images as the program reads them; InputError unless they are finite, float32 and of the expected shape."""

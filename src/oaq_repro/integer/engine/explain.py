@@ -23,7 +23,8 @@ class LayerRoute:
 
     kind: dense, depthwise or reference. depth: products per output. sums: of every panel of 16 or block of 32 output
     channels. claim: `certified` (no input can overflow what it computes), `empirical` (exact unless
-    a 16-bit sum overflows, which calibration did not see) or `emulated` (the scalar reference).
+    a 16-bit sum overflows, which calibration did not see) or `emulated` (the scalar reference). step: the node in whose
+    step it runs, its own or that of the depthwise layer behind it, by rows.
     """
 
     name: str
@@ -34,6 +35,7 @@ class LayerRoute:
     claim: str
     reason: str
     requantization: Requantization
+    step: str
 
     @property
     def registers(self) -> str:
@@ -81,15 +83,16 @@ def reason_of(
     return f"{grounds}; {why}, then wrapped" if grounds else why
 
 
-def table(routes: Sequence[LayerRoute], isa: str, mode: str) -> str:
-    """One line per layer, aligned."""
+def table(routes: Sequence[LayerRoute], isa: str, mode: str, arena_bytes: int) -> str:
+    """One line per layer, aligned. arena_bytes: of all values of codes."""
     rows = [("layer", "kind", "products", "q_max", "accumulator", "requantization", "claim", "why")]
     rows += [
         (printable(r.name), r.kind, str(r.depth), str(r.q_max), r.registers, r.requantization, r.claim, r.reason)
         for r in routes
     ]
     legend = "16 bit x n: n products in 16-bit sums (two per output of a dense layer), then added up in 32 bits"
-    return "\n".join([f"engine: {isa} kernels, mode {mode}", *aligned(rows), legend])
+    head = f"engine: {isa} kernels, mode {mode}; {arena_bytes:,} bytes of memory for the values"
+    return "\n".join([head, *aligned(rows), legend])
 
 
 def aligned(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> list[str]:

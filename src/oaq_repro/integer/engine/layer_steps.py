@@ -53,7 +53,7 @@ class _LayerStep:
         layer, to = self.layer, self.to
         self.source = to.source(layer)
         self.place = to.placed[layer.inputs[0]]
-        self.operands, self.table = (to.x(layer), to.target(layer)), to.table(layer)
+        self.operands, self.table = (to.x(layer), to.values[to.made(layer)]), to.table(layer)
         sizes = self.operands[1].height, self.operands[1].width
         self.parts = [p for p in layer.parts if p.first[0] < sizes[0] and p.first[1] < sizes[1]]
 
@@ -91,7 +91,11 @@ class _LayerStep:
             made.append(_kernels.DenseGroup(panels, constants))
             sums += chosen
             obstacles |= Obstacle(int(np.bitwise_or.reduce(channels.obstacles)))
-        to.program.dense(*self.operands, kernel_window(part.window), made, _places(part), self.table)
+        if to.made(layer) in to.strips:
+            to.waiting[to.made(layer)] = self.operands[0], kernel_window(part.window), made, self.table
+            to.program.done()  # with its reader
+        else:
+            to.program.dense(*self.operands, kernel_window(part.window), made, _places(part), self.table)
         return sums, obstacles
 
     def depthwise(self, part: Part, demanded: Demand) -> Found:
@@ -104,8 +108,12 @@ class _LayerStep:
         blocks = [block.two_by_two() if route == EXACT else block for block, route in zip(blocks, sums, strict=True)]
         constants = self._constants(weights, slice(None), sums, _kernels.CHANNEL_BLOCK, demanded.bits)
         taps, packed = [block.taps for block in blocks], [block.weights for block in blocks]
-        window = kernel_window(part.window)
-        to.program.depthwise(*self.operands, window, taps, packed, list(sums), constants, _places(part), self.table)
+        own = kernel_window(part.window), taps, packed, list(sums), constants
+        if (strips := to.strips.get(layer.inputs[0])) is not None:
+            x, *dense = to.waiting.pop(layer.inputs[0])
+            to.program.dense_depthwise(x, self.operands[0], strips.height, self.operands[1], *dense, *own, self.table)
+        else:
+            to.program.depthwise(*self.operands, *own, _places(part), self.table)
         return sums, obstacles
 
     def emulated(self, policy: Accumulator, reason: str) -> None:
@@ -127,7 +135,9 @@ class _LayerStep:
 
     def _routed(self, kind: str, sums: Sequence[Route], claim: str, reason: str) -> None:
         layer, q_max = self.layer, self.source.q_max
-        route = LayerRoute(layer.name, kind, layer.depth, q_max, tuple(sums), claim, reason, layer.requantization)
+        strips = self.to.strips.get(self.to.made(layer))
+        step = layer.name if strips is None else strips.depthwise
+        route = LayerRoute(layer.name, kind, layer.depth, q_max, tuple(sums), claim, reason, layer.requantization, step)
         self.to.routes.append(route)
 
     def _constants(self, weight: Array, channels: slice, sums: Sequence[Route], width: int, bits: int) -> Any:

@@ -12,7 +12,6 @@ from oaq_repro import _kernels
 from oaq_repro.integer.engine.engine import Engine
 from oaq_repro.integer.engine.explain import aligned
 from oaq_repro.integer.graph.arithmetic import Array
-from oaq_repro.integer.graph.nodes import Layer
 
 CLOCK_TRIALS = 10  # a trial that the system interrupts finds a slower clock, none a faster one
 
@@ -22,7 +21,8 @@ class NodeTime:
     """One node. seconds: mean of one image. share: of the time of all nodes. macs: products, 0 unless it is a layer.
 
     route: the kernel that runs a layer, and its registers (explain.py); empty for other nodes. mac_per_ns: of all
-    threads together; mac_per_cycle: of one thread; 0 unless it is a layer.
+    threads together; mac_per_cycle: of one thread; 0 unless it is a layer. A layer that runs in the step of another has
+    no products of its own: the other one has them, and the time of both.
     """
 
     name: str
@@ -45,17 +45,21 @@ def node_times(engine: Engine, image: Array, repeats: int, clock: float) -> tupl
     seconds = engine.profile(image, repeats)
     total = sum(seconds.values())
     shapes = engine.graph.shapes(engine.input_shape)
-    routes = {route.name: f"{route.kind}, {route.registers}" for route in engine.routes}
+    layers = {layer.name: layer for layer in engine.graph.layers()}
+    words, products = {}, dict.fromkeys(seconds, 0)
+    for route in engine.routes:
+        joined = "" if route.step == route.name else f"; by rows, in the step of {route.step}"
+        words[route.name] = f"{route.kind}, {route.registers}{joined}"
+        products[route.step] += layers[route.name].products(shapes[route.name])
     times = []
     for node in engine.graph.nodes:
-        taken = seconds[node.name]
-        macs = node.products(shapes[node.name]) if isinstance(node, Layer) else 0
+        taken, macs = seconds[node.name], products[node.name]
         rate = macs / taken if taken > 0 else 0.0
         times.append(
             NodeTime(
                 name=node.name,
                 operator=type(node).__name__,
-                route=routes.get(node.name, ""),
+                route=words.get(node.name, ""),
                 seconds=taken,
                 share=taken / total if total > 0 else 0.0,
                 macs=macs,

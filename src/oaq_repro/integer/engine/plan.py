@@ -1,9 +1,11 @@
 """Where every value of a graph lies in the engine's arena: borders for padding, memory shared over time. Our choice."""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from oaq_repro import _kernels
+from oaq_repro.integer.engine.by_rows import Strips
 from oaq_repro.integer.graph import Graph
 from oaq_repro.integer.graph.nodes import CodeNode, Layer, Lookup, Shape
 
@@ -37,14 +39,22 @@ class Placement:
         return -(-used // ALIGNMENT) * ALIGNMENT
 
 
-def place(graph: Graph, shapes: dict[str, Shape], share: bool) -> tuple[dict[str, Placement], int]:
+def place(
+    graph: Graph, shapes: dict[str, Shape], share: bool, strips: Mapping[str, Strips] | None = None, threads: int = 1
+) -> tuple[dict[str, Placement], int]:
     """Placement of every value of codes, and the arena's bytes.
 
     `share`: values that are never needed at the same time may lie in the same memory. A layer's codes that a lookup
-    alone reads then have no place at all: the layer writes what the lookup makes of them.
+    alone reads then have no place at all: the layer writes what the lookup makes of them. strips: values of which some
+    rows are held for every thread, while the layer that reads them runs.
     """
+    strips = strips or {}
     looked_up = _looked_up(graph) if share else {}
     last = {name: index for index, node in enumerate(graph.nodes) for name in node.inputs}
+    at = {node.name: index for index, node in enumerate(graph.nodes)}
+    for found in strips.values():
+        source = graph.nodes[at[found.dense]].inputs[0]
+        last[source] = max(last[source], at[found.depthwise])
     borders = _borders(graph)
     placed: dict[str, Placement] = {}
     lives: dict[str, tuple[int, int]] = {}
@@ -54,8 +64,11 @@ def place(graph: Graph, shapes: dict[str, Shape], share: bool) -> tuple[dict[str
             shape = shapes[node.name]
             channels, height, width = (*shape, 1, 1)[:3]
             border = borders.get(node.name, (0, 0))
-            placed[node.name] = Placement(0, height, width, channels, border)
             born = looked_up.get(node.inputs[0], index)
+            if node.name in strips:
+                height, border = strips[node.name].held * threads, (0, border[1])
+                born = at[strips[node.name].depthwise]
+            placed[node.name] = Placement(0, height, width, channels, border)
             lives[node.name] = (born, last.get(node.name, index) if share else len(graph.nodes))
             unplaced.append(node.name)
     # Largest first, each at the lowest place that no value of an overlapping life holds.

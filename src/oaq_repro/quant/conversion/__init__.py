@@ -1,0 +1,1 @@
+"""Float network -> graph of quantized modules: tracing, what is written in many ways made one, the patterns."""
