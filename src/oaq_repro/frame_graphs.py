@@ -22,7 +22,7 @@ from oaq_repro.integer.engine.latency import latencies
 from oaq_repro.models.checkpoint import content_hash
 from oaq_repro.models.network import Network
 from oaq_repro.models.policy import Policy
-from oaq_repro.quant.cost import FLOAT_BITS, bit_operations
+from oaq_repro.quant.mixed_precision.cost import FLOAT_BITS, bit_operations
 from oaq_repro.quant.network import QuantizedNetwork
 from oaq_repro.results.precision_figure import EXAMPLES_NAME
 from oaq_repro.results.record import FramePrecision, WidthGraph

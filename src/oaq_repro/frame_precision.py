@@ -17,7 +17,7 @@ from oaq_repro.methods.any_precision import AtWidth, set_width
 from oaq_repro.methods.videoiq import VideoIQ
 from oaq_repro.models.network import Network
 from oaq_repro.models.policy import Policy
-from oaq_repro.quant.calibrate import calibrate, freeze
+from oaq_repro.quant.calibration.calibrate import calibrate, freeze
 from oaq_repro.quant.network import QuantizedNetwork
 from oaq_repro.quant.quantizers import ActivationQuantizer
 from oaq_repro.results.store import training_folder

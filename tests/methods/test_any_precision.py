@@ -27,7 +27,7 @@ from oaq_repro.methods.any_precision import (
 )
 from oaq_repro.methods.videoiq import VideoIQ, WidthsConfig
 from oaq_repro.models.backbones import create
-from oaq_repro.quant.calibrate import calibrate, freeze
+from oaq_repro.quant.calibration.calibrate import calibrate, freeze
 from oaq_repro.quant.config import Override, QuantizationConfig
 from oaq_repro.quant.network import input_quantizer, layers
 

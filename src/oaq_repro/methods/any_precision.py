@@ -17,10 +17,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
 from oaq_repro.errors import InputError
+from oaq_repro.quant.conversion.trace import IDENTITY_MODULES, LAYERS, keep_computed_weights, module_of, trace
 from oaq_repro.quant.network import QuantizedNetwork, layers
 from oaq_repro.quant.numerics import SMALLEST_SCALE, largest_magnitude, round_ste, rowwise
 from oaq_repro.quant.quantizers import WeightQuantizer
-from oaq_repro.quant.trace import IDENTITY_MODULES, LAYERS, keep_computed_weights, module_of, trace
 
 HIGH = 8
 """Bits from which weights are truncated."""

@@ -39,7 +39,7 @@ from oaq_repro.methods.any_precision import (
 )
 from oaq_repro.methods.base import Method
 from oaq_repro.quant.config import Override, QuantizationConfig
-from oaq_repro.quant.convert import quantize_network
+from oaq_repro.quant.conversion.convert import quantize_network
 from oaq_repro.quant.network import QuantizedNetwork
 from oaq_repro.quant.quantizers import ActivationQuantizer
 
