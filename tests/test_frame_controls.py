@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from oaq_repro.frame_controls import FrameCosts, Held, by_kind, line, shuffled
-from oaq_repro.results.record import FrameChoice
+from oaq_repro.results.frame_sections import FrameChoice
 
 WIDTHS = (8, 4, 2)
 COSTS = FrameCosts(1000.0, {8: 64e3, 4: 16e3, 2: 4e3}, {8: 1.0, 4: 0.9, 2: 0.8}, 50.0, 50 * 1024.0, 0.1)

@@ -5,9 +5,10 @@ from composing import SMALL_IMAGES, TWO_STEPS, settings_of
 from layouts import flatten_val, write_benchmarks, write_imagenet
 
 from oaq_repro.experiment import run
+from oaq_repro.results.measures import stage_columns
 from oaq_repro.results.paper import load_tables
 from oaq_repro.results.paper_tables import answers
-from oaq_repro.results.record import load_record, stage_columns
+from oaq_repro.results.record import load_record
 from oaq_repro.results.store import run_folder
 from oaq_repro.settings.composing import config_folder
 

@@ -33,7 +33,7 @@ from oaq_repro.quant.mixed_precision.cost import LayerCost, bit_operations, laye
 from oaq_repro.quant.mixed_precision.search import Constraint, SearchConfig, cannot_overflow
 from oaq_repro.quant.mixed_precision.sensitivity import Batch, Trace, hessian_traces, sensitivities
 from oaq_repro.quant.network import QuantizedNetwork, input_quantizer, layers
-from oaq_repro.results.record import AssignedLayer, BitAssignment
+from oaq_repro.results.sections import AssignedLayer, BitAssignment
 from oaq_repro.results.store import LONG_S, is_worker, lock_run, short_hash
 from oaq_repro.run import Run
 from oaq_repro.tasks.base import Task

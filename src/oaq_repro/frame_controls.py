@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_average_precision
 
-from oaq_repro.results.record import FrameChoice
+from oaq_repro.results.frame_sections import FrameChoice
 from oaq_repro.tasks.video import mean_of_kept, source_cost
 
 SHUFFLES = 20

@@ -24,8 +24,8 @@ from oaq_repro.models.network import Network
 from oaq_repro.models.policy import Policy
 from oaq_repro.quant.mixed_precision.cost import FLOAT_BITS, bit_operations
 from oaq_repro.quant.network import QuantizedNetwork
+from oaq_repro.results.frame_sections import FramePrecision, WidthGraph
 from oaq_repro.results.precision_figure import EXAMPLES_NAME
-from oaq_repro.results.record import FramePrecision, WidthGraph
 from oaq_repro.run import Run
 from oaq_repro.tasks.base import Task
 from oaq_repro.tasks.video import FrameNetwork, PolicyTask

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from oaq_repro.results.record import Hardware, Layer, Overflow, Provenance, Record
+from oaq_repro.results.record import Record
+from oaq_repro.results.sections import Hardware, Layer, Overflow, Provenance
 
 MakeRecord = Callable[..., Record]
 SCIENCE = ("task", "data", "model", "method", "schedule", "quantization", "trainer")

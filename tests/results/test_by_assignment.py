@@ -7,7 +7,7 @@ from composing import settings_of
 
 from oaq_repro.results.by_assignment import assignment_files
 from oaq_repro.results.labels import label
-from oaq_repro.results.record import BitAssignment
+from oaq_repro.results.sections import BitAssignment
 from oaq_repro.results.sweep import sweeps
 from oaq_repro.settings.schema import read
 

@@ -10,7 +10,7 @@ from oaq_repro.results.by_density import density_files
 from oaq_repro.results.by_hardness import hardness_files
 from oaq_repro.results.density_figures import density_plots
 from oaq_repro.results.labels import label, operand_bits
-from oaq_repro.results.record import Pruning
+from oaq_repro.results.sections import Pruning
 from oaq_repro.results.summary import interval
 from oaq_repro.settings.schema import read
 

@@ -8,7 +8,8 @@ from rich.console import Console
 
 from oaq_repro.errors import InputError
 from oaq_repro.results import by_precision, precision_figure
-from oaq_repro.results.record import FramePrecision, Record
+from oaq_repro.results.frame_sections import FramePrecision
+from oaq_repro.results.record import Record
 from oaq_repro.results.summary import interval
 from oaq_repro.results.terminal import render_record
 

@@ -11,7 +11,8 @@ from rich.console import Console
 from oaq_repro.results.figures import alpha_figure, write_figures
 from oaq_repro.results.labels import short_names
 from oaq_repro.results.output import alpha_plot
-from oaq_repro.results.record import AssignedLayer, BitAssignment, Layer, Record
+from oaq_repro.results.record import Record
+from oaq_repro.results.sections import AssignedLayer, BitAssignment, Layer
 from oaq_repro.results.terminal import print_record
 
 

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from oaq_repro.errors import InputError
-from oaq_repro.results.record import METRICS, STAGES, Overflow, Record, load_record, record_schema, save_record
+from oaq_repro.results.measures import METRICS, STAGES
+from oaq_repro.results.record import Record, load_record, record_schema, save_record
+from oaq_repro.results.sections import Overflow
 
 TEXT = st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=12)
 NUMBER = st.floats(allow_nan=False, allow_infinity=False)

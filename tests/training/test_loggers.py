@@ -5,7 +5,8 @@ from composing import read_of
 from pytorch_lightning.loggers import CSVLogger
 
 from oaq_repro.results.provenance import provenance
-from oaq_repro.results.record import Layer, Record
+from oaq_repro.results.record import Record
+from oaq_repro.results.sections import Layer
 from oaq_repro.training.loggers import NeverFails, log_record, make_loggers
 
 

@@ -14,7 +14,8 @@ from scipy.stats import spearmanr
 
 from oaq_repro.results.grid import Grid, csv_text
 from oaq_repro.results.labels import at, label, name
-from oaq_repro.results.record import Metric, Record, Stage
+from oaq_repro.results.measures import Metric, Stage
+from oaq_repro.results.record import Record
 from oaq_repro.results.store import short_hash
 from oaq_repro.results.summary import Interval, experiments, interval, percent, signed, stage_values
 

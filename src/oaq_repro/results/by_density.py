@@ -12,7 +12,9 @@ from typing import Any
 
 from oaq_repro.results.grid import Grid, csv_text
 from oaq_repro.results.labels import at, name, operand_bits
-from oaq_repro.results.record import Layer, Metric, Record, Stage
+from oaq_repro.results.measures import Metric, Stage
+from oaq_repro.results.record import Record
+from oaq_repro.results.sections import Layer
 from oaq_repro.results.store import short_hash
 from oaq_repro.results.summary import (
     Interval,

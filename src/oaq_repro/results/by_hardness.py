@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 from oaq_repro.results.grid import Grid, csv_text
 from oaq_repro.results.labels import at, label, name, operand_bits
-from oaq_repro.results.record import Metric, Record
+from oaq_repro.results.measures import Metric
+from oaq_repro.results.record import Record
 from oaq_repro.results.store import short_hash
 from oaq_repro.results.summary import (
     Interval,

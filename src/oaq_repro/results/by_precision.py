@@ -6,9 +6,11 @@ Differences are paired over seeds: a seed's rows are computed from the same fram
 import math
 from collections.abc import Callable, Sequence
 
+from oaq_repro.results.frame_sections import FrameChoice, FramePrecision, WidthGraph
 from oaq_repro.results.grid import Grid, csv_text
 from oaq_repro.results.labels import label, name
-from oaq_repro.results.record import FrameChoice, FramePrecision, Metric, Record, Stage, WidthGraph
+from oaq_repro.results.measures import Metric, Stage
+from oaq_repro.results.record import Record
 from oaq_repro.results.summary import Interval, experiments, interval, percent, signed
 
 NOTES = """\

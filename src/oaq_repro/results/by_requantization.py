@@ -8,7 +8,8 @@ from typing import Any
 from oaq_repro.requantization import REQUANTIZATIONS
 from oaq_repro.results.grid import Grid
 from oaq_repro.results.labels import at, label
-from oaq_repro.results.record import Record, Stage
+from oaq_repro.results.measures import Stage
+from oaq_repro.results.record import Record
 from oaq_repro.results.store import short_hash
 from oaq_repro.results.summary import (
     experiments,

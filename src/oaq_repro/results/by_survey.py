@@ -14,8 +14,9 @@ from matplotlib.lines import Line2D
 
 from oaq_repro.results.grid import Grid, csv_text
 from oaq_repro.results.labels import at, label, name, operand_bits, survey_marks
+from oaq_repro.results.measures import Metric
 from oaq_repro.results.plotting import LINES, Plot, legend, mark, new_figure, style
-from oaq_repro.results.record import Metric, Record
+from oaq_repro.results.record import Record
 from oaq_repro.results.store import short_hash
 from oaq_repro.results.summary import (
     Interval,

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from oaq_repro.results.grid import Grid, csv_text
-from oaq_repro.results.record import Record, Stage
+from oaq_repro.results.measures import Stage
+from oaq_repro.results.record import Record
 from oaq_repro.results.summary import experiments, images_affected, interval, percent, signed, stage_values
 from oaq_repro.results.sweep import Point, Sweep, sweeps
 

@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
 
 from oaq_repro.errors import InputError
-from oaq_repro.results.record import Metric, Stage
+from oaq_repro.results.measures import Metric, Stage
 
 Text = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]+$")]

@@ -14,8 +14,9 @@ import yaml
 from oaq_repro.results import grid
 from oaq_repro.results.grid import Grid
 from oaq_repro.results.labels import label, name
+from oaq_repro.results.measures import USUAL_STAGES, Stage
 from oaq_repro.results.paper import GROUPS, Cell, PaperTable
-from oaq_repro.results.record import USUAL_STAGES, Record, Stage
+from oaq_repro.results.record import Record
 from oaq_repro.results.summary import RATIOS, Interval, Row, certified, experiments, percent, ratio, seen, summarize
 from oaq_repro.results.tables import RATIO_HEADS
 

@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from oaq_repro.results.record import Hardware, Provenance
+from oaq_repro.results.sections import Hardware, Provenance
 
 PACKAGES = (
     "oaq_repro",

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from scipy.special import stdtrit
 
 from oaq_repro.results.labels import SECTIONS, label, operand_bits
-from oaq_repro.results.record import STAGES, Metric, Record, Stage
+from oaq_repro.results.measures import STAGES, Metric, Stage
+from oaq_repro.results.record import Record
 
 CONFIDENCE = 0.95
 COSTS = ("macs", "bops", "bops_qap", "weight_bytes", "density")

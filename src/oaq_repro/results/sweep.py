@@ -10,7 +10,8 @@ from typing import Any
 from oaq_repro.accumulator import Accumulator
 from oaq_repro.errors import InputError
 from oaq_repro.results.labels import at, label, operand_bits
-from oaq_repro.results.record import Metric, Record
+from oaq_repro.results.measures import Metric
+from oaq_repro.results.record import Record
 from oaq_repro.results.summary import Interval, experiments, interval, paired, stage_values
 
 

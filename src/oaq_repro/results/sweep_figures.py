@@ -8,8 +8,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
 from oaq_repro.accumulator import Accumulator
+from oaq_repro.results.measures import Metric
 from oaq_repro.results.plotting import LINES, REFERENCES, Plot, legend, mark, new_figure, style
-from oaq_repro.results.record import Metric
 from oaq_repro.results.summary import Interval
 from oaq_repro.results.sweep import Point, Sweep
 

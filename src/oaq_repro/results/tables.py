@@ -10,7 +10,8 @@ from typing import Any
 from oaq_repro.results import grid
 from oaq_repro.results.grid import Grid
 from oaq_repro.results.labels import SECTIONS
-from oaq_repro.results.record import METRICS, STAGE_LABELS, USUAL_STAGES, Record
+from oaq_repro.results.measures import METRICS, STAGE_LABELS, USUAL_STAGES
+from oaq_repro.results.record import Record
 from oaq_repro.results.summary import COSTS, RATIOS, Row, certified, experiments, percent, ratio, seen, summarize
 
 NOTES = """\

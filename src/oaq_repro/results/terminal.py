@@ -8,17 +8,11 @@ from rich.table import Table
 from rich.text import Text
 
 from oaq_repro.results.by_precision import choice_label, shortest_block
+from oaq_repro.results.frame_sections import FramePrecision
 from oaq_repro.results.labels import label, short_names
-from oaq_repro.results.record import (
-    STAGE_LABELS,
-    BitAssignment,
-    Cost,
-    FramePrecision,
-    Layer,
-    Overflow,
-    Record,
-    stage_columns,
-)
+from oaq_repro.results.measures import STAGE_LABELS, stage_columns
+from oaq_repro.results.record import Record
+from oaq_repro.results.sections import BitAssignment, Cost, Layer, Overflow
 
 NAME_WIDTH = 28
 NAME_WIDTH_BESIDE_RANGES = 20
