@@ -75,7 +75,7 @@ lint: $(STAMP) ## formatting, lint and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-tables: $(STAMP) ## results/tables, results/figures, DEVIATIONS.md, docs/networks.md, from records and configuration
+tables: $(STAMP) ## results/tables, results/figures, DEVIATIONS.md, SURVEY.md, docs/networks.md, from records and configuration
 	$(BIN)/python scripts/make_tables.py
 	$(BIN)/python scripts/make_deviations.py
 	$(BIN)/python scripts/networks.py page
