@@ -22,7 +22,8 @@ ROOT = Path(__file__).parents[1]
 TABLES = load_tables(ROOT / "results")
 SMALL = ("data.batch_size=4",)
 ROWS = sum(cell.preset is not None for table in TABLES for cell in table.cells)
-ANSWERED = sum(any(cell.preset is not None for cell in table.cells) for table in TABLES)
+VIDEOS = {"activitynet", "fcvid", "mini_kinetics"}  # of which we know no list of what is published
+ANSWERED = sum(any(cell.preset is not None for cell in table.cells) and table.data not in VIDEOS for table in TABLES)
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +90,7 @@ def test_broken_data(roots, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--root", "imagnet=/data"], "error: --root: found imagnet, expected one of cifar10, "),
+        (["--root", "imagnet=/data"], "error: --root: found imagnet, expected one of activitynet, cifar10, "),
         (["seed=1"], "error: seed: found among the overrides, expected --seeds"),
         (["data.batch=1"], "error: Could not override 'data.batch'"),
         (["data.batch_size=0"], "error: data.batch_size: found 0, expected greater than or equal to 1"),

@@ -22,6 +22,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 DATA = sorted(path.stem for path in (REPOSITORY / "conf" / "data").glob("*.yaml"))
 TASKS = ("detection", "segmentation")
 TASK = {name: task for name in DATA for task in TASKS if name.endswith(f"_{task}")} | {"camvid": "segmentation"}
+TASK |= dict.fromkeys(("digit_clips", "activitynet", "fcvid", "mini_kinetics"), "video")
+READ = {"jets"}  # made of files, not of images: what they are is known from them alone
 
 
 def texts(report: Any, state: str) -> str:
@@ -173,7 +175,7 @@ def test_real_data_are_complete(shared_data: Path, common: dict[str, Any]) -> No
         assert report.complete, report
 
 
-@pytest.mark.parametrize("name", DATA)
+@pytest.mark.parametrize("name", sorted(set(DATA) - READ))
 def test_configs_build_their_data_module(name: str) -> None:
     """Composes the whole config (so that task, model and schedule exist, too) and makes the module; nothing is read."""
     with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):

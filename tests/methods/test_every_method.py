@@ -42,6 +42,9 @@ def method_of(name, *overrides):
     return built("method", f"method={name}", *overrides)
 
 
+LONG = ("rq", "axe")  # one draws every code, the other solves for every column
+
+
 @cache
 def parent_and_batch(task):
     """The task's default network, untrained, and eight samples of its embedded data."""
@@ -57,7 +60,7 @@ def parent_and_batch(task):
 @pytest.mark.parametrize(
     "name, task_name, teacher",
     [
-        pytest.param(n, t, s, marks=pytest.mark.slow if n == "rq" and t != "classification" else ())  # draws every code
+        pytest.param(n, t, s, marks=pytest.mark.slow if n in LONG and (t != "classification" or s == "float") else ())
         for n in NAMES
         for t, s in [*((task, "null") for task in TASKS), ("classification", "float")]
     ],

@@ -62,9 +62,7 @@ class Method:
         if self.pruning is not None and self.search is not None:
             raise SettingsError("pruning, search: found both, expected one: pruned networks train with their bits")
         if self.pruning is not None and not self.keeps_zeros:
-            raise SettingsError(
-                "pruning: found one, expected null with a method that shifts weights: zeros would not stay"
-            )
+            raise SettingsError("pruning: found one, expected null with a method whose weights of zero become others")
         if self.pruning is not None and self.prepares:
             raise SettingsError(
                 f"pruning: found one, expected null where weights are trained by {', '.join(self.prepares)}"

@@ -64,6 +64,7 @@ class CodebookMethod(Method):
     codebook: Codebook = "kmeans"
     search: SearchConfig | None = field(init=False, default=None)  # its sensitivities are those of uniform grids
     sees_accumulator: ClassVar[bool] = False
+    keeps_zeros: ClassVar[bool] = False  # not every codebook has one
 
     def weight_quantizer(self, bits: int, per_channel: bool) -> WeightQuantizer:
         """Entries of the codebook."""
