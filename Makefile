@@ -56,7 +56,7 @@ test-neon: ## the same, compiled for ARM and run by qemu
 # The sanitized module lies in a folder of its own, with a copy of the package. -S: else the finder of the editable
 # install would come first. The sanitizer's runtime has to be loaded before all else, and libstdc++ for exceptions.
 SANITIZE := $(BUILD)/sanitize
-SANITIZED_TESTS := $(addprefix tests/integer/,reference/test_emulate.py engine/test_engine.py engine/test_engine_sharing.py engine/test_search.py engine/test_packing.py engine/test_requantization.py \
+SANITIZED_TESTS := $(addprefix tests/integer/,reference/test_emulate.py engine/test_engine.py engine/test_engine_sharing.py engine/test_by_rows.py engine/test_search.py engine/test_packing.py engine/test_requantization.py \
   engine/test_explain.py engine/test_reorder.py onnx/test_importer.py onnx/test_import_operators.py test_main.py)
 
 sanitize: $(STAMP) ## kernels, engine and ONNX import with address and undefined behaviour sanitizers
