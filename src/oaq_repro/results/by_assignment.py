@@ -13,11 +13,10 @@ from typing import Any
 from scipy.stats import spearmanr
 
 from oaq_repro.results.grid import Grid, csv_text
-from oaq_repro.results.labels import at, label, name
+from oaq_repro.results.labels import at, label
 from oaq_repro.results.measures import Metric, Stage
 from oaq_repro.results.record import Record
-from oaq_repro.results.store import short_hash
-from oaq_repro.results.summary import Interval, experiments, interval, percent, signed, stage_values
+from oaq_repro.results.summary import Interval, experiments, interval, percent, signed, stage_values, stem
 
 NOTES = """\
 Generated from the run records by `scripts/make_tables.py`; do not edit. {metric} of the integer network in percent:
@@ -76,9 +75,9 @@ def assignment_files(records: Sequence[Record]) -> dict[str, str]:
         groups = _groups(found)
         if groups:
             record = found[0][0]
-            stem = f"assignments-{name(record.config, 'data')}-{name(record.config, 'model')}-{short_hash(key)[:8]}"
-            files[f"{stem}.md"] = _grid(groups, record).markdown()
-            files[f"{stem}.csv"] = _csv(groups, record)
+            own = f"assignments-{stem(record, key)}"
+            files[f"{own}.md"] = _grid(groups, record).markdown()
+            files[f"{own}.csv"] = _csv(groups, record)
     return files
 
 

@@ -15,16 +15,17 @@ from oaq_repro.results.labels import at, name, operand_bits
 from oaq_repro.results.measures import Metric, Stage
 from oaq_repro.results.record import Record
 from oaq_repro.results.sections import Layer
-from oaq_repro.results.store import short_hash
 from oaq_repro.results.summary import (
     Interval,
     experiments,
+    float_parents,
     interval,
     network_key,
     paired,
     percent,
     signed,
     stage_values,
+    stem,
 )
 
 NOTES = """\
@@ -133,11 +134,6 @@ def density_files(records: Sequence[Record]) -> dict[str, str]:
     return files
 
 
-def stem(record: Record, key: str) -> str:
-    """Of the names of files on one network."""
-    return f"{name(record.config, 'data')}-{name(record.config, 'model')}-{short_hash(key)[:8]}"
-
-
 def _series(record: Record) -> str:
     """What the steps of one sequence share, whatever they rank by."""
     pruning = dict(at(record.config, "method", "pruning"))
@@ -218,8 +214,7 @@ def _grid(found: Sequence[Pruned]) -> Grid:
             )
         )  # fmt: skip
     record = found[0].first
-    parents = {r.seed: r for own in found for r in own.group}
-    values = interval(stage_values([parents[seed] for seed in sorted(parents)], "float", found[0].metric))
+    values = float_parents((own.group for own in found), found[0].metric)
     title = f"Pruning: {name(record.config, 'data')}, {name(record.config, 'model')}"
     notes = NOTES.format(metric=found[0].metric, float=percent(values))
     return Grid(title, notes, HEADS, "lllrrrrrrrrrrrrrrl", tuple(rows))

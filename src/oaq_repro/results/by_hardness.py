@@ -10,17 +10,16 @@ from oaq_repro.results.grid import Grid, csv_text
 from oaq_repro.results.labels import at, label, name, operand_bits
 from oaq_repro.results.measures import Metric
 from oaq_repro.results.record import Record
-from oaq_repro.results.store import short_hash
 from oaq_repro.results.summary import (
     Interval,
     certified,
     experiments,
-    interval,
+    float_parents,
     network_key,
     paired,
     percent,
     signed,
-    stage_values,
+    stem,
     summarize,
 )
 
@@ -46,8 +45,8 @@ def hardness_files(records: Sequence[Record]) -> dict[str, str]:
     for key, groups in by_network.items():
         record = groups[0][0]
         groups.sort(key=lambda g: (label(g[0].config, "method"), label(g[0].config, "accumulator"), g[0].hash))
-        stem = f"hard-{name(record.config, 'data')}-{name(record.config, 'model')}-{short_hash(key)[:8]}"
-        files |= {f"{stem}.md": _grid(groups, record).markdown(), f"{stem}.csv": _csv(groups, record)}
+        own = f"hard-{stem(record, key)}"
+        files |= {f"{own}.md": _grid(groups, record).markdown(), f"{own}.csv": _csv(groups, record)}
     return files
 
 
@@ -85,8 +84,7 @@ def _grid(groups: Sequence[Sequence[Record]], record: Record) -> Grid:
         soft, hard, integer = (percent(row.stages.get(stage)) for stage in ("soft", "hard", "integer"))
         last = (str(_levels(group)), certified(row), f"{row.costs['weight_bytes']:,.0f}" if row.costs else "-")
         rows.append((*first, soft, hard, to_soft, integer, to_hard, over, *last))
-    parents = {r.seed: r for group in groups for r in group}
-    values = interval(stage_values([parents[seed] for seed in sorted(parents)], "float", metric))
+    values = float_parents(groups, metric)
     title = f"Soft and hard weights: {name(record.config, 'data')}, {name(record.config, 'model')}"
     notes = NOTES.format(metric=metric, float=percent(values))
     return Grid(title, notes, HEADS, "lllrrrrrrrrlr", tuple(rows))

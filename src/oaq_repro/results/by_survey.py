@@ -17,16 +17,17 @@ from oaq_repro.results.labels import at, label, name, operand_bits, survey_marks
 from oaq_repro.results.measures import Metric
 from oaq_repro.results.plotting import LINES, Plot, legend, mark, new_figure, style
 from oaq_repro.results.record import Record
-from oaq_repro.results.store import short_hash
 from oaq_repro.results.summary import (
     Interval,
     experiments,
+    float_parents,
     images_affected,
     interval,
     paired,
     percent,
     signed,
     stage_values,
+    stem,
     summarize,
 )
 
@@ -83,14 +84,14 @@ class _Row:
 def survey_files(records: Sequence[Record]) -> dict[str, str]:
     """File name to text of `survey-<data>-<model>-<hash>.md` and `.csv`, where runs have an axis of the survey."""
     files: dict[str, str] = {}
-    for stem, rows in _tables(records).items():
-        files |= {f"{stem}.md": _grid(rows).markdown(), f"{stem}.csv": _csv(rows)}
+    for own, rows in _tables(records).items():
+        files |= {f"{own}.md": _grid(rows).markdown(), f"{own}.csv": _csv(rows)}
     return files
 
 
 def survey_figures(records: Sequence[Record]) -> list[Plot]:
     """The tables as figures, with a panel for fewer bits of weights, of activations, and for as many of both."""
-    return [_figure(stem, rows) for stem, rows in _tables(records).items()]
+    return [_figure(own, rows) for own, rows in _tables(records).items()]
 
 
 def _tables(records: Sequence[Record]) -> dict[str, list[_Row]]:
@@ -106,9 +107,8 @@ def _tables(records: Sequence[Record]) -> dict[str, list[_Row]]:
         if rows:
             used = {id(row.control): row.control for row in rows if row.control}
             rows += [_Row(control, [], metric) for control in used.values()]
-            config = rows[0].group[0].config
-            stem = f"survey-{name(config, 'data')}-{name(config, 'model')}-{short_hash(key)[:8]}"
-            tables[stem] = sorted(rows, key=lambda row: (row.bits, bool(row.control), row.label, row.group[0].hash))
+            own = f"survey-{stem(rows[0].group[0], key)}"
+            tables[own] = sorted(rows, key=lambda row: (row.bits, bool(row.control), row.label, row.group[0].hash))
     return tables
 
 
@@ -157,9 +157,8 @@ def _cells(row: _Row) -> tuple[str, ...]:
 
 
 def _grid(rows: Sequence[_Row]) -> Grid:
-    parents = {record.seed: record for row in rows for record in row.group}
     metric, config = rows[0].metric, rows[0].group[0].config
-    values = interval(stage_values([parents[seed] for seed in sorted(parents)], "float", metric))
+    values = float_parents((row.group for row in rows), metric)
     title = f"Axes of the survey: {name(config, 'data')}, {name(config, 'model')}"
     return Grid(
         title, NOTES.format(metric=metric, float=percent(values)), HEADS, "llrrrlrrrr", tuple(map(_cells, rows))
@@ -178,7 +177,7 @@ def _csv(rows: Sequence[_Row]) -> str:
     return csv_text(heads, lines)
 
 
-def _figure(stem: str, rows: Sequence[_Row]) -> Plot:
+def _figure(own: str, rows: Sequence[_Row]) -> Plot:
     panels: dict[str, list[_Row]] = defaultdict(list)
     for row in rows:
         activations, weights = _bits(row)
@@ -200,7 +199,7 @@ def _figure(stem: str, rows: Sequence[_Row]) -> Plot:
     heads = ["method", "operand_bits", "simulated", "half_95", "seeds"]
     shown = [row for found in panels.values() for row in found]
     return Plot(
-        stem, figure, heads, [[r.label, r.bits, r.simulated.mean, r.simulated.half, r.simulated.n] for r in shown]
+        own, figure, heads, [[r.label, r.bits, r.simulated.mean, r.simulated.half, r.simulated.n] for r in shown]
     )
 
 

@@ -8,11 +8,11 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
-from oaq_repro.results.by_density import Pruned, alpha_mean, block_mean, pruned_experiments, stem
+from oaq_repro.results.by_density import Pruned, alpha_mean, block_mean, pruned_experiments
 from oaq_repro.results.labels import name
 from oaq_repro.results.plotting import LINES, Plot, legend, mark, new_figure, style
 from oaq_repro.results.record import Record
-from oaq_repro.results.summary import interval, stage_values
+from oaq_repro.results.summary import interval, stage_values, stem
 from oaq_repro.results.sweep_figures import METRIC_LABELS
 
 Value = Callable[[Record], float | None]

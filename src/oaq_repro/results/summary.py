@@ -3,14 +3,15 @@
 import json
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from scipy.special import stdtrit
 
-from oaq_repro.results.labels import SECTIONS, label, operand_bits
+from oaq_repro.results.labels import SECTIONS, label, name, operand_bits
 from oaq_repro.results.measures import STAGES, Metric, Stage
 from oaq_repro.results.record import Record
+from oaq_repro.results.store import short_hash
 
 CONFIDENCE = 0.95
 COSTS = ("macs", "bops", "bops_qap", "weight_bytes", "density")
@@ -72,6 +73,17 @@ def network_key(record: Record) -> str:
     """What experiments on one network share: all but the method, the bits and the accumulator."""
     found = {k: v for k, v in (record.science or {}).items() if k not in ("method", "quantization")}
     return json.dumps([found, record.provenance.dataset_fingerprint], sort_keys=True)
+
+
+def stem(record: Record, key: str) -> str:
+    """Of the names of files on the experiments that share `key`."""
+    return f"{name(record.config, 'data')}-{name(record.config, 'model')}-{short_hash(key)[:8]}"
+
+
+def float_parents(groups: Iterable[Sequence[Record]], metric: Metric) -> Interval:
+    """A metric of the float parents, one per seed, which these experiments share."""
+    parents = {record.seed: record for group in groups for record in group}
+    return interval(stage_values([parents[seed] for seed in sorted(parents)], "float", metric))
 
 
 def stage_values(group: Sequence[Record], stage: Stage, metric: Metric) -> list[float]:

@@ -12,7 +12,7 @@ from oaq_repro.errors import InputError
 from oaq_repro.results.labels import at, label, operand_bits
 from oaq_repro.results.measures import Metric
 from oaq_repro.results.record import Record
-from oaq_repro.results.summary import Interval, experiments, interval, paired, stage_values
+from oaq_repro.results.summary import Interval, experiments, float_parents, interval, paired, stage_values
 
 
 @dataclass(frozen=True)
@@ -109,14 +109,13 @@ def _sweep(science: str, groups: list[list[Record]]) -> Sweep:
         series[name].append(_point(group, metric))
     for points in series.values():
         points.sort(key=lambda point: (point.accumulator.bits, point.accumulator.name, point.hash))
-    parents = {record.seed: record for group in groups for record in group}
     plain = series.get("int8") or series.get("ptq_int8")
     return Sweep(
         labels=(label(first.config, "task"), label(first.config, "data"), label(first.config, "model")),
         operands=operand_bits(first.config),
         metric=metric,
         series=dict(sorted(series.items())),
-        float_accuracy=interval(stage_values([parents[seed] for seed in sorted(parents)], "float", metric)),
+        float_accuracy=float_parents(groups, metric),
         reference=plain[-1].exact_difference if plain else None,
         cpus=tuple(sorted({record.provenance.hardware.cpu for group in groups for record in group})),
         hash=science,
