@@ -21,8 +21,8 @@ from oaq_repro.deploy.lower import lower
 from oaq_repro.deploy.record_sections import cost_section, file_bytes, layer_rows, overflow_section, pruning_section
 from oaq_repro.errors import InputError
 from oaq_repro.files import write_atomic
-from oaq_repro.frame_graphs import Deployment
-from oaq_repro.frame_precision import trained_precisions
+from oaq_repro.frames.graphs import Deployment
+from oaq_repro.frames.precision import trained_precisions
 from oaq_repro.integer.engine.latency import latencies
 from oaq_repro.methods.base import Method
 from oaq_repro.methods.videoiq import VideoIQ

@@ -55,12 +55,12 @@ def test_rows_stand_beside_the_control_of_their_bits_and_training(records):
     assert set(rows) == {
         ("ptq_int8", "8/4"), ("codebook (apot)", "8/4"), ("group_scale (groups of 16)", "8/3"), ("ptq_int8", "4/8"),
         ("ptq_int8 (dynamic ranges)", "4/8"), ("ptq_int8 (gaussian noise)", "4/8"), ("int8", "8/4"),
-        ("int8_stochastic (stochastic rounding)", "8/4"),
+        ("int8_stochastic", "8/4"),
     }  # fmt: skip
     half = interval([0.03, 0.02, 0.04]).half
     assert rows["codebook (apot)", "8/4"]["over control"] == f"+3.00 ± {100 * half:.2f}"
     assert rows["ptq_int8 (gaussian noise)", "4/8"]["over control"].startswith("-6.00")
-    assert rows["int8_stochastic (stochastic rounding)", "8/4"]["over control"].startswith("-0.33")
+    assert rows["int8_stochastic", "8/4"]["over control"].startswith("-0.33")
     assert rows["group_scale (groups of 16)", "8/3"]["over control"] == "-"  # nobody ran its control
     assert rows["ptq_int8", "8/4"]["over control"] == "-"
     assert rows["ptq_int8 (dynamic ranges)", "4/8"]["integer"] == "simulated only"

@@ -4,7 +4,7 @@ One network computes frames at several widths (`methods.any_precision`). It is t
 norm is folded, by cross entropy and distillation from the float network on the logits of whole clips. In a second
 stage, with the network frozen, a small policy network learns which width every frame is computed at, or that it is
 skipped, by hard samples of Gumbel's softmax. A clip's logits are the mean over its kept frames, nothing where there is
-none. `frame_precision` runs both stages, makes an integer graph of every width, and the controls.
+none. `frames` runs both stages, makes an integer graph of every width, and the controls.
 
 What the source leaves open and what is chosen here:
 

@@ -66,7 +66,7 @@ def _marks(config: Mapping[str, Any]) -> str:
     if isinstance(weights, Mapping):
         own += weights_marks(weights)
     own += pruning_marks(config)
-    own += survey_marks(config)
+    own += [mark for mark in survey_marks(config) if mark.split()[0] not in name(config, "method")]  # said once
     return f" ({', '.join(own)})" if own else ""
 
 

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from oaq_repro.frame_controls import FrameCosts, Held, by_kind, line, shuffled
+from oaq_repro.frames.controls import FrameCosts, Held, by_kind, line, shuffled
 from oaq_repro.results.frame_sections import FrameChoice
 
 WIDTHS = (8, 4, 2)

@@ -16,7 +16,7 @@ from oaq_repro.deploy.checked_engine import CheckedEngine, Simulation
 from oaq_repro.deploy.lower import lower
 from oaq_repro.deploy.record_sections import cost_section, layer_rows, overflow_section
 from oaq_repro.files import write_atomic
-from oaq_repro.frame_controls import SKIPPED, FrameCosts, Held, by_kind
+from oaq_repro.frames.controls import SKIPPED, FrameCosts, Held, by_kind
 from oaq_repro.integer.engine import Engine
 from oaq_repro.integer.engine.latency import latencies
 from oaq_repro.models.checkpoint import content_hash

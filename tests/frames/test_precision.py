@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from composing import settings_of
 
-from oaq_repro import frame_precision
 from oaq_repro.errors import InputError
 from oaq_repro.experiment import run
+from oaq_repro.frames import precision
 from oaq_repro.integer.graph import Graph
 from oaq_repro.results.precision_figure import EXAMPLES_NAME, read_examples
 from oaq_repro.results.record import load_record
@@ -76,13 +76,13 @@ def test_few_bits_certify_longer_blocks(made):
 def test_runs_that_differ_in_the_policy_share_stage_1(made, monkeypatch):
     results, first = made
     stages = []
-    fit = frame_precision.fit
+    fit = precision.fit
 
     def noted(run, task, folder, stage, *rest):
         stages.append(stage)
         return fit(run, task, folder, stage, *rest)
 
-    monkeypatch.setattr(frame_precision, "fit", noted)
+    monkeypatch.setattr(precision, "fit", noted)
     other = run(quick(results, "method.policy.cost_weight=3"))
     assert stages == ["finetune"] and other.hash != first.hash
     uniform = [[r.metrics for r in x.frame_precision.choices if r.choice == "uniform"] for x in (first, other)]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from oaq_repro.errors import InputError
-from oaq_repro.frame_graphs import Deployment, Width
+from oaq_repro.frames.graphs import Deployment, Width
 from oaq_repro.methods.any_precision import AtWidth, set_width
 from oaq_repro.methods.videoiq import VideoIQ
 from oaq_repro.models.network import Network
