@@ -1,5 +1,8 @@
 """Configurations for tests: the real ones of conf/, composed as the command line composes them."""
 
+import copy
+from functools import cache
+
 from hydra import compose, initialize_config_dir
 
 from oaq_repro.quant.config import QuantizationConfig
@@ -35,6 +38,11 @@ def choice(group, name):
 
 def composed(*overrides):
     """conf/config.yaml with command line overrides."""
+    return copy.deepcopy(_composed(overrides))
+
+
+@cache  # composing takes a tenth of a second, and many tests want the same
+def _composed(overrides):
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
         return compose("config", overrides=list(overrides))
 

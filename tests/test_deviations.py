@@ -4,7 +4,7 @@ import pytest
 import yaml
 from composing import composed
 
-from oaq_repro.deviations import load_sections, render
+from oaq_repro.deviations import Section, load_sections, render
 from oaq_repro.errors import InputError
 from oaq_repro.settings.composing import config_folder
 
@@ -35,16 +35,22 @@ def test_defaults_are_those_of_the_configuration(text) -> None:
     assert "`ALPHA_CAP` (16)" in text
 
 
+@pytest.fixture(scope="module")
+def sections() -> list[tuple[str, Section]]:
+    """With the kind of method that each is about."""
+    return [(composed(*section.config).method.kind, section) for section in load_sections(WORDS)]
+
+
 @pytest.mark.parametrize("method", sorted(path.stem for path in (config_folder() / "method").glob("*.yaml")))
-def test_every_field_of_every_method_is_listed(method) -> None:
+def test_every_field_of_every_method_is_listed(method, sections) -> None:
     """In a section about that configuration, or about another one of its kind."""
     content = yaml.safe_load((config_folder() / "method" / f"{method}.yaml").read_text())
     fields = content.get("method", content)
     own = set(fields) - BASE_FIELDS
     points = [
         ".".join(str(point.field).split(".")[:2])  # a section's fields are points of their own
-        for section in load_sections(WORDS)
-        if composed(*section.config).method.kind == fields["kind"]
+        for kind, section in sections
+        if kind == fields["kind"]
         for point in section.points
     ]
     assert {f"method.{name}" for name in own} <= set(points)
