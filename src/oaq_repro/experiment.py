@@ -149,25 +149,34 @@ def stages(run: Run, outcome: Outcome) -> None:
         return
     source, folder = float_task, parent.folder
     if untrained is not None:
-        source = make_task(run, untrained, "prepare")
-        prepared = prepare(run, source, method)
-        folder = prepared.folder
-        outcome.metrics |= prepared.metrics
-        if method.pruning is not None:
-            outcome.sections["pruning"] = pruning_section(source.dense, method.pruning, prepared.efficiency)
-    if not method.quantizes:
+        source, folder = prepared(run, make_task(run, untrained, "prepare"), method, outcome)
+    if method.quantizes:
+        quantized(run, method, source, folder, float_task, outcome)
+    else:
         outcome.sections["cost"] = cost_section(source.dense.eval(), run.data.input_shape)
-        return
+
+
+def prepared(run: Run, task: Task, method: Method, outcome: Outcome) -> tuple[Task, Path]:
+    """Train what the method has before batch norm is folded: in place of the float parent, its task and folder."""
+    done = prepare(run, task, method)
+    outcome.metrics |= done.metrics
+    if method.pruning is not None:
+        outcome.sections["pruning"] = pruning_section(task.dense, method.pruning, done.efficiency)
+    return task, done.folder
+
+
+def quantized(run: Run, method: Method, source: Task, folder: Path, float_task: Task, outcome: Outcome) -> None:
+    """Quantize the network of `source`, which was trained in `folder`; fine-tune, settle and deploy it."""
     run = with_made_images(run, source.dense, folder)
     config = run.settings.quantization
     if method.search is not None:
         outcome.sections["assignment"] = found = assigned(run, source, method, folder)
         config = with_bits(config, {layer.name: layer.bits for layer in found.layers})
-    quantized = quantize_network(source.dense, method, config, run.data.input_shape)
-    outcome.sections["swapped"] = [f"{name}: {old} -> {new}" for name, old, new in quantized.swapped]
-    outcome.sections["left_float"] = list(quantized.left_float)
-    reference = copy.deepcopy(quantized) if method.bias_correction else None
-    task = make_task(run, Network(quantized, network.codec), "finetune", float_task.dense)
+    dense = quantize_network(source.dense, method, config, run.data.input_shape)
+    outcome.sections["swapped"] = [f"{name}: {old} -> {new}" for name, old, new in dense.swapped]
+    outcome.sections["left_float"] = list(dense.left_float)
+    reference = copy.deepcopy(dense) if method.bias_correction else None
+    task = make_task(run, Network(dense, float_task.codec), "finetune", float_task.dense)
     trained = fine_tune(run, task, method)
     end_of_training()
     if is_worker():
@@ -175,14 +184,14 @@ def stages(run: Run, outcome: Outcome) -> None:
 
     keep_curves(trained.folder, run.folder)
     task.cpu().eval()  # the stages below are exact on any machine; the integer graph runs on the CPU
-    done = post_training(run, quantized, method, reference)
+    done = post_training(run, dense, method, reference)
     state = task.state_dict()
     write_atomic(run.folder / CHECKPOINT_NAME, torch_bytes({"state_dict": state}))
     outcome.checkpoint_hash = content_hash(state)
-    outcome.sections["cost"] = cost_section(quantized, run.data.input_shape)
-    task.dense = simulation = Simulation(quantized)
+    outcome.sections["cost"] = cost_section(dense, run.data.input_shape)
+    task.dense = simulation = Simulation(dense)
     outcome.metrics["simulated"] = evaluate(run, task, "simulated on held-out data", on_cpu=True)
-    outcome.sections["simulated_only"] = without_integer_form(quantized)
+    outcome.sections["simulated_only"] = without_integer_form(dense)
     if not outcome.sections["simulated_only"]:
         deploy(run, simulation, task, done, outcome)
 
