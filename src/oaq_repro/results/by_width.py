@@ -15,14 +15,19 @@ paired differences. In brackets the held-out images in which a sum overflows, al
 on any input. `{exact}` is plain INT8 with exact sums. {agreement}Float: {float} %."""
 AGREEMENT = "After the semicolon: images whose first place is the float network's, in %. "
 EXACT = "32-bit sums"
+PLAIN = {"int8", "ptq_int8"}
 
 
 def width_files(records: Sequence[Record]) -> dict[str, str]:
-    """File name to text of `widths-<sweep>.md` and `.csv`, for sweeps over several methods and accumulators."""
+    """File name to text of `widths-<sweep>.md` and `.csv`, for sweeps over several methods and accumulators.
+
+    Plain INT8 has exact sums beside those of its accumulator: two by itself.
+    """
     by_hash = {group[0].hash: group for group in experiments(records)}
     files = {}
     for sweep in sweeps(records):
-        if len(sweep.series) > 1 and len({p.accumulator for points in sweep.series.values() for p in points}) > 1:
+        accumulators = {p.accumulator for points in sweep.series.values() for p in points}
+        if len(sweep.series) > 1 and (len(accumulators) > 1 or PLAIN & set(sweep.series)):
             files[f"widths-{sweep.name}.md"] = _grid(sweep, by_hash).markdown()
             files[f"widths-{sweep.name}.csv"] = _csv(sweep, by_hash)
     return files
@@ -34,7 +39,7 @@ def _grid(sweep: Sweep, by_hash: dict[str, list[Record]]) -> Grid:
     for name, points in sweep.series.items():
         at = {point.accumulator.name: point for point in points}
         cells = [_cell(by_hash[at[column].hash], at[column]) if column in at else "" for _, column in columns]
-        rows.append((name, _exact(by_hash, points[-1]) if name in ("int8", "ptq_int8") else "", *cells))
+        rows.append((name, _exact(by_hash, points[-1]) if name in PLAIN else "", *cells))
     groups = [by_hash[point.hash] for points in sweep.series.values() for point in points]
     seeds = sorted({len(group) for group in groups})
     agrees = any("agreement" in record.metrics["integer"] for group in groups for record in group)
