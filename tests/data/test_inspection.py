@@ -21,7 +21,8 @@ from oaq_repro.settings.schema import build
 REPOSITORY = Path(__file__).resolve().parents[2]
 DATA = sorted(path.stem for path in (REPOSITORY / "conf" / "data").glob("*.yaml"))
 TASKS = ("detection", "segmentation")
-TASK = {name: task for name in DATA for task in TASKS if name.endswith(f"_{task}")} | {"bccd": "detection", "camvid": "segmentation"}
+TASK = {name: task for name in DATA for task in TASKS if name.endswith(f"_{task}")}
+TASK |= {"bccd": "detection", "camvid": "segmentation"}
 TASK |= dict.fromkeys(("digit_clips", "activitynet", "fcvid", "mini_kinetics"), "video")
 READ = {"jets"}  # made of files, not of images: what they are is known from them alone
 
