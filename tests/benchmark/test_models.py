@@ -24,6 +24,12 @@ QUICK = tuple(peer for peer in PEERS if peer.name.startswith(("onnxruntime", "nc
 ALWAYS = ("onnxruntime int8", "onnxruntime fp32")
 
 
+@pytest.fixture(scope="module")
+def graphs(tmp_path_factory):
+    """A folder of networks, which making takes seconds."""
+    return tmp_path_factory.mktemp("networks")
+
+
 @pytest.mark.parametrize("peers", [QUICK, pytest.param(PEERS, marks=pytest.mark.slow)])
 def test_end_to_end(tiny, tmp_path, monkeypatch, peers):
     monkeypatch.setattr(suite, "PEERS", peers)
@@ -52,8 +58,8 @@ def test_kernels_end_to_end(tiny, tmp_path):
     assert {row["variant"] for row in json.loads(written[0].read_text())["rows"]} >= {"16 bit", "fold 1", "exact"}
 
 
-def test_peers_that_are_missing_fail_or_are_wrong(tiny, tmp_path):
-    case = Case(tiny, tmp_path)
+def test_peers_that_are_missing_fail_or_are_wrong(tiny, graphs):
+    case = Case(tiny, graphs)
     right = case.expected("int8")
 
     def peer(outputs, expected=right):
@@ -68,12 +74,12 @@ def test_peers_that_are_missing_fail_or_are_wrong(tiny, tmp_path):
         assert runner is None and note.startswith("not timed: another network's results (how; cosine")
     missing = Peer("some int8", "int8", without("is not\ninstalled"))
     assert attempt(missing, case, 1, "native") == (None, "not timed: is not installed")
-    (group,) = models.measure_models([tiny], [1], 1, tmp_path, "native", 3e9, [missing])
+    (group,) = models.measure_models([tiny], [1], 1, graphs, "native", 3e9, [missing])
     assert [row.variant for row in group] == [*MODES, "some int8"]
     assert group[-1].median_ms is None and group[-1].note == "not timed: is not installed"
 
 
-def test_an_engine_that_is_wrong_is_not_timed(tiny, tmp_path, monkeypatch):
+def test_an_engine_that_is_wrong_is_not_timed(tiny, graphs, monkeypatch):
     run = models.Engine.run
 
     def wrong(engine, images):
@@ -81,7 +87,7 @@ def test_an_engine_that_is_wrong_is_not_timed(tiny, tmp_path, monkeypatch):
         return tuple(output + 1 for output in outputs) if engine.mode == "fast" else outputs
 
     monkeypatch.setattr(models.Engine, "run", wrong)
-    (group,) = models.measure_models([tiny], [1], 1, tmp_path, "native", 3e9, ())
+    (group,) = models.measure_models([tiny], [1], 1, graphs, "native", 3e9, ())
     assert group[0].median_ms is None and "differs from the expected" in group[0].note
     certified = next(row for row in group if row.variant == "certified")
     assert certified.median_ms is not None and certified.ratio_to_fast is None  # nothing to compare with
@@ -97,8 +103,8 @@ def test_the_plain_model_computes_the_same_network():
     assert found.cosine > 0.99
 
 
-def test_products_of_a_network(tiny, tmp_path):
-    case = Case(tiny, tmp_path)
+def test_products_of_a_network(tiny, graphs):
+    case = Case(tiny, graphs)
     shapes = case.oaq.shapes(case.input_shape)
     by_hand = 0
     for layer in case.oaq.layers():
@@ -123,5 +129,5 @@ def test_unknown_networks(tiny, tmp_path, capsys):
         main([*arguments, "--threads", "1,none"])
 
 
-def test_the_image_is_one_that_settling_saw(tiny, tmp_path):
-    assert (Case(tiny, tmp_path).image == images(tiny).numpy()[0]).all()
+def test_the_image_is_one_that_settling_saw(tiny, graphs):
+    assert (Case(tiny, graphs).image == images(tiny).numpy()[0]).all()
