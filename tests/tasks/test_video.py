@@ -104,6 +104,7 @@ def test_a_policy_that_always_chooses_a_width_is_that_width(width):
     choices = torch.full((4, 5), width)
     assert torch.equal(routed(frames, CLIPS, choices, 3), mean_of_kept(of_frames(dense, CLIPS), choices == width))
     task = policy_task(one_hot(choices, 3), frames)
+    assert torch.equal(task(CLIPS), routed(frames, CLIPS, choices, 3))
     torch.testing.assert_close(task(CLIPS), VideoTask(Network(dense), None, CLASSES)(CLIPS))  # another order
 
 

@@ -6,7 +6,7 @@ from oaq_repro.results.grid import Grid, csv_text
 from oaq_repro.results.measures import Stage
 from oaq_repro.results.record import Record
 from oaq_repro.results.summary import experiments, images_affected, interval, percent, signed, stage_values
-from oaq_repro.results.sweep import Point, Sweep, sweeps
+from oaq_repro.results.sweep import PLAIN, Point, Sweep, sweeps
 
 NOTES = """\
 Generated from the run records by `scripts/make_tables.py`; do not edit. {metric} of the integer network on the row's
@@ -15,7 +15,6 @@ paired differences. In brackets the held-out images in which a sum overflows, al
 on any input. `{exact}` is plain INT8 with exact sums. {agreement}Float: {float} %."""
 AGREEMENT = "After the semicolon: images whose first place is the float network's, in %. "
 EXACT = "32-bit sums"
-PLAIN = {"int8", "ptq_int8"}
 
 
 def width_files(records: Sequence[Record]) -> dict[str, str]:
@@ -27,7 +26,7 @@ def width_files(records: Sequence[Record]) -> dict[str, str]:
     files = {}
     for sweep in sweeps(records):
         accumulators = {p.accumulator for points in sweep.series.values() for p in points}
-        if len(sweep.series) > 1 and (len(accumulators) > 1 or PLAIN & set(sweep.series)):
+        if len(sweep.series) > 1 and (len(accumulators) > 1 or not sweep.series.keys().isdisjoint(PLAIN)):
             files[f"widths-{sweep.name}.md"] = _grid(sweep, by_hash).markdown()
             files[f"widths-{sweep.name}.csv"] = _csv(sweep, by_hash)
     return files

@@ -14,6 +14,9 @@ from oaq_repro.results.measures import Metric
 from oaq_repro.results.record import Record
 from oaq_repro.results.summary import Interval, experiments, float_parents, interval, paired, stage_values
 
+PLAIN = ("int8", "ptq_int8")
+"""Plain INT8, whose exact sums are what others are compared with: the first of them that a sweep has."""
+
 
 @dataclass(frozen=True)
 class Point:
@@ -109,7 +112,7 @@ def _sweep(science: str, groups: list[list[Record]]) -> Sweep:
         series[name].append(_point(group, metric))
     for points in series.values():
         points.sort(key=lambda point: (point.accumulator.bits, point.accumulator.name, point.hash))
-    plain = series.get("int8") or series.get("ptq_int8")
+    plain = next((series[name] for name in PLAIN if name in series), None)
     return Sweep(
         labels=(label(first.config, "task"), label(first.config, "data"), label(first.config, "model")),
         operands=operand_bits(first.config),
