@@ -10,7 +10,6 @@ from oaq_repro.results.grid import Grid
 from oaq_repro.results.labels import at, label
 from oaq_repro.results.measures import Stage
 from oaq_repro.results.record import Record
-from oaq_repro.results.store import short_hash
 from oaq_repro.results.summary import (
     experiments,
     images_affected,
@@ -19,6 +18,7 @@ from oaq_repro.results.summary import (
     percent,
     signed,
     stage_values,
+    stem,
 )
 
 USUAL, *OTHERS = REQUANTIZATIONS
@@ -42,9 +42,7 @@ def requantization_files(records: Sequence[Record]) -> dict[str, str]:
     for shared, rows in sorted(tables.items()):
         compared = [row for _, row in sorted(rows.items()) if USUAL in row and len(row) > 1]
         if compared:
-            first = compared[0][USUAL][0].config
-            name = "-".join(("requantization", label(first, "data"), label(first, "model"), short_hash(shared)[:8]))
-            files[f"{name}.md"] = _grid(compared).markdown()
+            files[f"requantization-{stem(compared[0][USUAL][0], shared)}.md"] = _grid(compared).markdown()
     return files
 
 
