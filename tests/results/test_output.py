@@ -176,3 +176,13 @@ def test_results_room_imports_neither_torch_nor_lightning() -> None:
     environment = {"PYTHONPATH": ":".join(sys.path)}
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert result.stdout.strip() == "[]", result.stderr
+
+
+@pytest.mark.parametrize("top", [1.0, 1.3, 5.5, 16.0, 122.6, 3.4e6])
+def test_factors_of_any_size_have_few_ticks(make_record, top: float) -> None:
+    record = make_record(5)
+    record.layers[2].alpha_weight = top
+    axes = alpha_figure(record).axes[0]
+    ticks = list(axes.get_xticks())
+    largest = max(top, *(max(x.alpha_activation, x.alpha_weight) for x in record.layers))
+    assert ticks[0] == 1 and 2 <= len(ticks) <= 7 and ticks[-1] >= largest - 1

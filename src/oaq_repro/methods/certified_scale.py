@@ -48,9 +48,7 @@ def certify_network(model: QuantizedNetwork, images: ImageBatches, share: Split)
     """Raise range mapping factors until no input can overflow any layer's accumulator; ranges are final."""
     needs = {}
     for name, layer in layers(model).items():
-        x, quantizer = input_qparams(model, name), layer.weight_quantizer
-        ratios = layer.worst_case(x)
-        needs[name] = quantizer.per_factor(ratios).clamp(min=1.0)
+        needs[name] = layer.worst_case(input_qparams(model, name)).clamp(min=1.0)
     taken: dict[str, float] = {}
     shares = choose_shares(model, images, needs, share)
     for name, need in needs.items():

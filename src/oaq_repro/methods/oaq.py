@@ -104,7 +104,7 @@ class OAQController(OverflowController):
         needs = {}
         for name, layer in layers(model).items():
             layer.probe = None
-            needs[name] = layer.weight_quantizer.per_factor(overflow[name].peaks).clamp(min=1.0)
+            needs[name] = overflow[name].peaks.clamp(min=1.0)
         choice = SplitErrors(model, needs)
         for name in choice.layers:
             choice.add(name, self._inputs[name])

@@ -115,13 +115,14 @@ class QuantLayer(QuantModule):
         When ranges move, fixed16 then finds no smaller ones, with which a certificate would not hold any more.
         """
         if self._wants_fixed16:
-            self.weight_quantizer.alpha.mul_(self.held(x))
+            codes, _ = self.quantized_weight(x)
+            empty = codes.flatten(1).eq(0).all(1)  # no scale to speak of makes these channels' sums larger
+            self.weight_quantizer.raise_factors(self.held(x).masked_fill(empty, 1.0))
 
     def held(self, x: QParams) -> Tensor:
         """How far the floor, and fixed16, hold scales above those of their factors for this input: [O], at least 1."""
         _, scale = self.quantized_weight(x)
-        quantizer = self.weight_quantizer
-        return quantizer.per_factor(scale / quantizer.scale(self.weight)).clamp(min=1.0)
+        return (scale / self.weight_quantizer.scale(self.weight)).clamp(min=1.0)
 
     def worst_case(self, x: QParams) -> Tensor:
         """Largest partial sum that any input can reach, as a multiple of the limit: float64 [O] (`quant.bounds`)."""

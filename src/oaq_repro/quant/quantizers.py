@@ -219,6 +219,10 @@ class WeightQuantizer(nn.Module):
         """What each factor has to answer to, [O]: every channel's own value or, with one factor, the largest of all."""
         return values if self.granularity == "channel" else values.max().expand_as(values)
 
+    def raise_factors(self, by: Tensor) -> None:
+        """Multiply every channel's factor by what it needs, [O], at least 1; one factor by the largest of these."""
+        self.alpha.mul_(self.per_factor(by).to(self.alpha))
+
 
 class QuantizerFactory(Protocol):
     """What conversion needs of a method."""

@@ -24,6 +24,7 @@ WIDTH = 5.0  # inches; small, so that type of ordinary size is large after scali
 ROW = 0.23  # inches per layer
 FRAME = 1.75  # inches for title, legend and axis
 DPI = 200
+MOST_STEPS = 5  # between ticks of alpha
 NAME = 23  # characters of a layer's name; the number behind it keeps shortened names apart
 
 FILLED = {"marker": "o", "markersize": 5.0, "color": "black", "linestyle": "none"}
@@ -133,7 +134,7 @@ def overflow_figure(record: Record) -> Figure:
 
 
 def _alpha_ticks(top: float) -> list[int]:
-    step = 1 if top < 5 else 3
+    step = max(1, math.ceil((top - 1) / MOST_STEPS))
     return list(range(1, math.ceil(top) + step, step))
 
 

@@ -211,3 +211,17 @@ def test_scales_that_a_bias_holds_up_are_raised_from_there(name):
         layer.bias.copy_(3 * 2**14 * own)  # the floor is three times the scale
     report = settle(model, lambda: [images()], SettleConfig(margin=2.5))
     assert report.passes == 2 and name not in report.replaced
+
+
+@pytest.mark.parametrize("granularity", ["channel", "tensor"])
+def test_a_channel_that_is_almost_switched_off_costs_the_others_nothing(granularity):
+    """A floor holds its scale a million times above that of its weights; a factor that all share must not follow it."""
+    model, plain = (narrow(Accumulator(12), granularity=granularity) for _ in range(2))
+    with torch.no_grad():
+        layers(model)["project.0"].weight[0] *= 1e-9
+        layers(model)["project.0"].bias[0] = 1.0
+    for network in (model, plain):
+        settle(network, lambda: [images()], SettleConfig(split="even"))
+    found, usual = (layers(network)["project.0"].weight_quantizer.alpha for network in (model, plain))
+    assert usual.max() > 1 and (found[1:] <= usual[1:]).all()
+    assert granularity == "channel" or len(found.unique()) == 1

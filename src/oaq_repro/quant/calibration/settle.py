@@ -75,7 +75,7 @@ def settle(model: QuantizedNetwork, images: ImageBatches, config: SettleConfig =
         meters = count_overflow(model, images())
         report.see(meters)
         needs = {
-            name: table[name].weight_quantizer.per_factor(config.margin * meter.peaks).clamp(min=1.0)
+            name: (config.margin * meter.peaks).clamp(min=1.0)
             for name, meter in meters.items()
             if meter.peaks is not None
         }
@@ -105,25 +105,28 @@ def _raise_alphas(model: QuantizedNetwork, needs: Mapping[str, Tensor], shares: 
         name: float(need.max()) ** shares.get(model.sources[name], EVEN) if inputs[name].scalable else 1.0
         for name, need in needs.items()
     }
+    # below the floor of a scale a factor that rises shrinks no sum, nor does the input's, which the floor follows
+    held = {name: table[name].held(input_qparams(model, name)) for name in needs}
+
+    def rises(name: str, input_took: float) -> Tensor:
+        return torch.where(needs[name].to(held[name]) > 1, held[name], 1.0) * left_to_weights(needs[name], input_took)
+
     impossible = {}
     for name, need in needs.items():
         weights = table[name].weight_quantizer
-        beyond = int((weights.alpha * left_to_weights(need, taken[name]) > ALPHA_CAP).sum())
+        raised = weights.alpha * weights.per_factor(rises(name, taken[name]))
+        beyond = int((raised > ALPHA_CAP * held[name]).sum())  # what a floor has made coarse is not made coarser
         if beyond:
             channels = f" in {beyond} of {len(need)} channels" if weights.granularity == "channel" else ""
             impossible[name] = f"needs alpha above {ALPHA_CAP:g}{channels}"
         elif float(inputs[name].alpha) * taken[name] > ALPHA_CAP:
             impossible[name] = f"needs alpha above {ALPHA_CAP:g} for its input"
-    wanted = {name: need for name, need in needs.items() if name not in impossible}
+    wanted = [name for name in needs if name not in impossible]
     before = {id(q): float(q.alpha) for q in inputs.values()}
-    # below the floor of a scale a factor that rises shrinks no sum, nor does the input's, which the floor follows
-    held = {name: table[name].held(input_qparams(model, name)) for name in wanted}
     for name in wanted:
         if inputs[name].scalable:
             inputs[name].alpha.clamp_(min=before[id(inputs[name])] * taken[name])
-    for name, need in wanted.items():
-        quantizer, weights = inputs[name], table[name].weight_quantizer
-        weights.alpha.mul_(torch.where(need.to(held[name]) > 1, held[name], 1.0))
-        rest = left_to_weights(need, float(quantizer.alpha) / before[id(quantizer)])
-        weights.alpha.mul_(rest.to(weights.alpha))
+    for name in wanted:
+        quantizer = inputs[name]
+        table[name].weight_quantizer.raise_factors(rises(name, float(quantizer.alpha) / before[id(quantizer)]))
     return impossible

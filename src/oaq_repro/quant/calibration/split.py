@@ -136,7 +136,7 @@ def _raised(source: ActivationQuantizer, weights: WeightQuantizer, taken: float,
     """Both operands' factors raised while the context lasts; yields whether none passes the cap."""
     before = source.alpha.clone(), weights.alpha.clone()
     source.alpha.mul_(taken)
-    weights.alpha.mul_(left_to_weights(needs, taken).to(weights.alpha))
+    weights.raise_factors(left_to_weights(needs, taken))
     try:
         yield bool(source.alpha <= ALPHA_CAP and (weights.alpha <= ALPHA_CAP).all())
     finally:
