@@ -36,6 +36,9 @@ CASES = {
     "QLinearConv": ("QLinearConv", (32, 64, 1, 1), (1, 64, 6, 6), {}),
     "QLinearMatMul": ("QLinearMatMul", (64, 32), (4, 64), {}),
     "QGemm": ("com.microsoft.QGemm", (64, 32), (4, 64), {}),
+    "ConvInteger 3x3, 5 channels": ("ConvInteger", (7, 5, 3, 3), (1, 5, 6, 6), {}),
+    "ConvInteger, depthwise": ("ConvInteger", (32, 1, 3, 3), (1, 32, 6, 6), {"group": 32}),
+    "ConvInteger in 2 groups": ("ConvInteger", (8, 5, 3, 3), (1, 10, 6, 6), {"group": 2}),
     "MatMulInteger": ("MatMulInteger", (64, 32), (4, 64), {}),
     "MatMulInteger of one row": ("MatMulInteger", (64, 32), (1, 64), {}),
 }

@@ -164,7 +164,8 @@ def audit_layer(found: Operands) -> LayerAudit:
 def _operands(layer: Layer, q: QParams) -> Operands:
     """A layer of a graph: int8 weights, run by ONNX Runtime as `onnx.exporter` writes it."""
     kind = next(kind for operator, kind in KINDS.items() if isinstance(layer, operator))
-    matrix, products = layer.matrix, "exact" if layer.depthwise else "neighbours"
+    exact = layer.depthwise or layer.requantization != "float32"  # which is written with uint8 weights
+    matrix, products = layer.matrix, "exact" if exact else "neighbours"
     kind = "depthwise" if layer.depthwise and kind == "conv" else kind
     return Operands(layer.name, kind, matrix, q, matrix, q.q_max, products)  # type: ignore[arg-type]
 

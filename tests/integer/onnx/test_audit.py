@@ -218,6 +218,24 @@ def test_pairs_of_convolutions(path):
     assert verdict(columns.transpose(0, 3, 2, 1), (1, 2, 3, 3)) == "possible"
 
 
+def test_pairs_of_convinteger(path):
+    """Its weights are the left operand: only those of uint8 by int8 codes saturate, and columns are neighbours."""
+
+    def verdict(weight, codes, **fields):
+        return row_of(path, layer_model("ConvInteger", weight, (1, 2, 3, 3), codes, **fields)).pairs
+
+    columns = np.zeros((1, 2, 1, 2), np.uint8)
+    columns[0, 0] = 255
+    rows = columns.transpose(0, 3, 2, 1).copy()
+    assert verdict(columns, np.int8(-128)) == "possible"
+    assert verdict(rows, np.int8(-128)) == "depends on pairing"
+    assert verdict(columns // 2, np.int8(-128)) == "exact"  # 127 * 2 * -128 is no more than 16 bits hold
+    assert verdict(np.full((2, 1, 1, 2), 255, np.uint8), np.int8(0), group=2) == "possible"  # depthwise too
+    for weight, codes in ((columns, np.uint8(0)), (-columns.astype(np.int8) * 127, np.int8(0))):
+        assert verdict(weight, codes) == "exact"
+    assert verdict(np.full((1, 2, 1, 2), 127, np.int8), np.uint8(0)) == "exact"
+
+
 def test_pairs_where_there_is_no_integer_kernel(path):
     weight = np.full((4, 2, 2, 2), 127, np.int8)
     assert row_of(path, layer_model("ConvTranspose", weight, (1, 4, 3, 3))).pairs == "depends on pairing"

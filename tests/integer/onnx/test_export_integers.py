@@ -12,6 +12,7 @@ from restricted import NEEDS, RESTRICTABLE, run_restricted
 from oaq_repro.accumulator import NAMED
 from oaq_repro.errors import InputError
 from oaq_repro.integer import graph as ir
+from oaq_repro.integer.audit import audit
 from oaq_repro.integer.onnx.audit import audit_onnx
 from oaq_repro.integer.onnx.exporter import build_model, export_onnx
 from oaq_repro.integer.onnx.importer import import_with_shape
@@ -110,9 +111,10 @@ from integer.onnx.test_export_integers import wide_products
 graph, images, expected = wide_products()
 from oaq_repro.integer.onnx.exporter import build_model
 from oaq_repro.integer.onnx.session import run_onnx
-print(all(np.array_equal(a, b) for a, b in zip(run_onnx(build_model(graph, images.shape[1:]), images), expected)))
+model = build_model(graph, images.shape[1:])
+print([np.array_equal(a, b) for exact in (True, False) for a, b in zip(run_onnx(model, images, exact), expected)])
 """
-    assert run_restricted(program).strip() == "True"
+    assert run_restricted(program).strip() == str([True] * 4)
 
 
 def wide_products():
@@ -151,7 +153,9 @@ def test_a_changed_model_is_refused_by_name(tmp_path):
 
 
 def test_the_audit_reads_it(tmp_path):
-    graph = small_network(accumulator=NAMED["int16"]).graph
-    rows = [audit_onnx(export_onnx(g, (3, 16, 12), tmp_path / "model.onnx")).layers for g in
-            (graph, oracle.requantized(graph, "dyadic"))]  # fmt: skip
-    assert rows[0] == rows[1]
+    """The same registers as in QDQ; no pair of products can saturate."""
+    qdq = small_network(accumulator=NAMED["int16"]).graph
+    for graph in (qdq, oracle.requantized(qdq, "dyadic")):
+        assert audit_onnx(export_onnx(graph, (3, 16, 12), tmp_path / "model.onnx")).layers == audit(graph)
+    assert {row.pairs for row in audit(graph)} == {"exact"} < {row.pairs for row in audit(qdq)}
+    assert [row.narrowest for row in audit(graph)] == [row.narrowest for row in audit(qdq)]

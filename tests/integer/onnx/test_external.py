@@ -86,9 +86,9 @@ def test_models_with_tensors_in_other_files_are_imported(tmp_path):
     nodes, constants = small_qdq()
     onnx.save(qdq_model(nodes, constants), tmp_path / "whole.onnx")
     path = tmp_path / "parts.onnx"
-    onnx.save(qdq_model(nodes, constants), path, save_as_external_data=True, location="data", size_threshold=0)
+    onnx.save(qdq_model(nodes, constants), path, save_as_external_data=True, location="tensors", size_threshold=0)
     one, two = (import_onnx(each) for each in (tmp_path / "whole.onnx", path))
     np.testing.assert_array_equal(one.layers()[0].weight, two.layers()[0].weight)
-    (tmp_path / "data").write_bytes(b"short")
-    with pytest.raises(InputError, match=r"parts.onnx: tensor .* 'data', expected a file of at least \d+ bytes"):
+    (tmp_path / "tensors").write_bytes(b"short")
+    with pytest.raises(InputError, match=r"parts.onnx: tensor .* 'tensors', expected a file of at least \d+ bytes"):
         import_onnx(path)

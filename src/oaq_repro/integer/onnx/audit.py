@@ -6,9 +6,11 @@ A layer is a Conv, ConvTranspose, Gemm or MatMul between DequantizeLinear nodes,
 Where ONNX Runtime adds saturated pairs on x86 without VNNI (1.32, seen with AVX2 alone; sources: mlas/lib/platform.cpp
 and qgemm.h; GemmU8S8Dispatch, ConvSymU8S8Dispatch):
 
-- uint8 codes by int8 weights: yes, by QLinearConv, ConvInteger, QLinearMatMul, QGemm, MatMulInteger alike, and by what
-  it makes of Conv, MatMul, Gemm between DequantizeLinear nodes; neighbours are those in the order of k within a group,
-  at any batch, rank and number of groups
+- uint8 codes by int8 weights: yes, by QLinearConv, QLinearMatMul, QGemm, MatMulInteger alike, and by what it makes of
+  Conv, MatMul, Gemm between DequantizeLinear nodes; neighbours are those in the order of k within a group, at any
+  batch, rank and number of groups
+- ConvInteger: only int8 codes by uint8 weights, also in depthwise ones, as the weights are the left operand of its
+  product there (conv_integer.cc); neighbours are those in the order (channel, kernel row, kernel column)
 - uint8 weights: no (GemmU8U8Dispatch: 16-bit products, `vpmaddwd`; for int8 codes there is scalar code alone)
 - int8 codes by int8 weights: no in operators on codes (scalar code in 32 bits, MlasGemmQuantDispatchDefault; with
   AVX-VNNI-INT8 exact too); yes between DequantizeLinear nodes, because codes are turned into uint8 before
@@ -174,14 +176,17 @@ class _Auditor:
         depthwise = form.kind == "conv" and shape[1] == 1 and node.attribute("group", 1) == shape[0]
         matrix, raw = multiplied(node, weights, arrange)
         low, high = min(codes.low, zero_point), max(codes.high, zero_point)  # padding has the code zero_point
+        raw_max = high + (1 << (codes.bits - 1) if codes.signed else 0)
+        if _exchanged(node, codes, weights.type):  # the largest sums of either sign are those of codes with one sign
+            raw, raw_max = -weights.codes.reshape(shape[0], -1), max(high, -low)
         return Operands(
             name=node.name,
             kind="depthwise" if depthwise else form.kind,
             matrix=matrix,
             q=QParams(np.float32(1), zero_point - low, high - low),
             raw=raw if max(codes.bits, weights.type.bits) <= 8 else None,
-            raw_max=high + (1 << (codes.bits - 1) if codes.signed else 0),
-            products="exact" if depthwise else self._products(node, form, codes, weights.type, left),
+            raw_max=raw_max,
+            products=self._products(node, form, codes, weights.type, left, depthwise),
         )
 
     def _activation(self, node: OnnxNode, place: Place, on_codes: bool) -> tuple[CodeRange, int]:
@@ -200,8 +205,14 @@ class _Auditor:
         scale, zero_point = ("" if at is None else node.input(at) for at in (place.scale, place.zero_point))
         return weights_of_codes(self._constants, node, name, scale, zero_point, axis)
 
-    def _products(self, node: OnnxNode, form: Form, codes: CodeRange, weights: CodeRange, left: bool) -> Products:
+    def _products(
+        self, node: OnnxNode, form: Form, codes: CodeRange, weights: CodeRange, left: bool, depthwise: bool
+    ) -> Products:
         """How ONNX Runtime adds pairs of products, see the head of this file."""
+        if _exchanged(node, codes, weights):
+            return "neighbours"
+        if depthwise or node.op == "ConvInteger":
+            return "exact"
         if form.on_codes:
             return "unknown" if left else "neighbours" if weights.signed and not codes.signed else "exact"
         if form.kind == "transposed" or left or (codes.bits, weights.bits) != (8, 8):
@@ -215,6 +226,11 @@ class _Auditor:
         readers = self._readers[node.outputs[0]]
         behind = [next_ for each in readers if each.op in ("Relu", "Clip") for next_ in self._readers[each.outputs[0]]]
         return any(plain(each.op) == "QuantizeLinear" for each in (*readers, *behind))
+
+
+def _exchanged(node: OnnxNode, codes: CodeRange, weights: CodeRange) -> bool:
+    """Whether the weights are what an instruction for uint8 by int8 takes as uint8, and the codes the other operand."""
+    return node.op == "ConvInteger" and codes.signed and not weights.signed
 
 
 def _named(node: OnnxNode, at: int) -> OnnxNode:

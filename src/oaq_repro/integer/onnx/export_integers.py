@@ -1,5 +1,9 @@
 """Nodes that round by integers (requantization dyadic and fixed16) as ONNX nodes, of which none is a float operator.
 
+Weights are uint8 around 128. ONNX Runtime has no vector code for int8 ones in ConvInteger, where they are the left
+operand of its matrix product (conv_integer.cc; 5 to 14 times slower on x86), and in MatMulInteger their products
+saturate on x86 without VNNI. Those of uint8 are exact on every processor.
+
 `(y * M + 2^(s-1)) >> s` is written for ONNX's Div, which truncates toward zero, and without an overflow for any y of 32
 bits: with 2^62 added all is positive, and `floor(p / 2^s + 1/2)` is `floor((floor(p / 2^(s-1)) + 1) / 2)`.
 """
@@ -36,25 +40,43 @@ from oaq_repro.integer.onnx.writer import Writer
 from oaq_repro.resampling import resize_taps
 
 LIFT_BITS = 62
+WEIGHT_ZERO_POINT = 128
+
+
+def unsigned(weight: Array) -> Array:
+    """Weights int8 as uint8 around WEIGHT_ZERO_POINT."""
+    return (weight.astype(np.int16) + WEIGHT_ZERO_POINT).astype(np.uint8)
+
+
+def signed(weight: Array) -> Array:
+    """The inverse of `unsigned`."""
+    return (weight.astype(np.int16) - WEIGHT_ZERO_POINT).astype(np.int8)
 
 
 def convolution(node: Convolution, to: Writer, window: Window, weight: str, output: str) -> str:
-    """Codes of a convolution of the node's input with weights int8 [O, I / groups, kh, kw]."""
-    zero_point = to.constant(node, "zero_point_0", to.q[node.inputs[0]].zero_point, np.uint8)
+    """Codes of a convolution of the node's input with weights uint8 [O, I / groups, kh, kw]."""
     acc = to.add(
-        "ConvInteger", [node.inputs[0], weight, zero_point], f"{output}{to.slash}acc", kernel_shape=window.kernel,
-        strides=window.stride, pads=window.padding, dilations=window.dilation, group=node.groups,
+        "ConvInteger", [node.inputs[0], weight, *_zero_points(node, to)], f"{output}{to.slash}acc",
+        kernel_shape=window.kernel, strides=window.stride, pads=window.padding, dilations=window.dilation,
+        group=node.groups,
     )  # fmt: skip
     return _layer(node, to, acc, output, (-1, 1, 1))
 
 
 def linear(node: Linear, to: Writer) -> None:
     """Append a MatMulInteger and what requantizes its result."""
-    weight = to.constant(node, "weight", node.weight, np.int8)
+    weight = to.constant(node, "weight", unsigned(node.weight), np.uint8)
     columns = to.add("Transpose", [weight], to.part(node, "weight_transposed"), perm=[1, 0])
-    zero_point = to.constant(node, "zero_point_0", to.q[node.inputs[0]].zero_point, np.uint8)
-    acc = to.add("MatMulInteger", [node.inputs[0], columns, zero_point], to.part(node, "acc"))
+    acc = to.add("MatMulInteger", [node.inputs[0], columns, *_zero_points(node, to)], to.part(node, "acc"))
     _layer(node, to, acc, node.name, (-1,))
+
+
+def _zero_points(node: Layer, to: Writer) -> list[str]:
+    """Of a layer's input and weights."""
+    return [
+        to.constant(node, "zero_point_0", to.q[node.inputs[0]].zero_point, np.uint8),
+        to.constant(node, "weight_zero_point", WEIGHT_ZERO_POINT, np.uint8),
+    ]
 
 
 def _layer(node: Layer, to: Writer, acc: str, output: str, shape: tuple[int, ...]) -> str:

@@ -16,7 +16,8 @@ def conv(node: Conv, to: Writer) -> None:
     if node.requantization == "float32":
         _convolution(node, to, node.window, _dequantized_operands(node, to), node.name)
     else:
-        integers.convolution(node, to, node.window, to.constant(node, "weight", node.weight, np.int8), node.name)
+        weight = to.constant(node, "weight", integers.unsigned(node.weight), np.uint8)
+        integers.convolution(node, to, node.window, weight, node.name)
 
 
 def conv_transpose(node: ConvTranspose, to: Writer) -> None:
@@ -26,7 +27,8 @@ def conv_transpose(node: ConvTranspose, to: Writer) -> None:
     """
     sizes, real = to.shapes[node.name][1:], node.requantization == "float32"
     operands = [to.dequantized(node, 0), _dequantized_bias(node, to)] if real else []
-    weight = to.constant(node, "weight", node.weight, np.int8)
+    kernel = node.weight if real else integers.unsigned(node.weight)
+    weight = to.constant(node, "weight", kernel, kernel.dtype)
     columns: dict[int, list[tuple[Part, str]]] = {}
     for at, part in enumerate(node.parts):
         if part.first[0] < sizes[0] and part.first[1] < sizes[1]:
@@ -47,7 +49,9 @@ def conv_transpose(node: ConvTranspose, to: Writer) -> None:
 def _taps(node: ConvTranspose, part: Part, to: Writer, weight: str, name: str) -> str:
     """Codes of the weights of a part."""
     if not part.rows or not part.columns:
-        return to.constant(node, f"{name}_weight", node.part_weight(part).transpose(0, 3, 1, 2), np.int8)
+        zeros = node.part_weight(part).transpose(0, 3, 1, 2)
+        zeros = zeros if node.requantization == "float32" else integers.unsigned(zeros)
+        return to.constant(node, f"{name}_weight", zeros, zeros.dtype)
     steps = [
         taps[1] - taps[0] if len(taps) > 1 else -k for taps, k in zip(part[1:3], node.weight.shape[2:], strict=True)
     ]

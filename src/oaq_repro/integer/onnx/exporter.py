@@ -7,8 +7,8 @@ the image and DequantizeLinear of the results: ConvInteger and MatMulInteger, ar
 Every value is uint8; layers are DequantizeLinear -> Conv or Gemm -> QuantizeLinear, which ONNX Runtime fuses into
 QLinearConv and QGemm with the reference's arithmetic; `Clip` on the codes bounds them by q_max. The other operators
 are written so that ONNX Runtime cannot fuse them into kernels that round otherwise (`writer.BARRIER`, integer sums).
-On x86 without VNNI, ONNX Runtime adds saturated pairs of products (onnxruntime_session_options_config_keys.h): equal
-there for layers that `audit` calls exact, or with the session option "session.x64quantprecision" = "1".
+On x86 without VNNI, ONNX Runtime adds saturated pairs of products in QDQ (onnxruntime_session_options_config_keys.h):
+equal there for layers that `audit` calls exact, or with the session option "session.x64quantprecision" = "1".
 ONNX knows no accumulators: they are in the metadata, with all that `importer` needs to give the same graph back.
 """
 

@@ -15,6 +15,7 @@ from oaq_repro.errors import InputError
 from oaq_repro.integer.graph import Graph
 from oaq_repro.integer.graph import file as graph_file
 from oaq_repro.integer.graph import nodes as ir
+from oaq_repro.integer.onnx.export_integers import signed
 from oaq_repro.integer.onnx.exporter import METADATA_KEY, SCALES_KEY, build_model
 from oaq_repro.integer.onnx.import_operators import CONVERTERS
 from oaq_repro.integer.onnx.meanings import Codes, expect_quantized
@@ -78,7 +79,9 @@ def _arrays(model: OnnxModel, content: dict) -> dict[str, np.ndarray]:
         for field in graph_file.array_fields(operator):
             name = f"{node['name']}{slash}{field}"
             if name in model.tensors:
-                arrays[f"{index}.{field}"] = array(name, model.tensors[name])
+                found = array(name, model.tensors[name])
+                integers = field == "weight" and found.dtype == np.uint8
+                arrays[f"{index}.{field}"] = signed(found) if integers else found
         if issubclass(operator, ir.Layer):  # its multipliers are not in the model
             arrays[f"{index}.bias"] = arrays[f"{index}.bias"].reshape(-1)
             if node["name"] in scales:
