@@ -40,7 +40,7 @@ class Simulation(nn.Module):
         for name, meter in meters.items():
             self.events.setdefault(name, []).extend(meter.per_image().tolist())
             self.outputs[name] = self.outputs.get(name, 0) + meter.outputs
-        self.digests += _digests((outputs,) if isinstance(outputs, Tensor) else outputs)
+        self.digests += digests((outputs,) if isinstance(outputs, Tensor) else outputs)
         return outputs
 
     def _alone(self, images: Tensor) -> Outputs:
@@ -85,7 +85,7 @@ class CheckedEngine(nn.Module):
         found = self.engine(images.shape[1:]).run(images.cpu().numpy())
         outputs = tuple(torch.from_numpy(o).to(images.device) for o in found)
         expected = self.simulation.digests[self.images :]
-        pairs = zip(_digests(outputs), expected, strict=False)
+        pairs = zip(digests(outputs), expected, strict=False)
         self.different += [self.images + i for i, (digest, simulated) in enumerate(pairs) if digest != simulated]
         self.images += len(images)
         return outputs if len(outputs) > 1 else outputs[0]
@@ -104,7 +104,7 @@ class CheckedEngine(nn.Module):
             )
 
 
-def _digests(outputs: tuple[Tensor, ...]) -> list[bytes]:
+def digests(outputs: tuple[Tensor, ...]) -> list[bytes]:
     """A digest of every image's outputs [N, ...]; those of all modes would not fit into memory."""
     arrays = [(o + 0.0).cpu().contiguous().numpy() for o in outputs]  # one zero: -0.0 becomes 0.0
     return [hashlib.sha256(b"".join(a[i].tobytes() for a in arrays)).digest() for i in range(len(arrays[0]))]

@@ -13,6 +13,8 @@ from oaq_repro.files import write_atomic
 from oaq_repro.results.by_assignment import assignment_files
 from oaq_repro.results.by_density import density_files
 from oaq_repro.results.by_hardness import hardness_files
+from oaq_repro.results.by_pairs import FILE_NAME as PAIRS_NAME
+from oaq_repro.results.by_pairs import pair_files, read_pairs
 from oaq_repro.results.by_precision import precision_files
 from oaq_repro.results.by_requantization import requantization_files
 from oaq_repro.results.by_survey import survey_figures, survey_files
@@ -75,6 +77,8 @@ def make(results: Path, costs: CostsOf, tracked_only: bool = False) -> Output:
     tables = load_tables(results)
     counted = [table for table in tables if table.kind == "cost"]
     texts |= paper_files(tables, records, costs(counted) if counted else {})
+    beside = _beside(results, tracked)
+    texts |= pair_files([(record, read_pairs(path)) for record in records for path in beside(record, PAIRS_NAME)])
     output = Output({f"tables/{name}": text.encode() for name, text in sorted(texts.items())}, list(problems))
     for plot in plots(results, records, tracked):
         output.files |= {f"figures/{name}": content for name, content in plot.files().items()}
@@ -83,11 +87,7 @@ def make(results: Path, costs: CostsOf, tracked_only: bool = False) -> Output:
 
 def plots(results: Path, records: Sequence[Record], tracked: set[Path] | None = None) -> list[Plot]:
     """All figures that the records, and what lies beside them (where given: tracked files only), have something for."""
-
-    def beside(record: Record, pattern: str) -> list[Path]:
-        paths = run_folder(results, record.hash, record.seed).glob(pattern)
-        return [path for path in paths if tracked is None or path in tracked]
-
+    beside = _beside(results, tracked)
     made: list[Plot | None] = []
     by_hash = {record.hash: record for record in sorted(records, key=lambda record: -record.seed)}  # the lowest seed's
     for sweep in sweeps(records):
@@ -148,6 +148,16 @@ def tracked_files(folder: Path) -> set[Path] | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return {folder / name for name in found.decode(errors="replace").split("\0") if name}
+
+
+def _beside(results: Path, tracked: set[Path] | None) -> Callable[[Record, str], list[Path]]:
+    """What finds files of a pattern in a record's folder."""
+
+    def beside(record: Record, pattern: str) -> list[Path]:
+        paths = run_folder(results, record.hash, record.seed).glob(pattern)
+        return [path for path in paths if tracked is None or path in tracked]
+
+    return beside
 
 
 def _alike(path: Path, content: bytes) -> bool:
