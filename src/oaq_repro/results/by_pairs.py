@@ -69,16 +69,20 @@ def read_pairs(path: Path) -> SaturatingPairs:
 
 def pair_files(measured: Measured) -> dict[str, str]:
     """File name to text of `saturating-pairs-<data>-<model>-<hash>.md`: one per network, a row per experiment."""
-    found = {(record.hash, record.seed): pairs for record, pairs in measured}
-    tables: dict[str, list[list[Record]]] = {}
-    for group in experiments([record for record, _ in measured]):
-        tables.setdefault(network_key(group[0]), []).append(group)
+    tables: dict[str, list[Measured]] = {}
+    for group in by_experiment(measured):
+        tables.setdefault(network_key(group[0][0]), []).append(group)
     return {
-        f"saturating-pairs-{stem(groups[0][0], key)}.md": _grid(
-            [[(record, found[record.hash, record.seed]) for record in group] for group in groups]
-        ).markdown()
-        for key, groups in sorted(tables.items())
+        f"saturating-pairs-{stem(rows[0][0][0], key)}.md": _grid(rows).markdown()
+        for key, rows in sorted(tables.items())
     }
+
+
+def by_experiment(measured: Measured) -> list[Measured]:
+    """Of every experiment its seeds."""
+    found = {(record.hash, record.seed): pairs for record, pairs in measured}
+    groups = experiments([record for record, _ in measured])
+    return [[(record, found[record.hash, record.seed]) for record in group] for group in groups]
 
 
 def _grid(rows: Sequence[Measured]) -> Grid:

@@ -14,7 +14,7 @@ from oaq_repro.results.by_assignment import assignment_files
 from oaq_repro.results.by_density import density_files
 from oaq_repro.results.by_hardness import hardness_files
 from oaq_repro.results.by_pairs import FILE_NAME as PAIRS_NAME
-from oaq_repro.results.by_pairs import pair_files, read_pairs
+from oaq_repro.results.by_pairs import Measured, pair_files, read_pairs
 from oaq_repro.results.by_precision import precision_files
 from oaq_repro.results.by_requantization import requantization_files
 from oaq_repro.results.by_survey import survey_figures, survey_files
@@ -24,6 +24,7 @@ from oaq_repro.results.density_figures import density_plots
 from oaq_repro.results.figures import alpha_figure
 from oaq_repro.results.labels import label
 from oaq_repro.results.operand_figure import FILE_NAME, operand_figure, read_line
+from oaq_repro.results.pairs_figure import pairs_figures
 from oaq_repro.results.paper import PaperTable, load_tables
 from oaq_repro.results.paper_tables import Costs, paper_files
 from oaq_repro.results.plotting import Plot
@@ -77,8 +78,7 @@ def make(results: Path, costs: CostsOf, tracked_only: bool = False) -> Output:
     tables = load_tables(results)
     counted = [table for table in tables if table.kind == "cost"]
     texts |= paper_files(tables, records, costs(counted) if counted else {})
-    beside = _beside(results, tracked)
-    texts |= pair_files([(record, read_pairs(path)) for record in records for path in beside(record, PAIRS_NAME)])
+    texts |= pair_files(_pairs(records, _beside(results, tracked)))
     output = Output({f"tables/{name}": text.encode() for name, text in sorted(texts.items())}, list(problems))
     for plot in plots(results, records, tracked):
         output.files |= {f"figures/{name}": content for name, content in plot.files().items()}
@@ -101,6 +101,7 @@ def plots(results: Path, records: Sequence[Record], tracked: set[Path] | None = 
         made += [frames_picture(group[0], path) for path in beside(group[0], EXAMPLES_NAME)]
     made += density_plots(records)
     made += survey_figures(records)
+    made += pairs_figures(_pairs(records, beside))
     made.append(_operands([(record, beside(record, FILE_NAME)) for record in records]))
     return [plot for plot in made if plot is not None]
 
@@ -182,6 +183,10 @@ def _curves(record: Record, paths: Sequence[Path]) -> Plot | None:
     if curves is None:
         return None
     return training_curves(curves, f"{_title(record)}, seed {record.seed}", f"training-{_name(record)}")
+
+
+def _pairs(records: Sequence[Record], beside: Callable[[Record, str], list[Path]]) -> Measured:
+    return [(record, read_pairs(path)) for record in records for path in beside(record, PAIRS_NAME)]
 
 
 def _operands(runs: Sequence[tuple[Record, Sequence[Path]]]) -> Plot | None:
