@@ -15,17 +15,13 @@ from oaq_repro.extras import require
 require("train")
 
 from oaq_repro.command_line import ended
-from oaq_repro.errors import InputError
+from oaq_repro.experiment import GRAPH_NAME
 from oaq_repro.files import write_atomic
 from oaq_repro.integer.graph import Graph
 from oaq_repro.integer.operand_bits import Count, operand_overflow
 from oaq_repro.results.grid import csv_text
 from oaq_repro.results.operand_figure import FILE_NAME, HEADS
-from oaq_repro.results.record import RECORD_NAME
-from oaq_repro.results.store import load_in_place
-from oaq_repro.settings.schema import build
-
-GRAPH_NAME = "graph.npz"  # as a run writes it
+from oaq_repro.run import Run
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -47,15 +43,9 @@ def _count_all(options: argparse.Namespace) -> int:
 
 def count(folder: Path, batches: int, root: Path | None) -> list[Count]:
     """Counts on the run's own held-out images; InputError where data or graph are not at hand."""
-    record = load_in_place((folder / RECORD_NAME).resolve())
     graph = Graph.load(folder / GRAPH_NAME)
-    config = dict(record.config["data"])  # type: ignore[arg-type]
-    data = build("data", config | ({"root": str(root)} if root else {}))
-    data.prepare_data()
-    data.setup()
-    if data.fingerprint() != record.provenance.dataset_fingerprint:
-        raise InputError(f"{folder}: found other data than the run's (fingerprint), expected the same")
-    return operand_overflow(graph, (images.numpy() for images, _ in islice(data.val_dataloader(), batches)))
+    images = Run.finished(folder, root).data.val_dataloader()
+    return operand_overflow(graph, (batch.numpy() for batch, _ in islice(images, batches)))
 
 
 if __name__ == "__main__":

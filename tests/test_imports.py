@@ -29,6 +29,7 @@ ROOMS: dict[str, set[str]] = {
     "integer.operand_bits": {"integer.graph", "integer.reference"},
     "integer.audit": {"integer.certificate", "integer.graph"},
     "integer.audit_table": {"integer.audit"},
+    "integer.saturation": {"integer.audit", "integer.engine", "integer.graph"},
     "integer.onnx": {"integer.audit", "integer.graph"},
     "integer.__main__": {
         "command_line",
@@ -37,6 +38,7 @@ ROOMS: dict[str, set[str]] = {
         "integer.engine",
         "integer.graph",
         "integer.onnx",
+        "integer.saturation",
     },  # fmt: skip
     "deploy": {"quant", "integer.certificate", "integer.engine", "integer.graph"},
     "results": set(),
@@ -62,8 +64,9 @@ LIBRARIES: dict[str, set[str]] = {
     "integer.operand_bits": {"numpy"},
     "integer.audit": {"numpy", "pydantic"},
     "integer.audit_table": {"rich"},
+    "integer.saturation": {"numpy"},
     "integer.onnx": {"numpy", "onnx", "google", "onnxruntime"},
-    "integer.__main__": {"numpy"},
+    "integer.__main__": {"numpy", "rich"},
     "deploy": {"numpy", "torch"},
 }
 TRAINING = {

@@ -8,9 +8,11 @@ from typing import Any
 from torch import Tensor
 
 from oaq_repro.data.base import DataModule
-from oaq_repro.results.store import run_folder
+from oaq_repro.errors import InputError
+from oaq_repro.results.record import RECORD_NAME
+from oaq_repro.results.store import load_in_place, run_folder
 from oaq_repro.settings.identity import hash_of, science
-from oaq_repro.settings.schema import build
+from oaq_repro.settings.schema import build, read
 from oaq_repro.settings.sections import RunSettings
 
 
@@ -36,6 +38,22 @@ class Run:
         made = cls(settings, data, data.fingerprint())
         assert made.hash  # a checkpoint that cannot be read is an error now
         return made
+
+    @classmethod
+    def finished(cls, folder: Path, root: Path | None = None) -> "Run":
+        """The run whose record lies in `folder`, as it was asked for, on the data that it had.
+
+        root: of the data, where it is no longer the run's. InputError where the record or the data are not at hand, or
+        the data are others.
+        """
+        record = load_in_place((folder / RECORD_NAME).resolve())
+        config = dict(record.config)
+        if root is not None:
+            config["data"] = {**config["data"], "root": str(root)}  # type: ignore[dict-item]
+        run = cls.prepared(read(config))
+        if run.fingerprint != record.provenance.dataset_fingerprint:
+            raise InputError(f"{folder}: found other data than the run's (fingerprint), expected the same")
+        return run
 
     @property
     def seed(self) -> int:

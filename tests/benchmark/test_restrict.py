@@ -12,7 +12,7 @@ from oaq_repro.errors import InputError
 SATURATES = """
 import numpy as np
 from oracles.reference import around, conv, q
-from oaq_repro.benchmark.agreement import with_saturating_pairs
+from oaq_repro.integer.saturation import with_saturating_pairs
 from oaq_repro.integer.reference import Reference
 from oaq_repro.integer.onnx.exporter import build_model
 from oaq_repro.integer.onnx.session import run_onnx

@@ -18,6 +18,7 @@ from oaq_repro.integer.graph import Dequantize, Graph
 from oaq_repro.integer.onnx.exporter import export_onnx
 from oaq_repro.integer.onnx.importer import import_onnx
 from oaq_repro.integer.reference import Reference
+from oaq_repro.integer.saturation import PairCounter
 
 
 @pytest.fixture
@@ -50,6 +51,35 @@ def test_audit_json_is_the_same_for_both_formats(model, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out) == from_graph
     assert [row["name"] for row in from_graph["layers"]] == [layer.name for layer in case.graph.layers()]
     assert from_graph == Audit(layers=audit(case.graph)).to_dict() and from_graph["total"] == 5
+
+
+def test_audit_counts_on_images_what_saturates(model, tmp_path, capsys):
+    case, path = model
+    images = tmp_path / "images.npy"
+    np.save(images, case.images)
+    cli.main(["audit", str(path), "--input", str(images), "--json"])
+    rows = json.loads(capsys.readouterr().out)["layers"]
+    exported = export_onnx(case.graph, (3, 16, 12), tmp_path / "m.onnx")
+    cli.main(["audit", str(exported), "--input", str(images), "--threads", "2", "--json"])
+    assert json.loads(capsys.readouterr().out)["layers"] == rows
+    named = {row["name"]: row["saturated"] for row in rows if row["pairs"] != "exact"}
+    assert all(row["saturated"] is None for row in rows if row["name"] not in named)
+    counter = PairCounter(case.graph, set(named), (3, 16, 12))
+    counter.add(case.images)
+    assert named == {name: count.model_dump() for name, count in counter.counts.items()}
+    assert cli.main(["audit", str(path), "--input", str(images)]) == 0
+    out = capsys.readouterr().out
+    changing = sum(count["changed"] > 0 for count in named.values())
+    assert changing and f"change codes on these images, in %: {changing} of 5." in out
+    assert max(len(line) for line in out.splitlines()) <= 80
+
+
+def test_audit_counts_in_models_of_other_tools(tmp_path, capsys):
+    path = quantized_network(tmp_path)
+    np.save(tmp_path / "images.npy", np.random.default_rng(0).normal(size=(2, 3, 16, 16)).astype(np.float32))
+    assert cli.main(["audit", str(path), "--input", str(tmp_path / "images.npy"), "--json"]) == 0
+    for row in json.loads(capsys.readouterr().out)["layers"]:
+        assert (row["saturated"] is None) == (row["pairs"] == "exact")
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -78,6 +78,15 @@ def test_series_of_one_method_are_told_apart_by_what_differs(make_record, make_c
     assert list(sweeps(records)[0].series) == ["oaq (rule=paper)", "oaq (rule=scale_free)"]
 
 
+def test_a_field_that_is_newer_than_a_record_splits_no_series(make_record, make_config) -> None:
+    records = []
+    for i, method in enumerate(({"kind": "oaq"}, {"kind": "oaq", "rounding": "nearest"})):
+        config = make_config(method=method, accumulator={"bits": 16 - i, "overflow": "wrap", "lanes": 1, "block": None})
+        record = make_record(3, hash=f"{i:016x}", config=config)
+        records.append(record.model_copy(update={"science": record.science | {"method": {"kind": "oaq"}}}))
+    assert list(sweeps(records)[0].series) == ["oaq"]
+
+
 def test_accuracy_against_bits(make_sweep) -> None:
     (sweep,) = sweeps(make_sweep())
     plot = accuracy_bits(sweep)

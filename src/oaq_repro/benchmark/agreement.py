@@ -1,15 +1,11 @@
 """What results a network has to give, and how far others are from them. Needs no torch."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from oaq_repro.accumulator import NAMED
-from oaq_repro.integer.audit import audit
-from oaq_repro.integer.graph import Graph
 from oaq_repro.integer.graph.arithmetic import Array
-from oaq_repro.integer.graph.nodes import Layer
 
 
 @dataclass(frozen=True)
@@ -32,15 +28,3 @@ def compare(found: Sequence[Array], expected: Sequence[Array]) -> Agreement:
         difference=float(np.abs(a - b).max() / max(np.abs(b).max(), 1e-30)),
         cosine=float(a @ b) / scale if scale else float(np.array_equal(a, b)),
     )
-
-
-def with_saturating_pairs(graph: Graph) -> Graph:
-    """What x86 processors without VNNI compute by ONNX Runtime's kernels (`integer.audit`)."""
-    exact = {row.name for row in audit(graph) if row.pairs == "exact"}
-    nodes = tuple(
-        replace(node, accumulator=NAMED["pair_saturating"])
-        if isinstance(node, Layer) and node.name not in exact
-        else node
-        for node in graph.nodes
-    )
-    return replace(graph, nodes=nodes)

@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from oaq_repro.accumulator import NAMED
-from oaq_repro.benchmark.agreement import with_saturating_pairs
 from oaq_repro.benchmark.networks import ARCHITECTURES, float_network, images, integer_graph
 from oaq_repro.files import write_atomic
 from oaq_repro.integer.graph import Graph
 from oaq_repro.integer.graph.arithmetic import Array
 from oaq_repro.integer.reference import Reference
+from oaq_repro.integer.saturation import with_saturating_pairs
 
 ONNX_OPSET = 17
 Sums = Literal["oaq", "fixed16", "int8", "pairs"]

@@ -5,42 +5,33 @@ integer graph is exported and evaluated on its held-out images twice, with the s
 without. The control: an engine in which exactly the layers that the audit names saturate has to give the default's
 outputs, bit for bit; where it does not, the audit describes something else than what ONNX Runtime does.
 
-Which layers matter is counted apart: every layer that is named runs twice on the same exact codes, once with each kind
-of sums, so that what changed before it does not travel on.
+Which layers matter is counted apart (`integer.saturation`).
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from oaq_repro.accumulator import NAMED
-from oaq_repro.benchmark.agreement import with_saturating_pairs
 from oaq_repro.deploy.checked_engine import digests
-from oaq_repro.errors import InputError
 from oaq_repro.experiment import GRAPH_NAME
-from oaq_repro.integer.audit import audit
+from oaq_repro.integer.audit import Audit, audit
 from oaq_repro.integer.engine import Engine
 from oaq_repro.integer.graph import Graph
 from oaq_repro.integer.graph.arithmetic import Array
-from oaq_repro.integer.graph.nodes import Node
 from oaq_repro.integer.onnx.exporter import build_model
 from oaq_repro.integer.onnx.session import onnx_session
+from oaq_repro.integer.saturation import PairCounter, inexact, with_saturating_pairs
 from oaq_repro.models.network import Network
 from oaq_repro.results.by_pairs import PairLayer, SaturatingPairs
-from oaq_repro.results.record import RECORD_NAME
-from oaq_repro.results.store import load_in_place
 from oaq_repro.run import Run
-from oaq_repro.settings.schema import build, read
+from oaq_repro.settings.schema import build
 from oaq_repro.tasks.base import Task
 from oaq_repro.training.making import make_task
 from oaq_repro.training.stage import evaluate, torch_threads
-
-TWIN = ".saturated"  # behind the name of a layer
 
 
 class Outside(nn.Module):
@@ -59,48 +50,14 @@ class Outside(nn.Module):
         return outputs if len(outputs) > 1 else outputs[0]
 
 
-class PairCounter:
-    """Counts, by layer that saturates, the codes that are others with saturated sums on the same exact input."""
-
-    def __init__(self, graph: Graph, input_shape: tuple[int, int, int]) -> None:
-        """graph: of exact layers and of some on saturating pairs; only those are counted."""
-        exact = graph.with_accumulator(NAMED["int32"])
-        self._twins = {layer.name: layer for layer in graph.layers() if layer.accumulator.overflow == "saturate"}
-        nodes: list[Node] = []
-        for node in exact.nodes:
-            twin = self._twins.get(node.name)
-            nodes += [node] if twin is None else [node, replace(twin, name=f"{twin.name}{TWIN}")]
-        self._engine = Engine(replace(exact, nodes=tuple(nodes)), input_shape, mode="fast", trace=True)
-        self.changed = dict.fromkeys(self._twins, 0)
-        self.outputs = dict.fromkeys(self._twins, 0)
-        self.images = dict.fromkeys(self._twins, 0)
-
-    def add(self, images: Array) -> None:
-        """Images float32 [N, C, H, W]."""
-        for image in images:
-            self._engine.run(image[np.newaxis])
-            for name in self._twins:
-                codes, saturated = self._engine.value(name), self._engine.value(f"{name}{TWIN}")
-                changed = int(np.count_nonzero(codes != saturated))
-                self.changed[name] += changed
-                self.outputs[name] += codes.size
-                self.images[name] += changed > 0
-
-
 def measure(folder: Path, root: Path | None = None) -> SaturatingPairs:
     """Both kinds of products on the graph and the held-out images of the run in `folder`, beside its record.
 
     root: of the data, where it is no longer the run's. InputError where record, graph or data are not at hand, or the
     data are others.
     """
-    record = load_in_place((folder / RECORD_NAME).resolve())
     graph = Graph.load(folder / GRAPH_NAME)
-    config = dict(record.config)
-    if root is not None:
-        config["data"] = {**config["data"], "root": str(root)}  # type: ignore[dict-item]
-    run = Run.prepared(read(config))
-    if run.fingerprint != record.provenance.dataset_fingerprint:
-        raise InputError(f"{folder}: found other data than the run's (fingerprint), expected the same")
+    run = Run.finished(folder, root)
     with torch_threads(run.settings.threads):
         return _measured(run, graph)
 
@@ -116,14 +73,15 @@ def _measured(run: Run, graph: Graph) -> SaturatingPairs:
             run, _task(run, default, _outside(model, exact=True)), "ONNX Runtime, default", on_cpu=True
         ),
     }
-    saturating = with_saturating_pairs(graph.with_accumulator(NAMED["int32"]))
-    counter = PairCounter(saturating, run.data.input_shape)
+    audited = Audit(layers=audit(graph))
+    named = inexact(audited)
+    saturating = with_saturating_pairs(graph.with_accumulator(NAMED["int32"]), named)
+    counter = PairCounter(graph, named, run.data.input_shape, torch.get_num_threads())
     predicted = Outside(Engine(saturating, run.data.input_shape, mode="fast").run)
     shown = run.settings.trainer.enable_progress_bar
     for images, _ in tqdm(run.data.val_dataloader(), "pairs that saturate", leave=False, disable=not shown):
         predicted(images)
         counter.add(images.numpy())
-    named = [row for row in audit(graph) if row.name in counter.changed]
     return SaturatingPairs(
         onnxruntime=onnxruntime.__version__,
         images=len(exact.digests),
@@ -131,16 +89,11 @@ def _measured(run: Run, graph: Graph) -> SaturatingPairs:
         default=metrics["default"],  # type: ignore[arg-type]
         changed=_differ(default, exact),
         predicted=len(default.digests) - _differ(default, predicted),
-        audited=len(graph.layers()),
+        audited=audited.total,
         layers=tuple(
-            PairLayer(
-                name=row.name,
-                pairs=row.pairs,  # type: ignore[arg-type]
-                outputs=counter.outputs[row.name],
-                changed=counter.changed[row.name],
-                images=counter.images[row.name],
-            )
-            for row in named
+            PairLayer(name=row.name, pairs=row.pairs, **counter.counts[row.name].model_dump())  # type: ignore[arg-type]
+            for row in audited.layers
+            if row.name in named
         ),
     )
 

@@ -18,6 +18,7 @@ import numpy as np
 from oaq_repro.command_line import ended
 from oaq_repro.errors import InputError, printable
 from oaq_repro.files import write_atomic
+from oaq_repro.integer.audit import Audit, audit
 from oaq_repro.integer.engine import Engine
 from oaq_repro.integer.engine.node_times import clock_hz, node_times
 from oaq_repro.integer.engine.node_times import table as node_table
@@ -48,20 +49,36 @@ def load(path: str) -> tuple[Graph, Shape | None]:
 
 
 def _audit(options: argparse.Namespace) -> None:
-    from oaq_repro.integer.audit import Audit, audit
-
     if Path(options.model).suffix == ".onnx":
         from oaq_repro.integer.onnx.audit import audit_onnx
 
         found = audit_onnx(options.model)
     else:
         found = Audit(layers=audit(load(options.model)[0]))
+    if options.input is not None:
+        found = _counted(found, load(options.model)[0], _images(options.input), options.threads)
     if options.json:
         print(json.dumps(found.to_dict(), indent=2))
     else:
         from oaq_repro.integer.audit_table import print_audit
 
         print_audit(found)
+
+
+def _counted(found: Audit, graph: Graph, images: np.ndarray, threads: int) -> Audit:
+    """With what saturates on images in the layers that are not exact."""
+    from rich.console import Console
+    from rich.progress import track
+
+    from oaq_repro.integer.saturation import PairCounter, inexact
+
+    counter = PairCounter(graph, inexact(found), images.shape[1:], threads)
+    console = Console(stderr=True)
+    for image in track(images, "pairs that saturate", console=console, transient=True, disable=not console.is_terminal):
+        counter.add(image[np.newaxis])
+    counts = counter.counts
+    rows = tuple(row.model_copy(update={"saturated": counts.get(row.name)}) for row in found.layers)
+    return found.model_copy(update={"layers": rows})
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -148,6 +165,8 @@ def _parser() -> argparse.ArgumentParser:
 
     made = command("audit", _audit, "which accumulators each layer needs, and where processors could differ")
     made.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    made.add_argument("--input", help="images, .npy, float32 [N, C, H, W], to count on them what saturates")
+    made.add_argument("--threads", type=_threads, default=1, help="for --input")
     made = command("run", _run, "run the model on images")
     made.add_argument("--input", required=True, help="images, .npy, float32 [N, C, H, W]")
     made.add_argument("--output", required=True, help="file for the outputs, .npz")

@@ -37,6 +37,15 @@ SHORTEST_BLOCK = 2  # a block of one product saves nothing over 32 bits
 PAIR = NAMED["pair_saturating"]
 
 
+class Saturated(BaseModel):
+    """What saturating pairs change in a layer on given images, its input being exact (`saturation`)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    outputs: int = Field(description="output codes of all images together")
+    changed: int = Field(description="of these, codes that are others with saturating pairs")
+    images: int = Field(description="images with such a code")
+
+
 class LayerAudit(BaseModel):
     """One layer."""
 
@@ -64,6 +73,11 @@ class LayerAudit(BaseModel):
     narrowest: Accumulator | None = Field(
         description="name of the narrowest accumulator that no input overflows: int16, int16 in blocks, int32; null "
         "where 32 bits do not suffice"
+    )
+    saturated: Saturated | None = Field(
+        default=None,
+        description="counted on images that were given, with pairs in ONNX Runtime's order of products; null without "
+        "images and where `pairs` is exact",
     )
 
     @field_serializer("narrowest")

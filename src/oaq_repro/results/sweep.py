@@ -143,14 +143,24 @@ def _point(group: Sequence[Record], metric: Metric) -> Point:
 
 
 def _series_names(records: Sequence[Record]) -> list[str]:
-    """The method's label, with the options in which methods of that label differ."""
+    """The method's label, with the options in which methods of that label differ; defaults go without saying.
+
+    What counts is the science of the records: a field that is newer than a record splits no series.
+    """
     labels = [label(record.config, "method") for record in records]
-    methods = [_without(record.config.get("method"), "kind") for record in records]
+    methods = [_flat(_without((record.science or {}).get("method"), "kind")) for record in records]
     names = []
     for own, method in zip(labels, methods, strict=True):
         alike = [m for other, m in zip(labels, methods, strict=True) if other == own]
-        keys = sorted({key for m in alike for key in m})
-        differing = [key for key in keys if len({json.dumps(m.get(key), sort_keys=True) for m in alike}) > 1]
-        options = ", ".join(f"{key}={method.get(key)}" for key in differing)
+        differing = sorted(key for key in method if any(m.get(key) != method[key] for m in alike))
+        options = ", ".join(f"{key}={method[key]}" for key in differing)
         names.append(f"{own} ({options})" if options else own)
     return names
+
+
+def _flat(fields: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """Fields of sections by their paths."""
+    found: dict[str, Any] = {}
+    for key, value in fields.items():
+        found |= _flat(value, f"{before}{key}.") if isinstance(value, Mapping) else {f"{before}{key}": value}
+    return found
