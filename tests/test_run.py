@@ -40,6 +40,19 @@ def test_a_checkpoint_that_is_not_there_is_said_before_anything_is_trained(tmp_p
         Run.prepared(read_of(*SMALL, f"results={tmp_path}", "model.checkpoint=nothing.ckpt"))
 
 
+def test_a_finished_run_is_found_again_with_its_data(tmp_path, monkeypatch):
+    monkeypatch.setattr(experiment, "stages", lambda run, outcome: outcome.metrics.update(float={"top1": 0.5}))
+    record = experiment.run(settings_of(*SMALL, f"results={tmp_path}", "seed=3"))
+    folder = tmp_path / "runs" / record.hash / "3"
+    found = Run.finished(folder)
+    assert (found.hash, found.folder) == (record.hash, folder)
+    monkeypatch.setattr(type(found.data), "fingerprint", lambda self: "another")
+    with pytest.raises(InputError, match="found other data than the run's"):
+        Run.finished(folder)
+    with pytest.raises(InputError, match=r"record\.json"):
+        Run.finished(tmp_path)
+
+
 def test_a_worker_trains_along_and_leaves_the_record_to_the_first_process(tmp_path, monkeypatch):
     seen = []
 
