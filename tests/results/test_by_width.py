@@ -5,10 +5,15 @@ import statistics
 import pytest
 
 from oaq_repro.results.by_width import width_files
+from oaq_repro.results.record import Record
 from oaq_repro.results.summary import paired
 
 ACCURACIES = {("int8", 16): (0.10, 0.20, 0.12), ("oaq", 16): (0.89, 0.81, 0.85), ("oaq", 14): (0.86, 0.78, 0.82)}
 FLOAT = (0.90, 0.80, 0.85)
+
+
+def bits_of(weights, activations=None):
+    return {"weight_bits": weights, "activation_bits": activations or weights}
 
 
 @pytest.fixture
@@ -18,7 +23,7 @@ def records(make_record, make_config):
     for i, ((method, bits), accuracies) in enumerate(ACCURACIES.items()):
         for seed, accuracy in enumerate(accuracies):
             accumulator = {"bits": bits, "overflow": "wrap", "lanes": 1, "block": None}
-            config = make_config(method={"kind": method}, accumulator=accumulator, seed=seed)
+            config = make_config(method={"kind": method}, accumulator=accumulator, quantization=bits_of(8), seed=seed)
             metrics = {
                 "float": {"top1": FLOAT[seed]},
                 "integer_int32": {"top1": FLOAT[seed] - 0.01, "agreement": 0.9},
@@ -62,3 +67,16 @@ def test_the_csv_has_the_numbers(records) -> None:
 def test_one_method_alone_has_no_table(records, make_record) -> None:
     assert not width_files([record for record in records if record.config["method"]["kind"] == "oaq"])
     assert not width_files([])
+
+
+def test_fewer_bits_of_all_operands_are_a_row_beside_eight(records, make_record, make_config) -> None:
+    def narrow(number: int, quantization: dict[str, int]) -> Record:
+        config = make_config(method={"kind": "int8"}, quantization=quantization)
+        return make_record(3, hash=f"{number:016x}", config=config)
+
+    files = width_files([*records, narrow(8, bits_of(6)), narrow(9, bits_of(6, 8))])  # 8/6 is a sweep of its own
+    (text,) = (text for name, text in files.items() if name.endswith(".md"))
+    names = [line.split(" | ")[0].strip("| ") for line in text.splitlines() if line.startswith("|")]
+    assert names[2:] == ["int8", "int8, 6/6 bits", "oaq"] and "bits" not in text.splitlines()[0]
+    row = next(line for line in text.splitlines() if "6/6" in line)
+    assert row.split(" | ")[1].strip()  # exact sums

@@ -6,7 +6,7 @@ from oaq_repro.results.grid import Grid, csv_text
 from oaq_repro.results.measures import Stage
 from oaq_repro.results.record import Record
 from oaq_repro.results.summary import experiments, images_affected, interval, percent, signed, stage_values
-from oaq_repro.results.sweep import PLAIN, Point, Sweep, sweeps
+from oaq_repro.results.sweep import Point, Sweep, is_plain, sweeps
 
 NOTES = """\
 Generated from the run records by `scripts/make_tables.py`; do not edit. {metric} of the integer network on the row's
@@ -26,7 +26,7 @@ def width_files(records: Sequence[Record]) -> dict[str, str]:
     files = {}
     for sweep in sweeps(records):
         accumulators = {p.accumulator for points in sweep.series.values() for p in points}
-        if len(sweep.series) > 1 and (len(accumulators) > 1 or not sweep.series.keys().isdisjoint(PLAIN)):
+        if len(sweep.series) > 1 and (len(accumulators) > 1 or any(map(is_plain, sweep.series))):
             files[f"widths-{sweep.name}.md"] = _grid(sweep, by_hash).markdown()
             files[f"widths-{sweep.name}.csv"] = _csv(sweep, by_hash)
     return files
@@ -38,7 +38,7 @@ def _grid(sweep: Sweep, by_hash: dict[str, list[Record]]) -> Grid:
     for name, points in sweep.series.items():
         at = {point.accumulator.name: point for point in points}
         cells = [_cell(by_hash[at[column].hash], at[column]) if column in at else "" for _, column in columns]
-        rows.append((name, _exact(by_hash, points[-1]) if name in PLAIN else "", *cells))
+        rows.append((name, _exact(by_hash, points[-1]) if is_plain(name) else "", *cells))
     groups = [by_hash[point.hash] for points in sweep.series.values() for point in points]
     seeds = sorted({len(group) for group in groups})
     agrees = any("agreement" in record.metrics["integer"] for group in groups for record in group)

@@ -1,4 +1,4 @@
-"""Which experiments belong into one figure: equal in all that counts but the method and the accumulator."""
+"""Which experiments belong into one figure: equal in all but the method, the accumulator and uniform operand bits."""
 
 import hashlib
 import json
@@ -14,8 +14,14 @@ from oaq_repro.results.measures import Metric
 from oaq_repro.results.record import Record
 from oaq_repro.results.summary import Interval, experiments, float_parents, interval, paired, stage_values
 
+UNIFORM = tuple(f"{bits}/{bits}" for bits in range(2, 9))
 PLAIN = ("int8", "ptq_int8")
 """Plain INT8, whose exact sums are what others are compared with: the first of them that a sweep has."""
+
+
+def is_plain(series: str) -> bool:
+    """Whether a series is `PLAIN`, be it of fewer bits."""
+    return series.partition(", ")[0] in PLAIN
 
 
 @dataclass(frozen=True)
@@ -80,6 +86,8 @@ def _science(record: Record, trained: bool = True) -> str:
     """What runs of one sweep have in common; `trained`: with what is of fine-tuning alone."""
     found = record.science or {}
     quantization = _without(found.get("quantization"), "accumulator", "granularity")  # the label says it
+    if operand_bits(record.config) in UNIFORM:  # fewer bits of all operands are another way to stay in 16-bit sums
+        quantization = _without(quantization, "weight_bits", "activation_bits")
     kept = _without(found, "method") | {"quantization": quantization}
     if search := at(record.config, "method", "search"):  # other bits of the layers
         kept["search"] = search
@@ -115,7 +123,7 @@ def _sweep(science: str, groups: list[list[Record]]) -> Sweep:
     plain = next((series[name] for name in PLAIN if name in series), None)
     return Sweep(
         labels=(label(first.config, "task"), label(first.config, "data"), label(first.config, "model")),
-        operands=operand_bits(first.config),
+        operands=max(operand_bits(group[0].config) for group in groups),
         metric=metric,
         series=dict(sorted(series.items())),
         float_accuracy=float_parents(groups, metric),
@@ -147,7 +155,11 @@ def _series_names(records: Sequence[Record]) -> list[str]:
 
     What counts is the science of the records: a field that is newer than a record splits no series.
     """
-    labels = [label(record.config, "method") for record in records]
+    bits = [operand_bits(record.config) for record in records]
+    labels = [
+        label(record.config, "method") + (f", {own} bits" if own != max(bits) else "")
+        for record, own in zip(records, bits, strict=True)
+    ]
     methods = [_flat(_without((record.science or {}).get("method"), "kind")) for record in records]
     names = []
     for own, method in zip(labels, methods, strict=True):
