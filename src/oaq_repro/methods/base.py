@@ -2,8 +2,8 @@
 
 The stations in order: the float network is prepared, where the method or pruning trains one of its own before batch
 norm is folded; bits per layer are searched for; the quantizers are made; calibration; `start`; settling, where it is
-asked for before training; fine-tuning with `callbacks` and `penalty`; ranges are frozen; `finish`; settling; bias
-correction, and settling again.
+asked for before training; fine-tuning with `callbacks` and `penalty`; ranges are frozen; `finish`; settling; `adapt`
+and bias correction, and after each settling again.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,9 +36,9 @@ class Method:
     search: how bits per layer are found from the float parent (`quant.mixed_precision.search`), or None to take those
     of the settings.
     prepares: the fields on which the network depends that the method trains in a stage before folding; none: it has no
-    such stage of its own. keeps_zeros: whether a weight of zero has the code zero. pruning: which of the weights are
-    left (`quant.pruning`), all where it is None. They are pruned in the stage before folding, with plain quantizers
-    where anything is quantized, and stay zero after it.
+    such stage of its own. adapts: whether `adapt` does anything. keeps_zeros: whether a weight of zero has the code
+    zero. pruning: which of the weights are left (`quant.pruning`), all where it is None. They are pruned in the stage
+    before folding, with plain quantizers where anything is quantized, and stay zero after it.
     """
 
     settle: SettleConfig | None = None
@@ -50,6 +50,7 @@ class Method:
     sees_accumulator: ClassVar[bool] = True
     prepares: ClassVar[frozenset[str]] = frozenset()
     keeps_zeros: ClassVar[bool] = True
+    adapts: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         """What is for networks that are not trained is not for others (SettingsError)."""
@@ -133,6 +134,12 @@ class Method:
         """After fine-tuning, ranges frozen, before settling: what makes a guarantee hold on the deployed codes.
 
         images: those for calibration, for choices by the layers' outputs.
+        """
+
+    def adapt(self, model: QuantizedNetwork, images: ImageBatches) -> None:
+        """After settling, which follows once more: what depends on the factors that weights are deployed with.
+
+        images: those for calibration.
         """
 
     def callbacks(self) -> list[pl.Callback]:

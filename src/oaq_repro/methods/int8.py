@@ -9,6 +9,9 @@ same training, then settling alone, which shows how much of OAQ's result trainin
 `rounding: stochastic` (Gupta et al., ICML 2015, arXiv 1502.02551): while training, a value of x steps becomes
 `floor(x + u)`, u uniform in [0, 1), whose mean is x; evaluation and the integer network round to the nearest. The
 source rounds what training keeps in fixed point; here weights and activations in the forward pass.
+
+`rounding: optq`, without training: once range mapping factors are settled, weights are rounded one by one under them,
+so that their errors cancel (`quant.calibration.optq`), and factors are settled again.
 """
 
 from dataclasses import dataclass
@@ -20,6 +23,9 @@ from torch import Tensor
 from oaq_repro.accumulator import Accumulator
 from oaq_repro.errors import SettingsError
 from oaq_repro.methods.base import Method
+from oaq_repro.quant.calibration.calibrate import ImageBatches
+from oaq_repro.quant.calibration.optq import FixedRangeWeight, round_weights
+from oaq_repro.quant.network import QuantizedNetwork
 from oaq_repro.quant.numerics import QParams, QTensor, rowwise
 from oaq_repro.quant.observers import ObserverConfig
 from oaq_repro.quant.quantizers import Activation, ActivationQuantizer, WeightQuantizer
@@ -29,14 +35,27 @@ from oaq_repro.quant.quantizers import Activation, ActivationQuantizer, WeightQu
 class Int8(Method):
     """Fake-quantized fine-tuning; alphas stay 1 during training. rounding: module docstring."""
 
-    rounding: Literal["nearest", "stochastic"] = "nearest"
+    rounding: Literal["nearest", "stochastic", "optq"] = "nearest"
     sees_accumulator: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        """Only training draws (SettingsError)."""
+        """Only training draws; only weights that are not trained are rounded one by one (SettingsError)."""
         super().__post_init__()
         if self.rounding == "stochastic" and not self.fine_tune:
             raise SettingsError("rounding, fine_tune: found stochastic and false, expected a training, which draws")
+        if self.rounding == "optq" and self.fine_tune:
+            raise SettingsError("rounding, fine_tune: found optq and true, expected weights that are not trained")
+        if self.rounding == "optq" and self.pruning is not None:
+            raise SettingsError("rounding, pruning: found optq and one, expected nearest, which keeps zeros")
+
+    @property
+    def adapts(self) -> bool:  # type: ignore[override]
+        """Where weights are rounded one by one."""
+        return self.rounding == "optq"
+
+    def adapt(self, model: QuantizedNetwork, images: ImageBatches) -> None:
+        """Round them."""
+        round_weights(model, images)
 
     def activation_quantizer(
         self, bits: int, activation: Activation, observer: ObserverConfig, scalable: bool
@@ -46,9 +65,9 @@ class Int8(Method):
         return kind(bits, activation, observer, scalable)
 
     def weight_quantizer(self, bits: int, per_channel: bool) -> WeightQuantizer:
-        """As the base, or drawn."""
-        kind = StochasticWeight if self.rounding == "stochastic" else WeightQuantizer
-        return kind(bits, per_channel)
+        """As the base, drawn, or one whose range stays where it was."""
+        kinds = {"nearest": WeightQuantizer, "stochastic": StochasticWeight, "optq": FixedRangeWeight}
+        return kinds[self.rounding](bits, per_channel)
 
 
 def round_stochastically(x: Tensor) -> Tensor:

@@ -98,7 +98,7 @@ def survey_marks(config: Mapping[str, Any]) -> list[str]:
     kind, percentile = (at(quantization, "observer", field) for field in ("kind", "percentile"))
     own = [str(at(method, "codebook"))] * (at(method, "codebook") is not None)
     own += [f"groups of {at(method, 'group')}"] * (at(method, "group") is not None)
-    own += ["stochastic rounding"] * (at(method, "rounding") == "stochastic")
+    own += {"stochastic": ["stochastic rounding"], "optq": ["optq"]}.get(str(at(method, "rounding")), [])
     if kind not in (None, "minmax"):
         own.append(f"percentile {percentile:g}" if kind == "percentile" else f"{kind} ranges")
     own += ["symmetric"] * bool(at(quantization, "observer", "symmetric"))

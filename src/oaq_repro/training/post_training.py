@@ -1,4 +1,4 @@
-"""What follows training and calibration: the method's guarantee, settling, bias correction."""
+"""What follows training and calibration: the method's guarantee, settling, rounding, bias correction."""
 
 from dataclasses import dataclass, field
 from functools import partial
@@ -7,7 +7,7 @@ import torch
 
 from oaq_repro.methods.base import Method
 from oaq_repro.quant.calibration.bias_correction import correct_biases
-from oaq_repro.quant.calibration.calibrate import count_overflow
+from oaq_repro.quant.calibration.calibrate import ImageBatches, count_overflow
 from oaq_repro.quant.calibration.settle import SettleConfig, SettleReport, settle
 from oaq_repro.quant.network import QuantizedNetwork
 from oaq_repro.run import Run
@@ -27,16 +27,26 @@ class PostTraining:
 def post_training(
     run: Run, quantized: QuantizedNetwork, method: Method, reference: QuantizedNetwork | None
 ) -> PostTraining:
-    """`finish`, settling, and where there is a `reference`, the network before calibration, bias correction.
+    """`finish`, settling, `adapt`, and where there is a `reference`, the network before calibration, bias correction.
 
-    Corrected biases shift the inputs of all that follows, so settling goes over the images again.
+    Weights and biases that change shift the inputs of all that follows, so settling goes over the images again.
     """
-    method.finish(quantized, partial(calibration_images, run, CPU, None, "finishing"))
-    if reference is None:
-        return PostTraining(settle_or_count(run, quantized, method))
-    if method.settle is not None:
-        settle_or_count(run, quantized, method)
-    shifts = correct_biases(quantized, reference, partial(calibration_images, run, CPU, None, "correcting biases"))
+
+    def images(what: str) -> ImageBatches:
+        return partial(calibration_images, run, CPU, None, what)
+
+    def settle_first() -> None:
+        if method.settle is not None:
+            settled(run, quantized, method.settle, CPU)
+
+    shifts: dict[str, float] = {}
+    method.finish(quantized, images("finishing"))
+    if method.adapts:
+        settle_first()
+        method.adapt(quantized, images("rounding weights"))
+    if reference is not None:
+        settle_first()
+        shifts = correct_biases(quantized, reference, images("correcting biases"))
     return PostTraining(settle_or_count(run, quantized, method), shifts)
 
 
