@@ -43,9 +43,8 @@ def _count_all(options: argparse.Namespace) -> int:
 
 def count(folder: Path, batches: int, root: Path | None) -> list[Count]:
     """Counts on the run's own held-out images; InputError where data or graph are not at hand."""
-    graph = Graph.load(folder / GRAPH_NAME)
     images = Run.finished(folder, root).data.val_dataloader()
-    return operand_overflow(graph, (batch.numpy() for batch, _ in islice(images, batches)))
+    return operand_overflow(Graph.load(folder / GRAPH_NAME), (batch.numpy() for batch, _ in islice(images, batches)))
 
 
 if __name__ == "__main__":

@@ -56,8 +56,8 @@ def measure(folder: Path, root: Path | None = None) -> SaturatingPairs:
     root: of the data, where it is no longer the run's. InputError where record, graph or data are not at hand, or the
     data are others.
     """
-    graph = Graph.load(folder / GRAPH_NAME)
     run = Run.finished(folder, root)
+    graph = Graph.load(folder / GRAPH_NAME)
     with torch_threads(run.settings.threads):
         return _measured(run, graph)
 
