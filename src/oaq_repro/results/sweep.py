@@ -20,8 +20,8 @@ PLAIN = ("int8", "ptq_int8")
 
 
 def is_plain(series: str) -> bool:
-    """Whether a series is `PLAIN`, be it of fewer bits."""
-    return series.partition(", ")[0] in PLAIN
+    """Whether a series is `PLAIN`, be it of fewer bits or with a mark."""
+    return series.partition(" (")[0].partition(", ")[0] in PLAIN
 
 
 @dataclass(frozen=True)
