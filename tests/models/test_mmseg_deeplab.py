@@ -50,7 +50,8 @@ def test_the_backbone_computes_what_timm_computes_with_its_weights(tmp_path, sta
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         theirs = source.blocks[:stages](source.bn1(source.conv_stem(images)))
-        assert torch.allclose(dense.backbone(images), theirs, atol=1e-5)
+        ours = dense.backbone(images)
+    assert (ours - theirs).abs().max() < 1e-5 * theirs.abs().max()  # kernels of other CPUs add up in other orders
 
 
 def test_a_backbone_of_another_width_is_refused(tmp_path):
