@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oracles.brevitas_linear import rounded_by_brevitas
 from quant.networks import Classifier, Larger, Pyramid, images, quantized, trained
 
 from oaq_repro.accumulator import NAMED, Accumulator
@@ -95,34 +96,14 @@ def test_codes_are_those_of_the_formulas(compensate, seed, zero_point, bits, blo
 def test_it_is_brevitas_where_only_rounding_is_made_up_for(bits, tile):
     pytest.importorskip("brevitas")
     axe = pytest.importorskip("brevitas_examples.common.axe")
-    from brevitas import nn as brevitas_nn
-    from brevitas.inject.enum import ScalingImplType
-    from brevitas.quant import Int8WeightPerChannelFloat, Uint8ActPerTensorFloat
-
-    class Weight(Int8WeightPerChannelFloat):
-        scaling_impl_type = ScalingImplType.PARAMETER_FROM_STATS
-
-    torch.manual_seed(0)
-    linear = brevitas_nn.QuantLinear(24, 6, bias=True, weight_quant=Weight)
-    act = brevitas_nn.QuantIdentity(act_quant=Uint8ActPerTensorFloat, return_quant_tensor=True)
-    theirs = torch.nn.Sequential(act, linear)
-    x = torch.rand(256, 24) @ torch.rand(24, 24)
-    theirs.train()(x)
-    theirs.eval()
-    scale, rows = linear.quant_weight().scale.detach(), linear.weight.detach().clone()
-    seen = act(x).int().float()
-    fields = {"use_quant_activations": True, "act_order": False, "create_weight_orig": False}
-    with torch.no_grad(), axe.a2gptq_mode(
-        theirs, max_accumulator_bit_width=bits, max_accumulator_tile_size=tile, **fields
-    ) as mode:  # fmt: skip
-        mode.model(x)
-        mode.update()
+    limits = {"max_accumulator_bit_width": bits, "max_accumulator_tile_size": tile}
+    steps, seen, theirs = rounded_by_brevitas(8, axe.a2gptq_mode, act_order=False, **limits)
     accumulator = Accumulator(bits, block=tile)
     moments = (seen.T @ seen).double()[None]
-    part = parts(rows, accumulator)
-    ours = codes(rows / scale, moments, part, constants(0, 255), accumulator, 127, AXE(compensate="rounding"))
-    assert torch.equal(ours, linear.quant_weight().int().double())
-    assert 0 < ours.abs().sum() < (rows / scale).abs().sum()
+    part = parts(steps, accumulator)
+    ours = codes(steps, moments, part, constants(0, 255), accumulator, 127, AXE(compensate="rounding"))
+    assert torch.equal(ours, theirs)
+    assert 0 < ours.abs().sum() < steps.abs().sum()
 
 
 @pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: policy.name)

@@ -49,14 +49,16 @@ def load(path: str) -> tuple[Graph, Shape | None]:
 
 
 def _audit(options: argparse.Namespace) -> None:
+    graph: Graph | None = None
     if Path(options.model).suffix == ".onnx":
         from oaq_repro.integer.onnx.audit import audit_onnx
 
         found = audit_onnx(options.model)
     else:
-        found = Audit(layers=audit(load(options.model)[0]))
+        graph = load(options.model)[0]
+        found = Audit(layers=audit(graph))
     if options.input is not None:
-        found = _counted(found, load(options.model)[0], _images(options.input), options.threads)
+        found = _counted(found, graph or load(options.model)[0], _images(options.input), options.threads)
     if options.json:
         print(json.dumps(found.to_dict(), indent=2))
     else:

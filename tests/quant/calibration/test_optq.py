@@ -6,6 +6,7 @@ import torch
 from composing import settings_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oracles.brevitas_linear import rounded_by_brevitas
 from quant.networks import Classifier, Gated, Larger, Pyramid, images, quantized, trained
 
 from oaq_repro.deploy.lower import lower
@@ -58,31 +59,11 @@ def test_inputs_that_have_nothing_in_common_leave_weights_to_their_nearest_codes
 
 
 def test_it_is_that_of_brevitas():
-    pytest.importorskip("brevitas")
-    from brevitas import nn as brevitas_nn
-    from brevitas.graph.gptq import gptq_mode
-    from brevitas.inject.enum import ScalingImplType
-    from brevitas.quant import Int8WeightPerChannelFloat, Uint8ActPerTensorFloat
-
-    class Weight(Int8WeightPerChannelFloat):
-        scaling_impl_type = ScalingImplType.PARAMETER_FROM_STATS
-        bit_width = 4
-
-    torch.manual_seed(0)
-    linear = brevitas_nn.QuantLinear(24, 6, bias=True, weight_quant=Weight)
-    act = brevitas_nn.QuantIdentity(act_quant=Uint8ActPerTensorFloat, return_quant_tensor=True)
-    theirs = torch.nn.Sequential(act, linear)
-    x = torch.rand(256, 24) @ torch.rand(24, 24)
-    theirs.train()(x)
-    theirs.eval()
-    scale, rows = linear.quant_weight().scale.detach(), linear.weight.detach().clone()
-    seen = act(x).int().float()
-    with torch.no_grad(), gptq_mode(theirs, use_quant_activations=True, create_weight_orig=False) as mode:
-        mode.model(x)
-        mode.update()
-    ours = codes_one_by_one(rows / scale, (seen.T @ seen).double()[None], 0.01, nearest(7))
-    assert torch.equal(ours, linear.quant_weight().int().double())
-    assert not torch.equal(ours, (rows / scale).round().double())
+    gptq = pytest.importorskip("brevitas.graph.gptq")
+    steps, seen, theirs = rounded_by_brevitas(4, gptq.gptq_mode)
+    ours = codes_one_by_one(steps, (seen.T @ seen).double()[None], 0.01, nearest(7))
+    assert torch.equal(ours, theirs)
+    assert not torch.equal(ours, steps.round().double())
 
 
 def test_moments_are_those_of_the_windows():
